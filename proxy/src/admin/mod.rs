@@ -1,0 +1,1 @@
+//! The admin interface, a file per endpoint.

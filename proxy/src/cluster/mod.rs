@@ -1,0 +1,1 @@
+//! Clusters as a worker sees them: hosts, load assignment, circuit breakers, DNS.

@@ -1,0 +1,236 @@
+//! Header names: the ones the proxy knows have a number, so that finding one in a head compares a
+//! byte, not a string. Names are case-insensitive (RFC 9110 §5.1); the lower-case form is kept.
+
+use std::borrow::Cow;
+use std::fmt;
+
+macro_rules! known_names {
+    ($($konst:ident = $text:literal,)*) => {
+        #[repr(u8)]
+        #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "one spelling for number and constant")]
+        enum Id { UNKNOWN, $($konst),* }
+
+        /// The number of every name that is not known.
+        const UNKNOWN: u8 = Id::UNKNOWN as u8;
+
+        /// Lower-case text by number; `UNKNOWN` has none.
+        const TEXT: &[&str] = &["", $($text),*];
+
+        /// The names that the proxy itself reads or writes.
+        pub mod names {
+            use super::{HeaderName, Id};
+            use std::borrow::Cow;
+            $(pub const $konst: HeaderName = HeaderName { id: Id::$konst as u8, text: Cow::Borrowed($text) };)*
+        }
+    };
+}
+
+known_names! {
+    ACCEPT = "accept",
+    ACCEPT_ENCODING = "accept-encoding",
+    ACCESS_CONTROL_ALLOW_CREDENTIALS = "access-control-allow-credentials",
+    ACCESS_CONTROL_ALLOW_HEADERS = "access-control-allow-headers",
+    ACCESS_CONTROL_ALLOW_METHODS = "access-control-allow-methods",
+    ACCESS_CONTROL_ALLOW_ORIGIN = "access-control-allow-origin",
+    ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK = "access-control-allow-private-network",
+    ACCESS_CONTROL_EXPOSE_HEADERS = "access-control-expose-headers",
+    ACCESS_CONTROL_MAX_AGE = "access-control-max-age",
+    ACCESS_CONTROL_REQUEST_HEADERS = "access-control-request-headers",
+    ACCESS_CONTROL_REQUEST_METHOD = "access-control-request-method",
+    ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK = "access-control-request-private-network",
+    AUTHORIZATION = "authorization",
+    CACHE_CONTROL = "cache-control",
+    CONNECTION = "connection",
+    CONTENT_ENCODING = "content-encoding",
+    CONTENT_LENGTH = "content-length",
+    CONTENT_TYPE = "content-type",
+    COOKIE = "cookie",
+    DATE = "date",
+    ETAG = "etag",
+    EXPECT = "expect",
+    GRPC_ACCEPT_ENCODING = "grpc-accept-encoding",
+    GRPC_MESSAGE = "grpc-message",
+    GRPC_STATUS = "grpc-status",
+    GRPC_TIMEOUT = "grpc-timeout",
+    HOST = "host",
+    HTTP2_SETTINGS = "http2-settings",
+    KEEP_ALIVE = "keep-alive",
+    LOCATION = "location",
+    ORIGIN = "origin",
+    PROXY_CONNECTION = "proxy-connection",
+    REFERER = "referer",
+    RETRY_AFTER = "retry-after",
+    SERVER = "server",
+    SET_COOKIE = "set-cookie",
+    TE = "te",
+    TRACEPARENT = "traceparent",
+    TRAILER = "trailer",
+    TRANSFER_ENCODING = "transfer-encoding",
+    UPGRADE = "upgrade",
+    USER_AGENT = "user-agent",
+    VARY = "vary",
+    VIA = "via",
+    X_B3_SAMPLED = "x-b3-sampled",
+    X_CLIENT_TRACE_ID = "x-client-trace-id",
+    X_ENVOY_ATTEMPT_COUNT = "x-envoy-attempt-count",
+    X_ENVOY_DECORATOR_OPERATION = "x-envoy-decorator-operation",
+    X_ENVOY_DEGRADED = "x-envoy-degraded",
+    X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER = "x-envoy-downstream-service-cluster",
+    X_ENVOY_DOWNSTREAM_SERVICE_NODE = "x-envoy-downstream-service-node",
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS = "x-envoy-expected-rq-timeout-ms",
+    X_ENVOY_EXTERNAL_ADDRESS = "x-envoy-external-address",
+    X_ENVOY_FORCE_TRACE = "x-envoy-force-trace",
+    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT = "x-envoy-hedge-on-per-try-timeout",
+    X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL = "x-envoy-immediate-health-check-fail",
+    X_ENVOY_INTERNAL = "x-envoy-internal",
+    X_ENVOY_IP_TAGS = "x-envoy-ip-tags",
+    X_ENVOY_IS_TIMEOUT_RETRY = "x-envoy-is-timeout-retry",
+    X_ENVOY_LOCAL_OVERLOADED = "x-envoy-local-overloaded",
+    X_ENVOY_MAX_RETRIES = "x-envoy-max-retries",
+    X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host",
+    X_ENVOY_ORIGINAL_METHOD = "x-envoy-original-method",
+    X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path",
+    X_ENVOY_ORIGINAL_URL = "x-envoy-original-url",
+    X_ENVOY_OVERLOADED = "x-envoy-overloaded",
+    X_ENVOY_RATELIMITED = "x-envoy-ratelimited",
+    X_ENVOY_RETRIABLE_HEADER_NAMES = "x-envoy-retriable-header-names",
+    X_ENVOY_RETRIABLE_STATUS_CODES = "x-envoy-retriable-status-codes",
+    X_ENVOY_RETRY_GRPC_ON = "x-envoy-retry-grpc-on",
+    X_ENVOY_RETRY_ON = "x-envoy-retry-on",
+    X_ENVOY_UPSTREAM_ALT_STAT_NAME = "x-envoy-upstream-alt-stat-name",
+    X_ENVOY_UPSTREAM_CANARY = "x-envoy-upstream-canary",
+    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS = "x-envoy-upstream-rq-per-try-timeout-ms",
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response",
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS = "x-envoy-upstream-rq-timeout-ms",
+    X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time",
+    X_ENVOY_UPSTREAM_STREAM_DURATION_MS = "x-envoy-upstream-stream-duration-ms",
+    X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert",
+    X_FORWARDED_FOR = "x-forwarded-for",
+    X_FORWARDED_HOST = "x-forwarded-host",
+    X_FORWARDED_PORT = "x-forwarded-port",
+    X_FORWARDED_PROTO = "x-forwarded-proto",
+    X_OT_SPAN_CONTEXT = "x-ot-span-context",
+    X_REQUEST_ID = "x-request-id",
+}
+
+/// A header name, always lower case. Cheap to compare with the entries of a head.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HeaderName {
+    pub(super) id: u8,
+    text: Cow<'static, str>,
+}
+
+/// Why a text is no header name: empty, or a byte outside `tchar` (RFC 9110 §5.6.2).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a valid header name")]
+pub struct InvalidHeaderName(pub String);
+
+impl HeaderName {
+    /// Takes any case; pseudo-header names (`:path`) are valid here, since matchers and formatters name them.
+    ///
+    /// # Errors
+    /// The text is empty or has a byte that a field name cannot have.
+    pub fn parse(text: &str) -> Result<Self, InvalidHeaderName> {
+        let body = text.strip_prefix(':').unwrap_or(text);
+        if body.is_empty() || !body.bytes().all(is_tchar) {
+            return Err(InvalidHeaderName(text.to_owned()));
+        }
+        let id = id_of(text.as_bytes());
+        let text = match id {
+            UNKNOWN => Cow::Owned(text.to_ascii_lowercase()),
+            id => Cow::Borrowed(TEXT[id as usize]),
+        };
+        Ok(Self { id, text })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// `:method` and its kin: not fields of the list but parts of the head.
+    pub fn is_pseudo(&self) -> bool {
+        self.text.starts_with(':')
+    }
+}
+
+impl fmt::Debug for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Bytes that a token may have (RFC 9110 §5.6.2).
+pub fn is_tchar(b: u8) -> bool {
+    matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
+}
+
+const SLOTS: usize = 512;
+
+const fn slot_of(name: &[u8]) -> usize {
+    let n = name.len();
+    let a = (name[0] | 0x20) as usize;
+    let b = (name[n / 2] | 0x20) as usize;
+    let c = (name[n - 1] | 0x20) as usize;
+    let d = (name[n * 3 / 4] | 0x20) as usize;
+    (n * 37 + a * 7 + b * 131 + c * 17 + d * 67) % SLOTS
+}
+
+/// Open-addressed table over `TEXT`, made by the compiler.
+const TABLE: [u8; SLOTS] = {
+    let mut table = [UNKNOWN; SLOTS];
+    let mut i = 1;
+    while i < TEXT.len() {
+        let mut s = slot_of(TEXT[i].as_bytes());
+        while table[s] != UNKNOWN {
+            s = (s + 1) % SLOTS;
+        }
+        table[s] = i as u8;
+        i += 1;
+    }
+    table
+};
+
+/// The number of a name in any case, 0 when it is not a known one.
+pub(super) fn id_of(name: &[u8]) -> u8 {
+    if name.is_empty() {
+        return UNKNOWN;
+    }
+    let mut s = slot_of(name);
+    loop {
+        let id = TABLE[s];
+        if id == UNKNOWN || TEXT[id as usize].as_bytes().eq_ignore_ascii_case(name) {
+            return id;
+        }
+        s = (s + 1) % SLOTS;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_name_is_found_in_any_case() {
+        for (i, text) in TEXT.iter().enumerate().skip(1) {
+            assert_eq!(id_of(text.as_bytes()) as usize, i, "{text}");
+            assert_eq!(id_of(text.to_ascii_uppercase().as_bytes()) as usize, i, "{text}");
+        }
+        assert_eq!(id_of(b"x-unknown"), 0);
+        assert_eq!(id_of(b"hosu"), 0);
+    }
+
+    #[test]
+    fn names_outside_tchar_are_refused() {
+        assert!(HeaderName::parse("a b").is_err());
+        assert!(HeaderName::parse("").is_err());
+        assert!(HeaderName::parse(":").is_err());
+        assert_eq!(HeaderName::parse("X-Request-ID").unwrap(), names::X_REQUEST_ID);
+        assert!(HeaderName::parse(":path").unwrap().is_pseudo());
+    }
+}

@@ -1,0 +1,1 @@
+//! pb AccessLog to its compiled form.

@@ -1,0 +1,1 @@
+//! pb Cluster to its compiled form.

@@ -1,0 +1,1 @@
+//! pb addresses, durations, socket options and their kin to its compiled form.

@@ -1,0 +1,1 @@
+//! pb ClusterLoadAssignment to its compiled form.

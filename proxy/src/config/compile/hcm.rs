@@ -1,0 +1,1 @@
+//! pb HttpConnectionManager to its compiled form.

@@ -1,0 +1,1 @@
+//! pb Listener to its compiled form.

@@ -1,0 +1,1 @@
+//! pb string, header, query, path and fraction matchers to its compiled form.

@@ -1,0 +1,14 @@
+//! Protobuf to compiled values; pure. A function per resource and message, each reporting every problem it
+//! finds at its field path (`diagnostic`).
+
+pub mod diagnostic;
+
+pub mod access_log;
+pub mod cluster;
+pub mod core;
+pub mod endpoint;
+pub mod filters;
+pub mod hcm;
+pub mod listener;
+pub mod matcher;
+pub mod route;

@@ -1,0 +1,1 @@
+//! pb RouteConfiguration to its compiled form.

@@ -1,0 +1,4 @@
+//! Compiled configuration: plain, immutable, `Send + Sync`; protobuf stops in `compile`.
+
+pub mod compile;
+pub mod pb;

@@ -1,0 +1,1 @@
+//! Upstream connection pools, per worker, no locks.

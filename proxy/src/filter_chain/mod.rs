@@ -1,0 +1,1 @@
+//! The filter chain of one connection: match, transport socket, network filters.

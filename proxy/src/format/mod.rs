@@ -1,0 +1,1 @@
+//! Command operators (`%REQ(X)%`): one formatter for access logs, headers and local replies.

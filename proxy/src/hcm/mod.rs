@@ -1,0 +1,1 @@
+//! The HTTP connection manager: one downstream connection and its streams.

@@ -1,0 +1,1 @@
+//! HTTP filters, a file each.

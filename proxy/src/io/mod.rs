@@ -1,0 +1,1 @@
+//! Byte streams: TCP, unix, in-memory.

@@ -1,0 +1,1 @@
+//! Listening sockets, accept, listener filters.

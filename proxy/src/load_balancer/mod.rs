@@ -1,0 +1,1 @@
+//! Load balancers: host set to host.

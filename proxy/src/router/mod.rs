@@ -1,0 +1,1 @@
+//! The router: route match, attempts, retries, mirrors.

@@ -1,0 +1,1 @@
+//! The process: flags, bootstrap, life cycle.

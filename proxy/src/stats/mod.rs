@@ -1,0 +1,1 @@
+//! Counters, gauges, histograms: per-worker blocks, merged when read.

@@ -1,0 +1,347 @@
+//! The facts of one stream, as access logs, header formatters, filters and statistics read them.
+//!
+//! Written by the station where a fact becomes known, finalised exactly once, in `hcm::stream`
+//! (HTTP) or `filter_chain::tcp_proxy` (TCP).
+
+use std::any::{Any, TypeId};
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::StatusCode;
+
+use crate::codec::head::Protocol;
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Ip(SocketAddr),
+    /// A unix socket's path; empty for an unnamed peer.
+    Pipe(Arc<str>),
+    /// An in-memory or internal connection.
+    Internal(Arc<str>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Pipe(path) => f.write_str(path),
+            Self::Internal(name) => write!(f, "envoy://{name}/"),
+        }
+    }
+}
+
+impl Address {
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(addr) => Some(*addr),
+            Self::Pipe(_) | Self::Internal(_) => None,
+        }
+    }
+}
+
+/// Envoy's `%RESPONSE_FLAGS%`: a set of bits, printed comma-separated in Envoy's order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResponseFlags(u32);
+
+macro_rules! response_flags {
+    ($($konst:ident = $bit:literal, $short:literal, $long:literal;)*) => {
+        impl ResponseFlags {
+            $(#[doc = $long] pub const $konst: Self = Self(1 << $bit);)*
+            /// `(flag, short, long)` in printing order.
+            pub const ALL: &[(Self, &'static str, &'static str)] = &[$((Self::$konst, $short, $long)),*];
+        }
+    };
+}
+
+// Order and names: envoy source/common/stream_info/utility.h, `ResponseFlagUtils::CORE_RESPONSE_FLAGS`.
+response_flags! {
+    FAILED_LOCAL_HEALTH_CHECK = 0, "LH", "FailedLocalHealthCheck";
+    NO_HEALTHY_UPSTREAM = 1, "UH", "NoHealthyUpstream";
+    UPSTREAM_REQUEST_TIMEOUT = 2, "UT", "UpstreamRequestTimeout";
+    LOCAL_RESET = 3, "LR", "LocalReset";
+    UPSTREAM_REMOTE_RESET = 4, "UR", "UpstreamRemoteReset";
+    UPSTREAM_CONNECTION_FAILURE = 5, "UF", "UpstreamConnectionFailure";
+    UPSTREAM_CONNECTION_TERMINATION = 6, "UC", "UpstreamConnectionTermination";
+    UPSTREAM_OVERFLOW = 7, "UO", "UpstreamOverflow";
+    NO_ROUTE_FOUND = 8, "NR", "NoRouteFound";
+    DELAY_INJECTED = 9, "DI", "DelayInjected";
+    FAULT_INJECTED = 10, "FI", "FaultInjected";
+    RATE_LIMITED = 11, "RL", "RateLimited";
+    UNAUTHORIZED_EXTERNAL_SERVICE = 12, "UAEX", "UnauthorizedExternalService";
+    RATE_LIMIT_SERVICE_ERROR = 13, "RLSE", "RateLimitServiceError";
+    DOWNSTREAM_CONNECTION_TERMINATION = 14, "DC", "DownstreamConnectionTermination";
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX", "UpstreamRetryLimitExceeded";
+    STREAM_IDLE_TIMEOUT = 16, "SI", "StreamIdleTimeout";
+    INVALID_ENVOY_REQUEST_HEADERS = 17, "IH", "InvalidEnvoyRequestHeaders";
+    DOWNSTREAM_PROTOCOL_ERROR = 18, "DPE", "DownstreamProtocolError";
+    UPSTREAM_MAX_STREAM_DURATION_REACHED = 19, "UMSDR", "UpstreamMaxStreamDurationReached";
+    RESPONSE_FROM_CACHE_FILTER = 20, "RFCF", "ResponseFromCacheFilter";
+    NO_FILTER_CONFIG_FOUND = 21, "NFCF", "NoFilterConfigFound";
+    DURATION_TIMEOUT = 22, "DT", "DurationTimeout";
+    UPSTREAM_PROTOCOL_ERROR = 23, "UPE", "UpstreamProtocolError";
+    NO_CLUSTER_FOUND = 24, "NC", "NoClusterFound";
+    OVERLOAD_MANAGER = 25, "OM", "OverloadManagerTerminated";
+    DNS_RESOLUTION_FAILURE = 26, "DF", "DnsResolutionFailed";
+    DROP_OVERLOAD = 27, "DO", "DropOverload";
+    DOWNSTREAM_REMOTE_RESET = 28, "DR", "DownstreamRemoteReset";
+    UNCONDITIONAL_DROP_OVERLOAD = 29, "UDO", "UnconditionalDropOverload";
+}
+
+impl ResponseFlags {
+    pub fn insert(&mut self, flag: Self) {
+        self.0 |= flag.0;
+    }
+
+    pub fn contains(self, flag: Self) -> bool {
+        self.0 & flag.0 == flag.0
+    }
+
+    pub fn intersects(self, flags: Self) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The flag of a short name.
+    pub fn from_short(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, short, _)| *short == name).map(|(flag, ..)| *flag)
+    }
+
+    /// `-` for none, else the short names with commas between.
+    pub fn write_short(self, out: &mut Vec<u8>) {
+        self.write(out, |(_, short, _)| short);
+    }
+
+    /// As `write_short`, with the long names.
+    pub fn write_long(self, out: &mut Vec<u8>) {
+        self.write(out, |(.., long)| long);
+    }
+
+    fn write(
+        self,
+        out: &mut Vec<u8>,
+        name: impl Fn(&(Self, &'static str, &'static str)) -> &'static str,
+    ) {
+        if self.is_empty() {
+            out.push(b'-');
+            return;
+        }
+        let mut first = true;
+        for entry in Self::ALL {
+            if self.contains(entry.0) {
+                if !first {
+                    out.push(b',');
+                }
+                first = false;
+                out.extend_from_slice(name(entry).as_bytes());
+            }
+        }
+    }
+}
+
+impl std::ops::BitOr for ResponseFlags {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Bytes seen on one side of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByteMeter {
+    pub wire_received: u64,
+    pub wire_sent: u64,
+    pub header_received: u64,
+    pub header_sent: u64,
+}
+
+/// Moments of a stream, relative to nothing: monotonic.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    pub last_downstream_rx: Option<Instant>,
+    pub first_upstream_tx: Option<Instant>,
+    pub last_upstream_tx: Option<Instant>,
+    pub first_upstream_rx: Option<Instant>,
+    pub last_upstream_rx: Option<Instant>,
+    pub first_downstream_tx: Option<Instant>,
+    pub last_downstream_tx: Option<Instant>,
+    pub end: Option<Instant>,
+}
+
+/// Facts about the downstream connection, shared by its streams.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Unique in the process.
+    pub id: u64,
+    /// The peer as the socket (or the PROXY header) names it.
+    pub remote: Address,
+    /// The peer as the socket names it, whatever a PROXY header says.
+    pub direct_remote: Address,
+    pub local: Address,
+    pub direct_local: Address,
+    pub requested_server_name: Option<Arc<str>>,
+    pub is_tls: bool,
+    pub started: Instant,
+    pub filter_chain_name: Arc<str>,
+    pub listener_name: Arc<str>,
+    /// Filter state and metadata of the connection: parent of every stream's.
+    pub state: FilterState,
+}
+
+/// Facts about the upstream side of the last attempt.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamInfo {
+    pub cluster: Option<Arc<str>>,
+    /// `alt_stat_name` of the cluster where it has one: what `%UPSTREAM_CLUSTER%` prints.
+    pub cluster_observability_name: Option<Arc<str>>,
+    pub host: Option<Address>,
+    pub hostname: Option<Arc<str>>,
+    pub local: Option<Address>,
+    pub remote: Option<Address>,
+    pub connection_id: Option<u64>,
+    pub protocol: Option<Protocol>,
+    pub transport_failure: Option<Arc<str>>,
+    /// Reasons why a host was detected failed, connect time.
+    pub connect_duration: Option<Duration>,
+    pub attempts: u32,
+    pub bytes: ByteMeter,
+}
+
+/// Typed values that filters leave for one another: `TypeId` to value, a handful at most.
+#[derive(Default, Clone)]
+pub struct FilterState(Vec<(TypeId, Rc<dyn Any>)>);
+
+impl FilterState {
+    pub fn set<T: 'static>(&mut self, value: T) {
+        let id = TypeId::of::<T>();
+        self.0.retain(|(have, _)| *have != id);
+        self.0.push((id, Rc::new(value)));
+    }
+
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.0.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, v)| v.downcast_ref())
+    }
+}
+
+impl fmt::Debug for FilterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FilterState({} values)", self.0.len())
+    }
+}
+
+/// The facts of one stream (HTTP) or connection (TCP).
+#[derive(Debug)]
+pub struct StreamInfo {
+    pub connection: Rc<ConnectionInfo>,
+    pub start: Instant,
+    /// Wall clock of `start`.
+    pub start_time: SystemTime,
+    /// Unique in the process: `%STREAM_ID%` where there is no request id.
+    pub stream_id: u64,
+    pub protocol: Option<Protocol>,
+    pub response_code: Option<StatusCode>,
+    /// Envoy's `response_code_details`; static unless it carries a reason.
+    pub response_code_details: Option<std::borrow::Cow<'static, str>>,
+    pub connection_termination_details: Option<std::borrow::Cow<'static, str>>,
+    pub flags: ResponseFlags,
+    /// Body bytes, without heads and framing: `%BYTES_RECEIVED%`, `%BYTES_SENT%`.
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub downstream_bytes: ByteMeter,
+    pub timing: Timing,
+    pub upstream: UpstreamInfo,
+    pub route_name: Option<Arc<str>>,
+    pub virtual_host_name: Option<Arc<str>>,
+    pub virtual_cluster_name: Option<Arc<str>>,
+    /// Trusted client address after X-Forwarded-For: `%DOWNSTREAM_REMOTE_ADDRESS%`.
+    pub remote: Address,
+    /// Dynamic metadata: namespace, then a struct.
+    pub metadata: Vec<(Arc<str>, serde_json::Map<String, serde_json::Value>)>,
+    /// Metadata of the matched route, compiled: namespace, then a struct.
+    pub route_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+    pub state: FilterState,
+    pub is_health_check: bool,
+    pub is_internal: bool,
+}
+
+impl StreamInfo {
+    pub fn new(
+        connection: Rc<ConnectionInfo>,
+        stream_id: u64,
+        start: Instant,
+        start_time: SystemTime,
+    ) -> Self {
+        let remote = connection.remote.clone();
+        Self {
+            connection,
+            start,
+            start_time,
+            stream_id,
+            protocol: None,
+            response_code: None,
+            response_code_details: None,
+            connection_termination_details: None,
+            flags: ResponseFlags::default(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            downstream_bytes: ByteMeter::default(),
+            timing: Timing::default(),
+            upstream: UpstreamInfo::default(),
+            route_name: None,
+            virtual_host_name: None,
+            virtual_cluster_name: None,
+            remote,
+            metadata: Vec::new(),
+            route_metadata: None,
+            state: FilterState::default(),
+            is_health_check: false,
+            is_internal: false,
+        }
+    }
+
+    /// Sets the details once: the first cause is the one that is logged.
+    pub fn set_details(&mut self, details: impl Into<std::borrow::Cow<'static, str>>) {
+        self.response_code_details = Some(details.into());
+    }
+
+    /// The struct of a namespace, made where it is missing.
+    pub fn metadata_mut(
+        &mut self,
+        namespace: &str,
+    ) -> &mut serde_json::Map<String, serde_json::Value> {
+        let at = match self.metadata.iter().position(|(ns, _)| &**ns == namespace) {
+            Some(at) => at,
+            None => {
+                self.metadata.push((Arc::from(namespace), serde_json::Map::new()));
+                self.metadata.len() - 1
+            }
+        };
+        &mut self.metadata[at].1
+    }
+
+    /// Looks in the stream's state, then in its connection's.
+    pub fn filter_state<T: 'static>(&self) -> Option<&T> {
+        self.state.get().or_else(|| self.connection.state.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_print_in_envoys_order() {
+        let mut flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+        flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        let mut out = Vec::new();
+        flags.write_short(&mut out);
+        assert_eq!(out, b"UF,URX");
+        assert_eq!(ResponseFlags::from_short("NC"), Some(ResponseFlags::NO_CLUSTER_FOUND));
+    }
+}

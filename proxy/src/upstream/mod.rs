@@ -1,0 +1,1 @@
+//! Upstream connections: connect with a deadline.
