@@ -1,0 +1,1 @@
+//! The filters of one stream, in configuration order.
