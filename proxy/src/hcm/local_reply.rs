@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 
-use crate::codec::head::HeaderList;
-use crate::stream_info::ResponseFlags;
+use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
+use crate::codec::name::names;
+use crate::config::local_reply::LocalReplyConfig;
+use crate::stream_info::{ResponseFlags, StreamInfo};
 
 /// A response to be made by the proxy, before `local_reply_config` has had its say.
 #[derive(Debug)]
@@ -46,4 +48,27 @@ impl LocalReply {
         self.flags.insert(flag);
         self
     }
+}
+
+/// Turns a reply into the head and body that go to the response filters. An empty body means that
+/// the head ends the stream. Sets code, details and flags of `info`.
+pub fn respond(
+    reply: LocalReply,
+    config: &LocalReplyConfig,
+    request: Option<&RequestHead>,
+    info: &mut StreamInfo,
+) -> (ResponseHead, Bytes) {
+    let _ = config;
+    info.flags.insert(reply.flags);
+    info.response_code = Some(reply.status);
+    info.set_details(reply.details);
+    let protocol = info.protocol.unwrap_or(Protocol::Http11);
+    let mut head = ResponseHead::new(reply.status, protocol);
+    if !reply.body.is_empty() {
+        let mut length = itoa::Buffer::new();
+        head.headers.set(&names::CONTENT_LENGTH, length.format(reply.body.len()).as_bytes());
+        head.headers.set(&names::CONTENT_TYPE, b"text/plain");
+    }
+    let is_head = request.is_some_and(|r| r.method == Method::HEAD);
+    (head, if is_head { Bytes::new() } else { reply.body })
 }
