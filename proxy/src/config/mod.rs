@@ -6,3 +6,4 @@ pub mod header_ops;
 pub mod local_reply;
 pub mod name;
 pub mod pb;
+pub mod stats;

@@ -1,1 +1,20 @@
-//! Counters, gauges, histograms: per-worker blocks, merged when read.
+//! Statistics: Envoy's names, kinds and output; counted by workers without locks, summed when somebody reads.
+//!
+//! [`Registry`] → [`Scope`] (`cluster.foo`) → [`Block`] of a set declared with [`metrics!`](crate::metrics), one per
+//! worker, made on first use. Single statistics with names known only at run time are resolved once to a handle.
+
+mod block;
+mod codes;
+mod definition;
+mod histogram;
+pub mod names;
+mod registry;
+mod scope;
+
+pub use block::{
+    Block, Counter, Gauge, SharedBlock, SharedCounter, SharedGauge, TextReadout, WorkerHistogram,
+};
+pub use codes::ResponseCodes;
+pub use definition::{Kind, StatDef, StatSet, StatTable, Unit, assign_slots};
+pub use registry::{Registry, sanitize};
+pub use scope::Scope;

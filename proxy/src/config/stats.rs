@@ -1,0 +1,143 @@
+//! Compiled `stats_config` of the bootstrap (`envoy.config.metrics.v3.StatsConfig`): which statistics exist, which
+//! parts of their names become tags, which buckets their histograms have.
+
+use std::time::Duration;
+
+/// `config.bootstrap.v3.Bootstrap.stats_config` and `stats_flush_interval`.
+#[derive(Debug)]
+pub struct StatsConfig {
+    /// `use_all_default_tags`; default true.
+    pub use_all_default_tags: bool,
+    /// `stats_tags`, in order.
+    pub tags: Vec<TagRule>,
+    /// `stats_matcher`; default accepts all.
+    pub matcher: StatsMatcher,
+    /// `histogram_bucket_settings`: the first whose matcher takes the name without tags wins.
+    pub buckets: Vec<BucketRule>,
+    /// `stats_flush_interval`: least length of the interval in the text form of histograms; default 5 s.
+    pub flush_interval: Duration,
+}
+
+impl Default for StatsConfig {
+    fn default() -> Self {
+        Self {
+            use_all_default_tags: true,
+            tags: Vec::new(),
+            matcher: StatsMatcher::AcceptAll,
+            buckets: Vec::new(),
+            flush_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One of `stats_tags`.
+#[derive(Debug)]
+pub struct TagRule {
+    /// `tag_name`.
+    pub name: String,
+    pub value: TagValue,
+}
+
+/// Where a tag's value comes from.
+#[derive(Debug)]
+pub enum TagValue {
+    /// `fixed_value`: the tag is on every statistic.
+    Fixed(String),
+    /// No value: the built-in rule of this name, when it is one of Envoy's.
+    Default,
+    /// `regex`: group 1 is cut from the name, group 2 (or 1) is the value.
+    Regex(Pattern),
+}
+
+/// A regular expression; look-around needs the slower engine.
+#[derive(Debug)]
+pub enum Pattern {
+    Plain(regex::Regex),
+    LookAround(Box<fancy_regex::Regex>),
+}
+
+impl Pattern {
+    /// Byte ranges of groups 1 and 2 of the first match.
+    pub fn groups(&self, text: &str) -> Option<[Option<std::ops::Range<usize>>; 2]> {
+        match self {
+            Self::Plain(regex) => {
+                let found = regex.captures(text)?;
+                Some([1, 2].map(|group| found.get(group).map(|group| group.range())))
+            }
+            Self::LookAround(regex) => {
+                let found = regex.captures(text).ok()??;
+                Some([1, 2].map(|group| found.get(group).map(|group| group.range())))
+            }
+        }
+    }
+}
+
+/// `StatsMatcher`.
+#[derive(Debug)]
+pub enum StatsMatcher {
+    AcceptAll,
+    RejectAll,
+    Inclusion(Vec<NameMatcher>),
+    Exclusion(Vec<NameMatcher>),
+}
+
+impl StatsMatcher {
+    pub fn is_accept_all(&self) -> bool {
+        matches!(self, Self::AcceptAll)
+    }
+
+    /// Whether a statistic with this full name exists.
+    pub fn accepts(&self, name: &str) -> bool {
+        match self {
+            Self::AcceptAll => true,
+            Self::RejectAll => false,
+            Self::Inclusion(list) => list.iter().any(|matcher| matcher.matches(name)),
+            Self::Exclusion(list) => !list.iter().any(|matcher| matcher.matches(name)),
+        }
+    }
+}
+
+/// `envoy.type.matcher.v3.StringMatcher` on statistic names.
+#[derive(Debug)]
+pub struct NameMatcher {
+    pub pattern: NamePattern,
+    pub ignore_case: bool,
+}
+
+#[derive(Debug)]
+pub enum NamePattern {
+    Exact(String),
+    Prefix(String),
+    Suffix(String),
+    Contains(String),
+    /// Matches the whole name.
+    Regex(regex::Regex),
+}
+
+impl NameMatcher {
+    pub fn matches(&self, name: &str) -> bool {
+        // Patterns are lower case already when `ignore_case` is set.
+        let lower;
+        let name = if self.ignore_case {
+            lower = name.to_ascii_lowercase();
+            lower.as_str()
+        } else {
+            name
+        };
+        match &self.pattern {
+            NamePattern::Exact(text) => name == text,
+            NamePattern::Prefix(text) => name.starts_with(text.as_str()),
+            NamePattern::Suffix(text) => name.ends_with(text.as_str()),
+            NamePattern::Contains(text) => name.contains(text.as_str()),
+            NamePattern::Regex(regex) => regex.is_match(name),
+        }
+    }
+}
+
+/// One of `histogram_bucket_settings`.
+#[derive(Debug)]
+pub struct BucketRule {
+    pub matcher: NameMatcher,
+    /// Upper bounds, ascending; may be empty when only `bins` is set.
+    pub bounds: Vec<f64>,
+}

@@ -1,0 +1,19 @@
+//! Envoy's statistics by scope: names, kinds and order as Envoy 1.40 prints them.
+
+mod cluster;
+mod http;
+mod listener;
+mod server;
+
+pub use cluster::{
+    CircuitBreakerStat, ClusterEndpointStat, ClusterLbStat, ClusterStat, ClusterUpdateStat,
+};
+pub use http::{Http1Stat, Http2Stat, HttpStat, HttpTracingStat, RouterStat};
+pub use listener::{
+    ListenerConfigStat, ListenerHttpStat, ListenerManagerStat, ListenerStat, ListenerWorkerStat,
+    TcpProxyStat,
+};
+pub use server::{
+    ClusterManagerStat, DnsStat, FilesystemStat, OverloadStat, RuntimeStat, ServerStat,
+    ThreadClusterStat, WatchdogStat,
+};
