@@ -1,9 +1,13 @@
 //! Compiled configuration: plain, immutable, `Send + Sync`; protobuf stops in `compile`.
 
 pub mod access_log;
+pub mod cluster;
 pub mod compile;
+pub mod core;
+pub mod endpoint;
 pub mod header_ops;
 pub mod local_reply;
 pub mod name;
 pub mod pb;
+pub mod protocol_options;
 pub mod stats;

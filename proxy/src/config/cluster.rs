@@ -1,0 +1,182 @@
+//! A compiled `cluster.v3.Cluster`: plain, immutable, `Send + Sync`.
+//!
+//! Kept small, for a mesh has thousands: options that most clusters leave alone are behind one shared `Arc`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::core::{BindConfig, Metadata, RuntimeDouble, SocketOption, TcpKeepalive};
+use crate::config::endpoint::LoadAssignment;
+use crate::config::protocol_options::UpstreamHttpOptions;
+
+/// `core.v3.RoutingPriority`: which circuit breakers a request counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum RoutingPriority {
+    #[default]
+    Default,
+    High,
+}
+
+/// Where a cluster's hosts come from.
+#[derive(Debug, Clone)]
+pub enum Discovery {
+    Static,
+    StrictDns(Box<DnsOptions>),
+}
+
+/// `Cluster.DnsLookupFamily`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DnsLookupFamily {
+    /// IPv6, and IPv4 where it has none.
+    #[default]
+    Auto,
+    V4Only,
+    V6Only,
+    /// IPv4, and IPv6 where it has none.
+    V4Preferred,
+    All,
+}
+
+/// The DNS fields of a `STRICT_DNS` cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsOptions {
+    /// Default 5 s.
+    pub refresh_rate: Duration,
+    /// Back-off after failures: base and maximum. Both are `refresh_rate` where the proto has none.
+    pub failure_refresh_rate: (Duration, Duration),
+    /// A random time up to this is added to each refresh.
+    pub jitter: Duration,
+    pub respect_ttl: bool,
+    pub lookup_family: DnsLookupFamily,
+    pub use_tcp: bool,
+    /// Name servers; empty means the system's.
+    pub resolvers: Box<[std::net::SocketAddr]>,
+}
+
+/// The load balancing policy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LbPolicy {
+    RoundRobin,
+    LeastRequest(LeastRequestOptions),
+    Random,
+}
+
+/// `LeastRequestLbConfig`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeastRequestOptions {
+    /// Default 2.
+    pub choice_count: u32,
+    /// Default 1.0; `None` stands for the default.
+    pub active_request_bias: Option<Box<RuntimeDouble>>,
+    /// `selection_method: FULL_SCAN`.
+    pub full_scan: bool,
+}
+
+impl Default for LeastRequestOptions {
+    fn default() -> Self {
+        Self { choice_count: 2, active_request_bias: None, full_scan: false }
+    }
+}
+
+/// `Thresholds.RetryBudget`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// Percent of active and pending requests; default 20.
+    pub percent: f64,
+    /// Default 3.
+    pub min_retry_concurrency: u32,
+}
+
+/// `CircuitBreakers.Thresholds` of one priority; defaults 1024, 1024, 1024, 3, unlimited pools.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+    pub max_connection_pools: u32,
+    pub retry_budget: Option<RetryBudget>,
+    pub track_remaining: bool,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            max_connection_pools: u32::MAX,
+            retry_budget: None,
+            track_remaining: false,
+        }
+    }
+}
+
+/// Both priorities' thresholds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CircuitBreakers {
+    pub default: Thresholds,
+    pub high: Thresholds,
+    /// `per_host_thresholds.max_connections`, default priority.
+    pub per_host_max_connections: Option<u32>,
+}
+
+impl CircuitBreakers {
+    pub fn of(&self, priority: RoutingPriority) -> &Thresholds {
+        match priority {
+            RoutingPriority::Default => &self.default,
+            RoutingPriority::High => &self.high,
+        }
+    }
+}
+
+/// What a connection towards a host is opened with.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SocketOptions {
+    pub keepalive: Option<TcpKeepalive>,
+    /// `upstream_bind_config`, the bootstrap's where the cluster has none.
+    pub bind: Option<BindConfig>,
+    pub options: Box<[SocketOption]>,
+}
+
+/// A compiled cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    pub alt_stat_name: Option<Arc<str>>,
+    pub discovery: Discovery,
+    pub lb_policy: LbPolicy,
+    /// `common_lb_config.healthy_panic_threshold`, in percent; default 50, 0 switches panic off.
+    pub healthy_panic_threshold: u8,
+    /// `zone_aware_lb_config.fail_traffic_on_panic`.
+    pub fail_traffic_on_panic: bool,
+    pub close_connections_on_host_set_change: bool,
+    /// Default 5 s.
+    pub connect_timeout: Duration,
+    /// Default 1 MiB.
+    pub per_connection_buffer_limit: u32,
+    pub circuit_breakers: Arc<CircuitBreakers>,
+    pub http: Arc<UpstreamHttpOptions>,
+    pub socket: Arc<SocketOptions>,
+    pub load_assignment: LoadAssignment,
+    pub metadata: Option<Metadata>,
+    /// `track_timeout_budgets` or `track_cluster_stats.timeout_budgets`.
+    pub track_timeout_budgets: bool,
+    /// `track_cluster_stats.request_response_sizes`.
+    pub track_request_response_sizes: bool,
+    pub connection_pool_per_downstream_connection: bool,
+}
+
+impl Cluster {
+    /// `alt_stat_name` where there is one, else the name: what statistics and `%UPSTREAM_CLUSTER%` print.
+    pub fn observability_name(&self) -> &Arc<str> {
+        self.alt_stat_name.as_ref().unwrap_or(&self.name)
+    }
+
+    /// `http.common.max_requests_per_connection`, which replaces the deprecated field of the cluster.
+    pub fn max_requests_per_connection(&self) -> Option<u32> {
+        self.http.common.max_requests_per_connection
+    }
+}
