@@ -47,8 +47,8 @@ pub fn any_type(any: &pb_google::Any) -> &str {
 
 /// A duration of zero or more.
 pub fn compile_duration(pb: &pb_google::Duration, path: &FieldPath<'_>) -> Option<Duration> {
-    let valid = (0..=MAX_DURATION_SECONDS).contains(&pb.seconds)
-        && (0..1_000_000_000).contains(&pb.nanos);
+    let valid =
+        (0..=MAX_DURATION_SECONDS).contains(&pb.seconds) && (0..1_000_000_000).contains(&pb.nanos);
     if !valid {
         path.error(format_args!("invalid duration: {}s {}ns", pb.seconds, pb.nanos));
         return None;
@@ -116,10 +116,7 @@ pub fn compile_percent(pb: Option<&pb_type::Percent>, path: &FieldPath<'_>) -> O
 }
 
 /// A `type.v3.FractionalPercent`. A numerator above the denominator counts as 100 %.
-pub fn compile_fraction(
-    pb: &pb_type::FractionalPercent,
-    path: &FieldPath<'_>,
-) -> Option<Fraction> {
+pub fn compile_fraction(pb: &pb_type::FractionalPercent, path: &FieldPath<'_>) -> Option<Fraction> {
     use pb_type::fractional_percent::DenominatorType;
     let denominator = match DenominatorType::try_from(pb.denominator) {
         Ok(DenominatorType::Hundred) => 100,
@@ -159,10 +156,7 @@ pub fn some_str(value: &str) -> Option<Arc<str>> {
 }
 
 /// A `core.v3.Address`: IP and port, name and port, or a pipe.
-pub fn compile_address(
-    pb: Option<&pb::Address>,
-    path: &FieldPath<'_>,
-) -> Option<ConfigAddress> {
+pub fn compile_address(pb: Option<&pb::Address>, path: &FieldPath<'_>) -> Option<ConfigAddress> {
     use pb::address::Address;
     match pb.and_then(|a| a.address.as_ref()) {
         Some(Address::SocketAddress(socket)) => {
@@ -321,6 +315,7 @@ pub fn compile_keepalive(pb: &pb::TcpKeepalive) -> TcpKeepalive {
 }
 
 /// A `core.v3.BindConfig`.
+#[expect(deprecated, reason = "additional_source_addresses is still read, as Envoy does")]
 pub fn compile_bind_config(pb: &pb::BindConfig, path: &FieldPath<'_>) -> Option<BindConfig> {
     if pb.local_address_selector.is_some() {
         path.field("local_address_selector").error("not supported");
