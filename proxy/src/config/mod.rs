@@ -7,6 +7,7 @@ pub mod core;
 pub mod endpoint;
 pub mod header_ops;
 pub mod local_reply;
+pub mod json;
 pub mod name;
 pub mod pb;
 pub mod protocol_options;

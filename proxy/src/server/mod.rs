@@ -1,1 +1,5 @@
 //! The process: flags, bootstrap, life cycle.
+
+pub mod args;
+pub mod cpu;
+pub mod version;
