@@ -1,1 +1,18 @@
-//! Harness of the black-box tests.
+//! Harness of the black-box tests: the same configuration and the same bytes go through real
+//! Envoy and through Outrigger, and everything that can be seen from outside is compared.
+//!
+//! An [`area`] is a YAML file with a configuration and a list of cases. [`sandbox`] starts one
+//! proxy with its own scripted [`upstream`]s; [`differential`] sends each case through both sides
+//! by a [`client`] and compares the lines of their [`observe::Observation`]s.
+
+pub mod area;
+pub mod client;
+pub mod config;
+pub mod differential;
+pub mod observe;
+pub mod ports;
+pub mod proxy;
+pub mod sandbox;
+pub mod stats;
+pub mod upstream;
+pub mod wire;

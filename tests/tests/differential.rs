@@ -1,0 +1,30 @@
+//! The same configuration and the same requests through Envoy and Outrigger, area by area.
+
+macro_rules! areas {
+    ($($name:ident),* $(,)?) => {
+        const AREAS: &[&str] = &[$(stringify!($name)),*];
+        $(
+            #[test]
+            fn $name() {
+                if let Err(e) = tests::differential::run(stringify!($name)) {
+                    panic!("{e:#}");
+                }
+            }
+        )*
+    };
+}
+
+areas! {
+    routing,
+}
+
+/// No file is forgotten.
+#[test]
+fn every_area_is_run() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/areas");
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let area = name.trim_end_matches(".yaml");
+        assert!(AREAS.contains(&area), "{name} is not in the list of areas");
+    }
+}
