@@ -151,7 +151,10 @@ impl HeaderList {
     }
 
     /// Every line's value, in order.
-    pub fn get_all<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    pub fn get_all<'a, 'n>(
+        &'a self,
+        name: &'n HeaderName,
+    ) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         self.entries.iter().filter(move |e| self.matches(e, name)).map(|e| self.slice(e.value))
     }
 

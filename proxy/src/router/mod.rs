@@ -1,5 +1,8 @@
 //! The router: route match, attempts, retries, mirrors.
 
+pub mod rewrite;
+pub mod route_table;
+
 use crate::config::name::NameId;
 use crate::http_filters::PerRouteConfig;
 

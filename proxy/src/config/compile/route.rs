@@ -1,1 +1,0 @@
-//! pb RouteConfiguration to its compiled form.

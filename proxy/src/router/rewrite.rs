@@ -1,0 +1,164 @@
+//! What a route changes of a request's path and host, and where it redirects to.
+//!
+//! Sources: `RouteAction.{prefix_rewrite,regex_rewrite,host_rewrite_*}`, `RedirectAction`; the details
+//! are Envoy's (`RouteEntryImplBase`, `Http::Utility::newUri`), checked against it.
+
+use crate::codec::head::RequestHead;
+use crate::codec::name::names;
+use crate::config::matcher::without_query;
+use crate::config::route::action::{
+    Action, HostRewrite, PathRedirect, PathRewrite, RedirectAction, RouteAction, SchemeRedirect,
+};
+use crate::config::route::{PathSpecifier, Route};
+use crate::router::route_table::without_port;
+
+/// The request's path after the route's rewrite (also that of a redirect); `None` when it has none.
+/// The query is kept.
+pub fn rewritten_path(route: &Route, path: &[u8]) -> Option<Vec<u8>> {
+    let rewrite = match &route.action {
+        Action::Route(action) => action.path_rewrite.as_ref()?,
+        Action::Redirect(redirect) => match redirect.path.as_ref()? {
+            PathRedirect::Rewrite(rewrite) => rewrite,
+            PathRedirect::Path(_) => return None,
+        },
+        Action::DirectResponse(_) | Action::NonForwarding => return None,
+    };
+    let plain = without_query(path);
+    let mut out = Vec::with_capacity(path.len() + 32);
+    match rewrite {
+        PathRewrite::Prefix(text) => {
+            let matched = match &route.matcher.path {
+                PathSpecifier::Prefix(prefix) | PathSpecifier::PathSeparatedPrefix(prefix) => {
+                    prefix.len()
+                }
+                PathSpecifier::Path(path) => path.len(),
+                PathSpecifier::Regex(_) | PathSpecifier::Connect => plain.len(),
+            };
+            out.extend_from_slice(text);
+            // A filter may have made the path shorter than what was matched.
+            out.extend_from_slice(path.get(matched..).unwrap_or_default());
+        }
+        PathRewrite::Regex(replace) => {
+            replace.replace_all(plain, &mut out);
+            out.extend_from_slice(&path[plain.len()..]);
+        }
+    }
+    Some(out)
+}
+
+/// Rewrites the path of a request; `keep_original` puts the old one into `x-envoy-original-path`.
+pub fn rewrite_path(route: &Route, head: &mut RequestHead, keep_original: bool) {
+    let Some(old) = head.path() else { return };
+    let Some(new) = rewritten_path(route, old) else { return };
+    if keep_original {
+        let old = old.to_vec();
+        head.headers.set(&names::X_ENVOY_ORIGINAL_PATH, &old);
+    }
+    head.set_path(&new);
+}
+
+/// The host that the route gives its requests, other than by the upstream host picked later; `None`
+/// leaves it as it is.
+pub fn rewritten_host(action: &RouteAction, head: &RequestHead) -> Option<Vec<u8>> {
+    let host = match action.host_rewrite.as_ref()? {
+        HostRewrite::Literal(host) => host.to_vec(),
+        HostRewrite::Header(name) => head.get(name)?.to_vec(),
+        HostRewrite::PathRegex(replace) => {
+            let mut out = Vec::new();
+            replace.replace_all(without_query(head.path()?), &mut out);
+            out
+        }
+        HostRewrite::Auto => return None,
+    };
+    (!host.is_empty()).then_some(host)
+}
+
+/// Gives the request another host. `append_x_forwarded_host` adds the old one to `x-forwarded-host`
+/// unless it is the last one there; `keep_original` puts it into `x-envoy-original-host`.
+pub fn update_authority(
+    head: &mut RequestHead,
+    host: &[u8],
+    append_x_forwarded_host: bool,
+    keep_original: bool,
+) {
+    let old = head.authority().unwrap_or_default().to_vec();
+    if append_x_forwarded_host && !old.is_empty() {
+        let mut value = head.headers.get(&names::X_FORWARDED_HOST).unwrap_or_default().to_vec();
+        if value.is_empty() {
+            value.extend_from_slice(&old);
+        } else if value.rsplit(|b| *b == b',').find(|part| !part.is_empty()) != Some(&old[..]) {
+            value.push(b',');
+            value.extend_from_slice(&old);
+        }
+        head.headers.set(&names::X_FORWARDED_HOST, &value);
+    }
+    if keep_original && !old.is_empty() && !head.headers.contains(&names::X_ENVOY_ORIGINAL_HOST) {
+        head.headers.set(&names::X_ENVOY_ORIGINAL_HOST, &old);
+    }
+    head.set_authority(host);
+}
+
+/// `Location` of a virtual host that requires TLS: host and path as they are.
+pub fn tls_redirect_location(head: &RequestHead) -> Vec<u8> {
+    let mut location = b"https://".to_vec();
+    location.extend_from_slice(head.authority().unwrap_or_default());
+    location.extend_from_slice(head.path().unwrap_or_default());
+    location
+}
+
+/// `Location` of a redirecting route, for a head whose path `rewrite_path` has seen already.
+pub fn redirect_location(redirect: &RedirectAction, head: &RequestHead) -> Vec<u8> {
+    let scheme: &[u8] = match &redirect.scheme {
+        SchemeRedirect::Keep => head.scheme.map_or("http", |scheme| scheme.as_str()).as_bytes(),
+        SchemeRedirect::Https => b"https",
+        SchemeRedirect::To(scheme) => scheme,
+    };
+    let mut location = Vec::with_capacity(128);
+    location.extend_from_slice(scheme);
+    location.extend_from_slice(b"://");
+    location.extend_from_slice(match &redirect.host {
+        Some(host) => host,
+        None => redirect_host(head, scheme, redirect.port.is_some()),
+    });
+    if let Some(port) = redirect.port {
+        location.push(b':');
+        location.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+    }
+    push_redirect_path(redirect, head.path().unwrap_or_default(), &mut location);
+    location
+}
+
+fn push_redirect_path(redirect: &RedirectAction, path: &[u8], location: &mut Vec<u8>) {
+    let query = memchr::memchr(b'?', path).map_or(&b""[..], |at| &path[at..]);
+    let (text, query) = match &redirect.path {
+        // A query of its own is neither added to nor stripped.
+        Some(PathRedirect::Path(text)) if text.contains(&b'?') => (&**text, None),
+        Some(PathRedirect::Path(text)) => (&**text, Some(query)),
+        _ => (&path[..path.len() - query.len()], Some(query)),
+    };
+    if !text.starts_with(b"/") {
+        location.push(b'/');
+    }
+    location.extend_from_slice(text);
+    if let Some(query) = query
+        && !redirect.strip_query
+    {
+        location.extend_from_slice(query);
+    }
+}
+
+/// The request's host without a port that the redirect makes wrong: any where it has its own; where
+/// the scheme changes, the old scheme's default one. The old scheme is what the client used
+/// (`x-forwarded-proto`), not what the request says.
+fn redirect_host<'a>(head: &'a RequestHead, scheme: &[u8], has_port: bool) -> &'a [u8] {
+    let host = head.authority().unwrap_or_default();
+    let bare = without_port(host);
+    let used = head.headers.get(&names::X_FORWARDED_PROTO).unwrap_or_default();
+    let default_port: &[u8] = match used {
+        b"https" => b":443",
+        b"http" => b":80",
+        _ => b"",
+    };
+    let remove = has_port || scheme != used && host[bare.len()..] == *default_port;
+    if remove { bare } else { host }
+}
