@@ -1,1 +1,2 @@
-//! Side-by-side comparison with other proxies.
+//! Benches of the hot path (`benches/*.rs`, criterion) and the side-by-side comparison with other
+//! proxies (`src/bin/compare`). Nothing is shared between the two.
