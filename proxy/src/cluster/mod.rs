@@ -1,1 +1,251 @@
-//! Clusters as a worker sees them: hosts, load assignment, circuit breakers, DNS.
+//! Stage 6: clusters. `SharedCluster` is what all workers share, `WorkerCluster` what one worker adds on first
+//! use: its statistics block, its load balancer and, through its hosts, its connection pools.
+//!
+//! A worker reads the newest host set at each pick; only a changed generation costs more than one load.
+
+pub mod circuit_breaker;
+pub mod host;
+mod shared;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+pub use shared::{ClusterMap, SharedCluster};
+
+use crate::config::cluster::{Cluster, RoutingPriority};
+use crate::load_balancer::{LoadBalancer, PickContext, Rng};
+use crate::stats::Block;
+use crate::stats::names::{ClusterLbStat, ClusterStat};
+use crate::worker::timers::Timers;
+use circuit_breaker::{Overflow, Resource};
+use host::{Host, HostSet};
+
+/// What a worker's hosts and pools need of their cluster.
+#[derive(Debug)]
+pub struct ClusterContext {
+    pub config: Arc<Cluster>,
+    pub shared: Arc<SharedCluster>,
+    pub stats: Block<ClusterStat>,
+    pub lb_stats: Block<ClusterLbStat>,
+    pub timers: Timers,
+}
+
+impl ClusterContext {
+    /// Counts a retry against the breakers; counts `upstream_rq_retry_overflow` where it is refused.
+    pub fn try_retry(self: &Rc<Self>, priority: RoutingPriority) -> Result<RetryGuard, Overflow> {
+        match self.shared.breakers.try_acquire(Resource::Retries, priority) {
+            Ok(()) => Ok(RetryGuard { cluster: self.clone(), priority }),
+            Err(overflow) => {
+                self.stats.inc(ClusterStat::UpstreamRqRetryOverflow);
+                Err(overflow)
+            }
+        }
+    }
+}
+
+/// One retry in flight; gives its place back when dropped.
+#[derive(Debug)]
+pub struct RetryGuard {
+    cluster: Rc<ClusterContext>,
+    priority: RoutingPriority,
+}
+
+impl Drop for RetryGuard {
+    fn drop(&mut self) {
+        self.cluster.shared.breakers.release(Resource::Retries, self.priority);
+    }
+}
+
+/// A host as one worker sees it.
+#[derive(Debug)]
+pub struct WorkerHost {
+    pub host: Arc<Host>,
+    pub cluster: Rc<ClusterContext>,
+}
+
+impl Deref for WorkerHost {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+/// No host may be picked: `no healthy upstream`, response flag `UH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoHealthyHost;
+
+/// The host set a worker last saw, with what the worker keeps of each host.
+struct View {
+    generation: u64,
+    set: Arc<HostSet>,
+    /// By index into `set.hosts`; made on first pick.
+    hosts: Vec<Option<Rc<WorkerHost>>>,
+}
+
+/// A cluster on one worker. `!Send`.
+pub struct WorkerCluster {
+    context: Rc<ClusterContext>,
+    balancer: RefCell<LoadBalancer>,
+    view: RefCell<View>,
+}
+
+impl fmt::Debug for WorkerCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerCluster").field("name", &self.context.config.name).finish()
+    }
+}
+
+impl Deref for WorkerCluster {
+    type Target = Rc<ClusterContext>;
+
+    fn deref(&self) -> &Rc<ClusterContext> {
+        &self.context
+    }
+}
+
+impl WorkerCluster {
+    /// `worker` is 0-based; `seed` starts the balancer's random numbers.
+    pub fn new(shared: Arc<SharedCluster>, worker: usize, timers: Timers, seed: u64) -> Self {
+        let generation = shared.generation();
+        let set = shared.hosts();
+        let hosts = vec![None; set.hosts.len()];
+        let context = ClusterContext {
+            config: shared.config.clone(),
+            stats: shared.scope.block(worker),
+            lb_stats: shared.scope.block(worker),
+            timers,
+            shared,
+        };
+        Self {
+            context: Rc::new(context),
+            balancer: RefCell::new(LoadBalancer::new(seed)),
+            view: RefCell::new(View { generation, set, hosts }),
+        }
+    }
+
+    /// Picks a host by the cluster's policy; counts panic and failure.
+    pub fn pick(&self, context: &PickContext<'_>) -> Result<Rc<WorkerHost>, NoHealthyHost> {
+        self.refresh();
+        let mut view = self.view.borrow_mut();
+        let config = &self.context.config;
+        let pick = self.balancer.borrow_mut().pick(
+            &config.lb_policy,
+            config.fail_traffic_on_panic,
+            &view.set,
+            context,
+        );
+        if pick.panic {
+            self.context.lb_stats.inc(ClusterLbStat::LbHealthyPanic);
+        }
+        let Some(index) = pick.host else {
+            self.context.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
+            return Err(NoHealthyHost);
+        };
+        let view = &mut *view;
+        let slot = &mut view.hosts[index as usize];
+        let host = slot.get_or_insert_with(|| {
+            let host = view.set.hosts[index as usize].clone();
+            Rc::new(WorkerHost::new(host, self.context.clone()))
+        });
+        Ok(host.clone())
+    }
+
+    /// Takes the newest host set, if there is one: hosts that stay keep their pools, those of removed hosts drain.
+    /// `pick` does this by itself; the worker calls it when it is told of a change, so that idle connections to
+    /// removed hosts close without waiting for traffic.
+    pub fn refresh(&self) {
+        let generation = self.context.shared.generation();
+        let mut view = self.view.borrow_mut();
+        if view.generation == generation {
+            return;
+        }
+        let set = self.context.shared.hosts();
+        let mut known: FxHashMap<*const Host, Rc<WorkerHost>> =
+            view.hosts.drain(..).flatten().map(|host| (Arc::as_ptr(&host.host), host)).collect();
+        let hosts = set.hosts.iter().map(|host| known.remove(&Arc::as_ptr(host))).collect();
+        *view = View { generation, set, hosts };
+        drop(view);
+        self.balancer.borrow_mut().reset();
+        for host in known.into_values() {
+            host.drain();
+        }
+    }
+
+    /// The host set as of the last pick.
+    pub fn host_set(&self) -> Arc<HostSet> {
+        self.view.borrow().set.clone()
+    }
+}
+
+impl WorkerHost {
+    pub fn new(host: Arc<Host>, cluster: Rc<ClusterContext>) -> Self {
+        Self { host, cluster }
+    }
+
+    /// Closes idle connections; busy ones close when their requests are done.
+    pub fn drain(&self) {}
+}
+
+/// A worker's clusters, each made on first use.
+pub struct WorkerClusters {
+    map: Arc<ClusterMap>,
+    worker: usize,
+    timers: Timers,
+    rng: RefCell<Rng>,
+    known: RefCell<FxHashMap<Arc<str>, Rc<WorkerCluster>>>,
+    /// Clusters made so far: `thread_local_cluster_manager.worker_N.clusters_inflated`.
+    inflated: Cell<u64>,
+}
+
+impl fmt::Debug for WorkerClusters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerClusters").field("inflated", &self.inflated).finish_non_exhaustive()
+    }
+}
+
+impl WorkerClusters {
+    pub fn new(map: Arc<ClusterMap>, worker: usize, timers: Timers, seed: u64) -> Self {
+        Self {
+            map,
+            worker,
+            timers,
+            rng: RefCell::new(Rng::new(seed)),
+            known: RefCell::default(),
+            inflated: Cell::new(0),
+        }
+    }
+
+    /// The cluster of a name; `None` where there is none (`NC`).
+    pub fn get(&self, name: &str) -> Option<Rc<WorkerCluster>> {
+        if let Some(cluster) = self.known.borrow().get(name) {
+            return Some(cluster.clone());
+        }
+        let shared = self.map.get(name)?;
+        let seed = self.rng.borrow_mut().next();
+        let name = shared.config.name.clone();
+        let cluster = Rc::new(WorkerCluster::new(shared, self.worker, self.timers.clone(), seed));
+        self.known.borrow_mut().insert(name, cluster.clone());
+        self.inflated.set(self.inflated.get() + 1);
+        Some(cluster)
+    }
+
+    /// How many clusters this worker has made.
+    pub fn inflated(&self) -> u64 {
+        self.inflated.get()
+    }
+
+    /// See `WorkerCluster::refresh`.
+    pub fn refresh(&self) {
+        let known: Vec<_> = self.known.borrow().values().cloned().collect();
+        known.iter().for_each(|cluster| cluster.refresh());
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
