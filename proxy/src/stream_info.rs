@@ -211,27 +211,61 @@ pub struct UpstreamInfo {
     pub connect_duration: Option<Duration>,
     pub attempts: u32,
     pub bytes: ByteMeter,
+    /// When the connection began and had been made; the same for all streams of the connection.
+    pub connect_start: Option<Instant>,
+    pub connect_end: Option<Instant>,
+    /// From the attempt's start until the pool had a connection for it.
+    pub pool_ready: Option<Duration>,
+    /// `filter_metadata` of the cluster and of the endpoint: namespace, then a struct.
+    pub cluster_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+    pub host_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
 }
 
-/// Typed values that filters leave for one another: `TypeId` to value, a handful at most.
+/// An attempt before the last one: what `%UPSTREAM_HOSTS_ATTEMPTED%` lists.
+#[derive(Debug, Clone)]
+pub struct EarlierAttempt {
+    pub host: Address,
+    pub hostname: Option<Arc<str>>,
+    pub connection_id: Option<u64>,
+}
+
+/// Values that filters leave for one another, a handful at most: typed ones by `TypeId`, strings by
+/// Envoy's object key.
 #[derive(Default, Clone)]
-pub struct FilterState(Vec<(TypeId, Rc<dyn Any>)>);
+pub struct FilterState {
+    typed: Vec<(TypeId, Rc<dyn Any>)>,
+    strings: Vec<(Arc<str>, Arc<str>)>,
+}
 
 impl FilterState {
     pub fn set<T: 'static>(&mut self, value: T) {
         let id = TypeId::of::<T>();
-        self.0.retain(|(have, _)| *have != id);
-        self.0.push((id, Rc::new(value)));
+        self.typed.retain(|(have, _)| *have != id);
+        self.typed.push((id, Rc::new(value)));
+    }
+
+    /// Sets a string object (`envoy.string`), which `%FILTER_STATE(key)%` prints.
+    pub fn set_string(&mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) {
+        let key = key.into();
+        self.strings.retain(|(have, _)| *have != key);
+        self.strings.push((key, value.into()));
+    }
+
+    pub fn string(&self, key: &str) -> Option<&str> {
+        self.strings.iter().find(|(have, _)| **have == *key).map(|(_, value)| &**value)
     }
 
     pub fn get<T: 'static>(&self) -> Option<&T> {
-        self.0.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, v)| v.downcast_ref())
+        self.typed
+            .iter()
+            .find(|(id, _)| *id == TypeId::of::<T>())
+            .and_then(|(_, v)| v.downcast_ref())
     }
 }
 
 impl fmt::Debug for FilterState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FilterState({} values)", self.0.len())
+        write!(f, "FilterState({} values)", self.typed.len() + self.strings.len())
     }
 }
 
@@ -265,6 +299,11 @@ pub struct StreamInfo {
     pub metadata: Vec<(Arc<str>, serde_json::Map<String, serde_json::Value>)>,
     /// Metadata of the matched route, compiled: namespace, then a struct.
     pub route_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+    pub virtual_host_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+    /// Attempts before the one that `upstream` describes, oldest first.
+    pub earlier_attempts: Vec<EarlierAttempt>,
+    /// `%CUSTOM_FLAGS%`: comma-separated names that filters set.
+    pub custom_flags: std::borrow::Cow<'static, str>,
     pub state: FilterState,
     pub is_health_check: bool,
     pub is_internal: bool,
@@ -299,6 +338,9 @@ impl StreamInfo {
             remote,
             metadata: Vec::new(),
             route_metadata: None,
+            virtual_host_metadata: None,
+            earlier_attempts: Vec::new(),
+            custom_flags: std::borrow::Cow::Borrowed(""),
             state: FilterState::default(),
             is_health_check: false,
             is_internal: false,
@@ -328,6 +370,11 @@ impl StreamInfo {
     /// Looks in the stream's state, then in its connection's.
     pub fn filter_state<T: 'static>(&self) -> Option<&T> {
         self.state.get().or_else(|| self.connection.state.get())
+    }
+
+    /// As `filter_state`, for string objects.
+    pub fn filter_state_string(&self, key: &str) -> Option<&str> {
+        self.state.string(key).or_else(|| self.connection.state.string(key))
     }
 }
 

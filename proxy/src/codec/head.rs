@@ -356,6 +356,14 @@ impl ResponseHead {
         Self { status, protocol, headers: HeaderList::new() }
     }
 
+    /// Any name that matchers and formatters may use: `:status` or a field (its first line).
+    pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
+        if name.is_pseudo() {
+            return (name.as_str() == ":status").then(|| self.status.as_str().as_bytes());
+        }
+        self.headers.get(name)
+    }
+
     /// 1xx other than 101: another head follows.
     pub fn is_informational(&self) -> bool {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS

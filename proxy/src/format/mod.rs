@@ -5,9 +5,23 @@
 //! buffer and allocates nothing. Operators and their output are Envoy 1.40's
 //! (docs: configuration/advanced/substitution_formatter).
 
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod grpc;
+mod json;
+mod operator;
+mod parse;
+mod table;
+mod text;
+mod time;
+
+use self::parse::Piece;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::config::compile::diagnostic::FieldPath;
 use crate::stream_info::StreamInfo;
+
+pub use self::json::JsonFormatter;
+pub use self::parse::FormatError;
 
 /// Why a log line is written: `%ACCESS_LOG_TYPE%` (envoy.data.accesslog.v3.AccessLogType).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -66,41 +80,88 @@ pub struct Options {
 /// A compiled text format.
 #[derive(Debug, Clone)]
 pub struct Formatter {
-    text: Box<[u8]>,
+    pieces: Box<[Piece]>,
+    omit_empty: bool,
 }
 
 impl Formatter {
     /// Compiles a format string; problems go to `path`.
-    pub fn compile(format: &str, _options: Options, _path: &FieldPath<'_>) -> Option<Self> {
-        Some(Self { text: format.as_bytes().into() })
+    pub fn compile(format: &str, options: Options, path: &FieldPath<'_>) -> Option<Self> {
+        let pieces = path.ok_or_error(parse::parse(format))?;
+        Some(Self::from_pieces(pieces, options))
+    }
+
+    fn from_pieces(pieces: Vec<Piece>, options: Options) -> Self {
+        Self { pieces: pieces.into(), omit_empty: options.omit_empty_values }
     }
 
     /// Appends the evaluated format.
-    pub fn write(&self, _ctx: &Ctx<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.text);
+    pub fn write(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => out.extend_from_slice(text),
+                Piece::Operator(operator) => {
+                    if !operator.write_text(ctx, out) && !self.omit_empty {
+                        out.push(b'-');
+                    }
+                }
+            }
+        }
     }
 
     /// The whole output where it does not depend on the stream.
     pub fn as_literal(&self) -> Option<&[u8]> {
-        Some(&self.text)
+        match &*self.pieces {
+            [] => Some(b""),
+            [Piece::Literal(text)] => Some(text),
+            _ => None,
+        }
     }
 }
 
 /// A compiled `SubstitutionFormatString`: text or JSON.
 #[derive(Debug, Clone)]
 pub struct SubstitutionFormat {
-    body: Formatter,
-    content_type: Option<Box<str>>,
+    pub body: Body,
+    /// `content_type`, where it is set.
+    pub content_type: Option<Box<str>>,
+}
+
+/// The two kinds of format.
+#[derive(Debug, Clone)]
+pub enum Body {
+    Text(Formatter),
+    Json(JsonFormatter),
 }
 
 impl SubstitutionFormat {
-    /// Appends the evaluated format. JSON ends with a newline, text only where the format says so.
+    /// Appends the evaluated format. JSON ends with a line break, text only where the format says so.
     pub fn write(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) {
-        self.body.write(ctx, out);
+        match &self.body {
+            Body::Text(formatter) => formatter.write(ctx, out),
+            Body::Json(formatter) => formatter.write(ctx, out),
+        }
     }
 
     /// `content_type`, else `application/json` for JSON, else `text/plain`.
     pub fn content_type(&self) -> &str {
-        self.content_type.as_deref().unwrap_or("text/plain")
+        match (&self.content_type, &self.body) {
+            (Some(set), _) => set,
+            (None, Body::Json(_)) => "application/json",
+            (None, Body::Text(_)) => "text/plain",
+        }
     }
 }
+
+/// Envoy's format of access log lines where the configuration names none.
+pub const DEFAULT_ACCESS_LOG_FORMAT: &str = concat!(
+    "[%START_TIME%] \"%REQUEST_HEADER(:METHOD)% ",
+    "%REQUEST_HEADER(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESPONSE_HEADER(X-ENVOY-UPSTREAM-SERVICE-TIME)% ",
+    "\"%REQUEST_HEADER(X-FORWARDED-FOR)%\" \"%REQUEST_HEADER(USER-AGENT)%\" ",
+    "\"%REQUEST_HEADER(X-REQUEST-ID)%\" \"%REQUEST_HEADER(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n",
+);
+
+#[cfg(test)]
+mod tests;

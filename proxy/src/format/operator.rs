@@ -1,0 +1,648 @@
+//! The compiled command operators and how each is evaluated.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Map, Value};
+
+use super::json::write_value;
+use super::text;
+use super::time::TimeFormat;
+use super::{AccessLogType, Ctx};
+use crate::codec::head::HeaderList;
+use crate::codec::name::{HeaderName, names};
+use crate::stream_info::{Address, ByteMeter, StreamInfo};
+
+/// What an operator wrote, as JSON sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Nothing: `-` in text, `null` in JSON.
+    Missing,
+    /// Bytes that JSON has to quote.
+    Text,
+    /// A number, boolean, list or struct: JSON already.
+    Json,
+}
+
+/// An operator with its `:Z`.
+#[derive(Debug, Clone)]
+pub(super) struct Operator {
+    pub(super) kind: Kind,
+    /// At most so many bytes of text.
+    pub(super) max_length: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    Header {
+        part: Part,
+        name: Option<HeaderName>,
+        alternative: Option<HeaderName>,
+        query: bool,
+    },
+    HeadersBytes(Part),
+    Number(fn(&StreamInfo) -> u64),
+    Duration(fn(&StreamInfo) -> Option<Duration>),
+    CommonDuration {
+        from: TimePoint,
+        to: TimePoint,
+        precision: Precision,
+    },
+    Time {
+        emit: bool,
+        format: TimeFormat,
+    },
+    Address {
+        of: fn(&StreamInfo) -> Option<&Address>,
+        part: AddressPart,
+    },
+    Str(fn(&StreamInfo) -> Option<&str>),
+    Metadata {
+        of: MetadataOf,
+        namespace: Box<str>,
+        path: Box<[Box<str>]>,
+    },
+    FilterState {
+        key: Box<str>,
+        plain: bool,
+    },
+    Protocol {
+        upstream: bool,
+    },
+    ResponseFlags {
+        long: bool,
+    },
+    ResponseCodeDetails {
+        whitespace: bool,
+    },
+    TransportFailure,
+    HostName {
+        port: bool,
+    },
+    Attempted(Attempted),
+    GrpcStatus(GrpcStatusFormat),
+    Path {
+        query: bool,
+        original: Source,
+        current: Source,
+    },
+    QueryParam(Box<str>),
+    Query {
+        decoded: bool,
+    },
+    ServerName {
+        sni: Source,
+        host_first: bool,
+        original: Source,
+        host: Source,
+    },
+    StreamId,
+    UniqueId,
+    AccessLogType,
+    LocalReplyBody,
+    /// Known when the configuration was read: `%HOSTNAME%`, `%ENVIRONMENT(x)%`.
+    Fixed(Box<[u8]>),
+    /// What needs TLS, tracing or QUIC: never there.
+    Never,
+    Coalesce(Box<[Operator]>),
+}
+
+/// Whether a source of a value takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Used,
+    Unused,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    Request,
+    Response,
+    Trailers,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AddressPart {
+    Whole,
+    /// Without the port, masked to so many bits where given.
+    Host(Option<u8>),
+    Port,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum MetadataOf {
+    Dynamic,
+    Cluster,
+    Host,
+    Route,
+    VirtualHost,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Attempted {
+    Hosts { port: bool },
+    Names { port: bool },
+    ConnectionIds,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GrpcStatusFormat {
+    Camel,
+    Snake,
+    Number,
+}
+
+/// A named moment of `%COMMON_DURATION%`.
+pub(super) type TimePoint = fn(&StreamInfo) -> Option<Instant>;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Precision {
+    Milliseconds,
+    Microseconds,
+    Nanoseconds,
+}
+
+impl Operator {
+    /// Appends the value, cut at `max_length`.
+    pub(super) fn write(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) -> Shape {
+        let start = out.len();
+        let shape = self.kind.write(ctx, out);
+        if shape == Shape::Text
+            && let Some(max) = self.max_length
+        {
+            out.truncate(out.len().min(start + max));
+        }
+        shape
+    }
+
+    /// As `write`, for text formats: `:Z` cuts whatever is printed.
+    pub(super) fn write_text(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let shape = self.kind.write(ctx, out);
+        if let Some(max) = self.max_length {
+            out.truncate(out.len().min(start + max));
+        }
+        shape != Shape::Missing
+    }
+
+    /// Whether JSON most likely quotes the value: only a hint, to have the quote there already.
+    pub(super) fn is_likely_text(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Number(_)
+                | Kind::Duration(_)
+                | Kind::CommonDuration { .. }
+                | Kind::HeadersBytes(_)
+                | Kind::Address { part: AddressPart::Port, .. }
+                | Kind::GrpcStatus(GrpcStatusFormat::Number)
+                | Kind::Never
+        )
+    }
+}
+
+impl Kind {
+    fn write(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) -> Shape {
+        let info = ctx.info;
+        match self {
+            Self::Header { part, name, alternative, query } => {
+                let value = find_header(ctx, *part, name.as_ref())
+                    .or_else(|| find_header(ctx, *part, alternative.as_ref()));
+                text(out, value.map(|v| if *query { v } else { text::before_query(v) }))
+            }
+            Self::HeadersBytes(part) => number(out, headers_bytes(ctx, *part)),
+            Self::Number(of) => number(out, of(info)),
+            Self::Duration(of) => match of(info) {
+                Some(duration) => number(out, duration.as_millis() as u64),
+                None => Shape::Missing,
+            },
+            Self::CommonDuration { from, to, precision } => {
+                let between = from(info).zip(to(info));
+                match between.and_then(|(from, to)| to.checked_duration_since(from)) {
+                    Some(duration) => number(out, precision.count(duration)),
+                    None => Shape::Missing,
+                }
+            }
+            Self::Time { emit, format } => {
+                format.write(if *emit { SystemTime::now() } else { info.start_time }, out);
+                Shape::Text
+            }
+            Self::Address { of, part } => match of(info) {
+                Some(address) => write_address(address, *part, out),
+                None => Shape::Missing,
+            },
+            Self::Str(of) => text(out, of(info).map(str::as_bytes)),
+            Self::Metadata { of, namespace, path } => {
+                match metadata(info, *of, namespace).and_then(|map| Looked::up(map, path)) {
+                    Some(found) => found.write(out),
+                    None => Shape::Missing,
+                }
+            }
+            Self::FilterState { key, plain } => match info.filter_state_string(key) {
+                Some(value) if *plain => text(out, Some(value.as_bytes())),
+                Some(value) => {
+                    write_value(&Value::String(value.to_owned()), out);
+                    Shape::Json
+                }
+                None => Shape::Missing,
+            },
+            Self::Protocol { upstream } => {
+                let protocol = if *upstream { info.upstream.protocol } else { info.protocol };
+                text(out, protocol.map(|p| p.as_str().as_bytes()))
+            }
+            Self::ResponseFlags { long } => {
+                if *long {
+                    info.flags.write_long(out);
+                } else {
+                    info.flags.write_short(out);
+                }
+                Shape::Text
+            }
+            Self::ResponseCodeDetails { whitespace } => {
+                let details = info.response_code_details.as_deref();
+                let start = out.len();
+                let shape = text(out, details.map(str::as_bytes));
+                if !whitespace {
+                    text::whitespace_to_underscore(&mut out[start..]);
+                }
+                shape
+            }
+            Self::TransportFailure => {
+                let start = out.len();
+                let reason = info.upstream.transport_failure.as_deref().filter(|r| !r.is_empty());
+                let shape = text(out, reason.map(str::as_bytes));
+                text::whitespace_to_underscore(&mut out[start..]);
+                shape
+            }
+            Self::HostName { port } => {
+                let Some(host) = &info.upstream.host else { return Shape::Missing };
+                write_host_name(host, info.upstream.hostname.as_deref(), *port, out);
+                Shape::Text
+            }
+            Self::Attempted(what) => write_attempted(info, *what, out),
+            Self::GrpcStatus(format) => write_grpc_status(ctx, *format, out),
+            Self::Path { query, original, current } => {
+                let value = path(ctx, *original, *current);
+                text(out, value.map(|v| if *query { v } else { text::before_query(v) }))
+            }
+            Self::QueryParam(name) => {
+                let query = ctx.request.and_then(|r| r.path()).and_then(text::query);
+                match query.and_then(|q| text::query_param(q, name.as_bytes())) {
+                    Some(value) => {
+                        text::percent_decode(value, out);
+                        Shape::Text
+                    }
+                    None => Shape::Missing,
+                }
+            }
+            Self::Query { decoded } => {
+                let query = ctx.request.and_then(|r| r.path()).and_then(text::query);
+                match query {
+                    Some(query) if *decoded => {
+                        text::percent_decode_visible(query, out);
+                        Shape::Text
+                    }
+                    query => text(out, query),
+                }
+            }
+            Self::ServerName { sni, host_first, original, host } => {
+                let sni = info
+                    .connection
+                    .requested_server_name
+                    .as_deref()
+                    .filter(|name| *sni == Source::Used && !name.is_empty());
+                let start = out.len();
+                match sni {
+                    Some(sni) if !host_first => {
+                        out.extend_from_slice(sni.as_bytes());
+                        text::sanitise_host(&mut out[start..]);
+                        Shape::Text
+                    }
+                    _ => text(out, request_host(ctx, *original, *host)),
+                }
+            }
+            Self::StreamId => write_stream_id(ctx, out),
+            Self::UniqueId => {
+                text::write_uuid(rand::random(), out);
+                Shape::Text
+            }
+            Self::AccessLogType => text(out, Some(ctx.access_log_type.as_str().as_bytes())),
+            Self::LocalReplyBody => text(out, Some(ctx.local_reply_body)),
+            Self::Fixed(value) => text(out, Some(value)),
+            Self::Never => Shape::Missing,
+            Self::Coalesce(operators) => {
+                let start = out.len();
+                for operator in operators {
+                    let shape = operator.write(ctx, out);
+                    if shape != Shape::Missing && out.len() > start {
+                        return shape;
+                    }
+                    out.truncate(start);
+                }
+                Shape::Missing
+            }
+        }
+    }
+}
+
+impl Precision {
+    fn count(self, duration: Duration) -> u64 {
+        let count = match self {
+            Self::Milliseconds => duration.as_millis(),
+            Self::Microseconds => duration.as_micros(),
+            Self::Nanoseconds => duration.as_nanos(),
+        };
+        count as u64
+    }
+}
+
+impl AccessLogType {
+    /// The proto enum's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSet => "NotSet",
+            Self::TcpUpstreamConnected => "TcpUpstreamConnected",
+            Self::TcpPeriodic => "TcpPeriodic",
+            Self::TcpConnectionStart => "TcpConnectionStart",
+            Self::TcpConnectionEnd => "TcpConnectionEnd",
+            Self::DownstreamStart => "DownstreamStart",
+            Self::DownstreamPeriodic => "DownstreamPeriodic",
+            Self::DownstreamEnd => "DownstreamEnd",
+            Self::UpstreamPoolReady => "UpstreamPoolReady",
+            Self::UpstreamPeriodic => "UpstreamPeriodic",
+            Self::UpstreamEnd => "UpstreamEnd",
+            Self::DownstreamTunnelSuccessfullyEstablished => {
+                "DownstreamTunnelSuccessfullyEstablished"
+            }
+            Self::UdpTunnelUpstreamConnected => "UdpTunnelUpstreamConnected",
+            Self::UdpPeriodic => "UdpPeriodic",
+            Self::UdpSessionEnd => "UdpSessionEnd",
+        }
+    }
+}
+
+fn text(out: &mut Vec<u8>, value: Option<&[u8]>) -> Shape {
+    match value {
+        Some(value) => {
+            out.extend_from_slice(value);
+            Shape::Text
+        }
+        None => Shape::Missing,
+    }
+}
+
+fn number(out: &mut Vec<u8>, value: u64) -> Shape {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    Shape::Json
+}
+
+fn find_header<'a>(ctx: &Ctx<'a>, part: Part, name: Option<&HeaderName>) -> Option<&'a [u8]> {
+    let name = name?;
+    match part {
+        Part::Request => ctx.request?.get(name),
+        Part::Response => ctx.response?.get(name),
+        Part::Trailers => ctx.trailers?.get(name),
+    }
+}
+
+/// Names and values without separators, pseudo-headers included, as Envoy's header map counts.
+fn headers_bytes(ctx: &Ctx<'_>, part: Part) -> u64 {
+    let list = |list: &HeaderList| list.byte_size() - 4 * list.len();
+    let size = match part {
+        Part::Request => ctx.request.map_or(0, |head| {
+            let pseudo =
+                |name: &str, value: Option<&[u8]>| value.map_or(0, |v| v.len() + name.len());
+            list(&head.headers)
+                + pseudo(":method", Some(head.method.as_str().as_bytes()))
+                + pseudo(":path", head.path())
+                + pseudo(":authority", head.authority())
+                + pseudo(":scheme", head.scheme.map(|s| s.as_str().as_bytes()))
+        }),
+        Part::Response => {
+            ctx.response.map_or(0, |head| list(&head.headers) + ":status".len() + "200".len())
+        }
+        Part::Trailers => ctx.trailers.map_or(0, list),
+    };
+    size as u64
+}
+
+/// An address as Envoy prints it, or a part of it.
+pub(super) fn write_address(address: &Address, part: AddressPart, out: &mut Vec<u8>) -> Shape {
+    let Address::Ip(socket) = address else {
+        if matches!(part, AddressPart::Port) {
+            return Shape::Missing;
+        }
+        write_display(address, out);
+        return Shape::Text;
+    };
+    match part {
+        AddressPart::Whole => {
+            write_ip(socket.ip(), socket.is_ipv6(), out);
+            out.push(b':');
+            number(out, socket.port().into());
+            Shape::Text
+        }
+        AddressPart::Host(None) => {
+            write_ip(socket.ip(), false, out);
+            Shape::Text
+        }
+        AddressPart::Host(Some(bits)) => {
+            let (masked, bits) = mask(socket.ip(), bits);
+            write_ip(masked, false, out);
+            out.push(b'/');
+            number(out, bits.into());
+            Shape::Text
+        }
+        AddressPart::Port => number(out, socket.port().into()),
+    }
+}
+
+fn mask(ip: IpAddr, bits: u8) -> (IpAddr, u8) {
+    match ip {
+        IpAddr::V4(ip) => {
+            let bits = bits.min(32);
+            let kept = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            (IpAddr::V4((ip.to_bits() & kept).into()), bits)
+        }
+        IpAddr::V6(ip) => {
+            let bits = bits.min(128);
+            let kept = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            (IpAddr::V6((ip.to_bits() & kept).into()), bits)
+        }
+    }
+}
+
+fn write_ip(ip: IpAddr, brackets: bool, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (i, octet) in ip.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(ip) if brackets => {
+            out.push(b'[');
+            write_display(&ip, out);
+            out.push(b']');
+        }
+        IpAddr::V6(ip) => write_display(&ip, out),
+    }
+}
+
+fn write_display(value: &dyn std::fmt::Display, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{value}");
+}
+
+fn write_host_name(host: &Address, hostname: Option<&str>, port: bool, out: &mut Vec<u8>) {
+    match hostname.filter(|name| !name.is_empty()) {
+        Some(name) if port => out.extend_from_slice(name.as_bytes()),
+        Some(name) => out.extend_from_slice(text::strip_port(name).as_bytes()),
+        None => {
+            let part = if port { AddressPart::Whole } else { AddressPart::Host(None) };
+            write_address(host, part, out);
+        }
+    }
+}
+
+/// Earlier attempts, then the last one, with commas between.
+fn write_attempted(info: &StreamInfo, what: Attempted, out: &mut Vec<u8>) -> Shape {
+    let mut first = true;
+    let mut one =
+        |host: Option<&Address>, name: Option<&str>, id: Option<u64>, out: &mut Vec<u8>| {
+            let Some(host) = host else { return };
+            if matches!(what, Attempted::ConnectionIds) && id.is_none() {
+                return;
+            }
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+            match what {
+                Attempted::Hosts { port } => {
+                    let part = if port { AddressPart::Whole } else { AddressPart::Host(None) };
+                    write_address(host, part, out);
+                }
+                Attempted::Names { port } => write_host_name(host, name, port, out),
+                Attempted::ConnectionIds => {
+                    number(out, id.unwrap_or(0));
+                }
+            }
+        };
+    for earlier in &info.earlier_attempts {
+        one(Some(&earlier.host), earlier.hostname.as_deref(), earlier.connection_id, out);
+    }
+    let last = &info.upstream;
+    one(last.host.as_ref(), last.hostname.as_deref(), last.connection_id, out);
+    if first { Shape::Missing } else { Shape::Text }
+}
+
+fn path<'a>(ctx: &Ctx<'a>, original: Source, current: Source) -> Option<&'a [u8]> {
+    let request = ctx.request?;
+    let from_header = (original == Source::Used)
+        .then(|| request.headers.get(&names::X_ENVOY_ORIGINAL_PATH))
+        .flatten()
+        .filter(|p| !p.is_empty());
+    from_header
+        .or_else(|| (current == Source::Used).then(|| request.path()).flatten())
+        .filter(|p| !p.is_empty())
+}
+
+fn request_host<'a>(ctx: &Ctx<'a>, original: Source, host: Source) -> Option<&'a [u8]> {
+    let request = ctx.request?;
+    let from_header = (original == Source::Used)
+        .then(|| request.headers.get(&names::X_ENVOY_ORIGINAL_HOST))
+        .flatten()
+        .filter(|h| !h.is_empty());
+    from_header
+        .or_else(|| (host == Source::Used).then(|| request.authority()).flatten())
+        .filter(|h| !h.is_empty())
+}
+
+/// The request id; for TCP a UUID that stays the same for the connection.
+fn write_stream_id(ctx: &Ctx<'_>, out: &mut Vec<u8>) -> Shape {
+    if let Some(request) = ctx.request {
+        return text(out, request.headers.get(&names::X_REQUEST_ID));
+    }
+    if ctx.info.protocol.is_some() {
+        return Shape::Missing;
+    }
+    text::write_uuid(text::process_unique(ctx.info.stream_id), out);
+    Shape::Text
+}
+
+/// A looked-up piece of metadata.
+enum Looked<'a> {
+    Struct(&'a Map<String, Value>),
+    Value(&'a Value),
+}
+
+impl<'a> Looked<'a> {
+    fn up(map: &'a Map<String, Value>, path: &[Box<str>]) -> Option<Self> {
+        let Some((first, rest)) = path.split_first() else { return Some(Self::Struct(map)) };
+        let mut value = map.get(&**first)?;
+        for key in rest {
+            value = value.as_object()?.get(&**key)?;
+        }
+        Some(Self::Value(value))
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Shape {
+        match self {
+            Self::Struct(map) => super::json::write_object(map, out),
+            Self::Value(Value::Null) => return Shape::Missing,
+            Self::Value(Value::String(string)) => return text(out, Some(string.as_bytes())),
+            Self::Value(Value::Number(n)) if super::json::integer(n).is_none() => {
+                // Envoy's JSON writer quotes what is no integer; text formats print it bare.
+                write_display(&n.as_f64().unwrap_or_default(), out);
+                return Shape::Text;
+            }
+            Self::Value(value) => write_value(value, out),
+        }
+        Shape::Json
+    }
+}
+
+fn metadata<'a>(
+    info: &'a StreamInfo,
+    of: MetadataOf,
+    namespace: &str,
+) -> Option<&'a Map<String, Value>> {
+    let compiled = match of {
+        MetadataOf::Dynamic => {
+            let found = info.metadata.iter().find(|(name, _)| **name == *namespace);
+            return found.map(|(_, map)| map);
+        }
+        MetadataOf::Cluster => &info.upstream.cluster_metadata,
+        MetadataOf::Host => &info.upstream.host_metadata,
+        MetadataOf::Route => &info.route_metadata,
+        MetadataOf::VirtualHost => &info.virtual_host_metadata,
+    };
+    compiled.as_ref()?.get(namespace)?.as_object()
+}
+
+fn write_grpc_status(ctx: &Ctx<'_>, format: GrpcStatusFormat, out: &mut Vec<u8>) -> Shape {
+    let Some(status) = super::grpc::logged_status(ctx) else { return Shape::Missing };
+    let name = match format {
+        GrpcStatusFormat::Camel => super::grpc::camel(status),
+        GrpcStatusFormat::Snake => super::grpc::snake(status),
+        GrpcStatusFormat::Number => None,
+    };
+    match name {
+        Some(name) => text(out, Some(name.as_bytes())),
+        None => {
+            out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+            if matches!(format, GrpcStatusFormat::Number) { Shape::Json } else { Shape::Text }
+        }
+    }
+}
+
+/// For operators over byte meters.
+pub(super) fn downstream(info: &StreamInfo) -> &ByteMeter {
+    &info.downstream_bytes
+}
+
+pub(super) fn upstream(info: &StreamInfo) -> &ByteMeter {
+    &info.upstream.bytes
+}
