@@ -2,4 +2,5 @@
 
 pub mod args;
 pub mod cpu;
+pub mod quickstart;
 pub mod version;
