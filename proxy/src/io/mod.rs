@@ -1,1 +1,179 @@
-//! Byte streams: TCP, unix, in-memory.
+//! Byte streams under codecs and tunnels: TCP, unix, and an in-memory pair (internal listeners, tests,
+//! benches); TLS comes on top of any of them.
+//!
+//! Everything is poll-based, so that one task drives both directions of a connection. Reads go into spare
+//! capacity; a read that fills less than it was given tells the reactor that the socket is drained, so
+//! that no system call has to end in EAGAIN to find out.
+
+pub mod memory;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::io::poll_read_buf;
+
+use crate::stream_info::Address;
+
+/// A connection's bytes.
+#[derive(Debug)]
+pub enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Memory(memory::MemoryStream),
+}
+
+impl Io {
+    /// Two connected in-memory ends; each direction holds at most `capacity` bytes.
+    pub fn pair(capacity: usize) -> (Self, Self) {
+        let (a, b) = memory::pair(capacity);
+        (Self::Memory(a), Self::Memory(b))
+    }
+
+    /// Reads into the spare capacity of `buf`, which must not be zero; 0 is the end of the stream.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(buf.capacity() > buf.len());
+        match self {
+            Self::Tcp(s) => poll_read_buf(Pin::new(s), cx, buf),
+            Self::Unix(s) => poll_read_buf(Pin::new(s), cx, buf),
+            Self::Memory(s) => poll_read_buf(Pin::new(s), cx, buf),
+        }
+    }
+
+    /// Writes what the kernel takes of `bytes`.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Memory(s) => Pin::new(s).poll_write(cx, bytes),
+        }
+    }
+
+    /// Writes what the kernel takes of `slices`, in one call.
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, slices),
+            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, slices),
+            Self::Memory(s) => Pin::new(s).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Ends the sending direction (FIN); reading goes on.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+
+    /// The plain TCP socket, where there is nothing on top of it: for splice and socket options.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(s) => Some(s),
+            Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Whether the bytes are protected by TLS.
+    pub fn is_tls(&self) -> bool {
+        false
+    }
+
+    /// The address of our end.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn local_address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(s) => Address::Ip(s.local_addr()?),
+            Self::Unix(s) => pipe(&s.local_addr()?),
+            Self::Memory(s) => Address::Internal(s.name()),
+        })
+    }
+
+    /// The address of the peer's end.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn peer_address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(s) => Address::Ip(s.peer_addr()?),
+            Self::Unix(s) => pipe(&s.peer_addr()?),
+            Self::Memory(s) => Address::Internal(s.name()),
+        })
+    }
+}
+
+fn pipe(addr: &tokio::net::unix::SocketAddr) -> Address {
+    Address::Pipe(Arc::from(addr.as_pathname().and_then(|p| p.to_str()).unwrap_or("")))
+}
+
+impl From<TcpStream> for Io {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+impl From<UnixStream> for Io {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+// The crate h2 and hyper want tokio's traits.
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Memory(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Io::poll_write(self.get_mut(), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Io::poll_shutdown(self.get_mut(), cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Io::poll_write_vectored(self.get_mut(), cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
