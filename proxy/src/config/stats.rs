@@ -57,6 +57,19 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Compiles with the fast engine, or with the backtracking one when the pattern looks around.
+    ///
+    /// # Errors
+    /// Neither engine takes the pattern.
+    pub fn new(pattern: &str) -> Result<Self, Box<fancy_regex::Error>> {
+        match regex::Regex::new(pattern) {
+            Ok(regex) => Ok(Self::Plain(regex)),
+            Err(_) => fancy_regex::Regex::new(pattern)
+                .map(|r| Self::LookAround(Box::new(r)))
+                .map_err(Box::new),
+        }
+    }
+
     /// Byte ranges of groups 1 and 2 of the first match.
     pub fn groups(&self, text: &str) -> Option<[Option<std::ops::Range<usize>>; 2]> {
         match self {

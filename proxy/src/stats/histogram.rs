@@ -4,9 +4,10 @@
 //! A worker writes, the control thread reads, without a lock. Bins live in tiers that are allocated as the values
 //! spread: a histogram with few different values costs 64 bytes.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::bins::Bins;
 
 /// Bins of all `u64` values: zero, then 90 for each power of ten up to 10^19.
 const BINS: usize = 1 + 90 * 20;
@@ -121,20 +122,9 @@ impl Histogram {
                     ((seen >> COUNT_BITS).wrapping_sub(1) as u16, seen & COUNT_MASK)
                 };
                 if count > 0 {
-                    *sum.0.entry(Bin(bin)).or_default() += count;
+                    sum.add(Bin(bin), count);
                 }
             }
         }
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.tiers
-            .iter()
-            .filter_map(OnceLock::get)
-            .all(|cells| cells.iter().all(|cell| cell.load(Ordering::Relaxed) & COUNT_MASK == 0))
-    }
 }
-
-/// Merged counts of a histogram, ordered by value.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Bins(pub(super) BTreeMap<Bin, u64>);

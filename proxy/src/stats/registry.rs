@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use super::bins::{Bins, DEFAULT_BOUNDS};
 use super::block::BlockData;
 use super::definition::StatTable;
-use super::histogram::Bins;
 use super::scope::{Scope, ScopeInner};
 use crate::config::stats::StatsConfig;
 
@@ -102,6 +102,31 @@ impl Registry {
     /// All scopes, in the order of their prefixes.
     pub(super) fn scopes(&self) -> Vec<Arc<ScopeInner>> {
         lock(&self.0.scopes).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Bucket bounds of a histogram by its name.
+    pub(super) fn bounds(&self, name: &str) -> &[f64] {
+        let rule = self.0.config.buckets.iter().find(|rule| rule.matcher.matches(name));
+        rule.filter(|rule| !rule.bounds.is_empty()).map_or(&DEFAULT_BOUNDS, |rule| &rule.bounds)
+    }
+
+    /// The samples of the last whole interval. Nothing ticks: an interval ends when somebody reads and
+    /// `stats_flush_interval` has passed since the last one ended.
+    pub(super) fn interval(&self, prefix: &Arc<str>, name: &str, cumulative: &Bins) -> Bins {
+        if cumulative.is_empty() {
+            return Bins::default();
+        }
+        let mut intervals = lock(&self.0.intervals);
+        let now = Instant::now();
+        let state = intervals.entry((prefix.clone(), name.into())).or_insert_with(|| {
+            IntervalState { at: now, base: cumulative.clone(), interval: cumulative.clone() }
+        });
+        if now.duration_since(state.at) >= self.0.config.flush_interval {
+            state.interval = cumulative.since(&state.base);
+            state.base = cumulative.clone();
+            state.at = now;
+        }
+        state.interval.clone()
     }
 
     /// Sets all counters to zero (`POST /reset_counters`): workers' cells stay, what they hold now is subtracted.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::bins::Bins;
 use super::block::{
     Block, BlockData, Counter, Gauge, SharedBlock, SharedCounter, SharedGauge, TextReadout,
     WorkerHistogram, gauge_value,
 };
 use super::definition::{Kind, StatDef, StatSet, StatTable, Unit};
-use super::histogram::{Bins, Histogram};
+use super::histogram::Histogram;
 use super::registry::{Inner, lock};
 
 /// Writer of shared blocks and shared single statistics.
@@ -263,6 +264,24 @@ impl ScopeInner {
         all
     }
 
+    /// Kind of a statistic of this scope.
+    pub(super) fn kind(&self, which: &Which) -> Option<Kind> {
+        match which {
+            Which::Def(table, index) => table.defs.get(*index).map(|def| def.kind),
+            Which::Named(name) => {
+                lock(&self.state).named.as_ref()?.get(name).map(|named| named.kind)
+            }
+        }
+    }
+
+    /// Whether a statistic of a declared set exists: accepted by the matcher and, when it is lazy, written.
+    pub(super) fn shows(&self, which: &Which) -> bool {
+        let Which::Def(table, index) = which else { return true };
+        let Some(def) = table.defs.get(*index) else { return false };
+        let hidden = def.lazy && !self.read(which).is_some_and(|reading| reading.used);
+        !hidden && self.registry.accepts(&self.prefix, def.name)
+    }
+
     /// The sets declared here.
     pub(super) fn tables(&self) -> Vec<&'static StatTable> {
         lock(&self.state).tables.clone()
@@ -323,7 +342,7 @@ impl State {
             Kind::Histogram(unit) => {
                 let mut bins = Bins::default();
                 blocks.for_each(|block| block.histograms[slot].merge_into(&mut bins));
-                Reading { used: !bins.0.is_empty(), value: Value::Histogram(unit, bins) }
+                Reading { used: !bins.is_empty(), value: Value::Histogram(unit, bins) }
             }
             Kind::Counter => sum_counter(blocks.map(|block| &block.cells[slot])),
             Kind::Gauge => sum_gauge(blocks.map(|block| &block.cells[slot])),
@@ -348,7 +367,7 @@ impl Named {
                         histogram.merge_into(&mut bins);
                     }
                 }
-                Reading { used: !bins.0.is_empty(), value: Value::Histogram(unit, bins) }
+                Reading { used: !bins.is_empty(), value: Value::Histogram(unit, bins) }
             }
             Kind::TextReadout => {
                 let text = self.cells.iter().find_map(|(_, cell)| match cell {

@@ -83,17 +83,23 @@ metrics! {
         LbHealthyPanic: counter "lb_healthy_panic",
         LbLocalClusterNotOk: counter "lb_local_cluster_not_ok",
         LbRecalculateZoneStructures: counter "lb_recalculate_zone_structures",
+        LbZoneClusterTooSmall: counter "lb_zone_cluster_too_small",
+        LbZoneNoCapacityLeft: counter "lb_zone_no_capacity_left",
+        LbZoneRoutingAllDirectly: counter "lb_zone_routing_all_directly",
+        LbZoneRoutingCrossZone: counter "lb_zone_routing_cross_zone",
+        LbZoneRoutingSampled: counter "lb_zone_routing_sampled",
+    }
+}
+
+metrics! {
+    /// Subsets of a cluster (`lb_subset_config`).
+    pub enum ClusterSubsetStat {
         LbSubsetsActive: gauge "lb_subsets_active",
         LbSubsetsCreated: counter "lb_subsets_created",
         LbSubsetsFallback: counter "lb_subsets_fallback",
         LbSubsetsFallbackPanic: counter "lb_subsets_fallback_panic",
         LbSubsetsRemoved: counter "lb_subsets_removed",
         LbSubsetsSelected: counter "lb_subsets_selected",
-        LbZoneClusterTooSmall: counter "lb_zone_cluster_too_small",
-        LbZoneNoCapacityLeft: counter "lb_zone_no_capacity_left",
-        LbZoneRoutingAllDirectly: counter "lb_zone_routing_all_directly",
-        LbZoneRoutingCrossZone: counter "lb_zone_routing_cross_zone",
-        LbZoneRoutingSampled: counter "lb_zone_routing_sampled",
     }
 }
 
