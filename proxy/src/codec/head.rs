@@ -119,6 +119,14 @@ impl HeaderList {
         }
     }
 
+    /// Replaces the value of the first line of the name; the others stay.
+    pub fn replace_first(&mut self, name: &HeaderName, value: &[u8]) {
+        match self.position(name) {
+            Some(first) => self.entries[first].value = self.store(value),
+            None => self.append(name, value),
+        }
+    }
+
     /// Removes all lines of the name; how many there were.
     pub fn remove(&mut self, name: &HeaderName) -> usize {
         if self.position(name).is_none() {

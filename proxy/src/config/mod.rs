@@ -1,12 +1,16 @@
 //! Compiled configuration: plain, immutable, `Send + Sync`; protobuf stops in `compile`.
 
 pub mod access_log;
+pub mod cidr;
 pub mod cluster;
 pub mod compile;
 pub mod core;
 pub mod endpoint;
+pub mod filter_chain;
+pub mod hcm;
 pub mod header_ops;
 pub mod json;
+pub mod listener;
 pub mod local_reply;
 pub mod matcher;
 pub mod name;
@@ -14,3 +18,4 @@ pub mod pb;
 pub mod protocol_options;
 pub mod route;
 pub mod stats;
+pub mod tcp_proxy;

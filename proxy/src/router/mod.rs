@@ -1,25 +1,71 @@
-//! The router: route match, attempts, retries, mirrors.
+//! Stage 5, the router: route match, attempts, retries, mirrors.
 
 pub mod rewrite;
 pub mod route_table;
 
+use std::sync::Arc;
+
+use self::route_table::RouteMatch;
+use crate::codec::head::RequestHead;
 use crate::config::name::NameId;
+use crate::config::route::action::RouteAction;
+use crate::config::route::{Route, RouteTable, VirtualHost};
 use crate::http_filters::PerRouteConfig;
 
-/// The route of a stream: matched once, matched again when a filter clears it.
-#[derive(Default)]
+/// The route of a stream: matched on the head as it is, once, and again when a filter clears it. Pins the table
+/// that the stream started with.
+#[derive(Debug, Clone)]
 pub struct RouteState {
-    cleared: bool,
-    per_filter: Vec<(NameId, PerRouteConfig)>,
+    table: Arc<RouteTable>,
+    /// `None`: not matched yet. `Some(None)`: no route.
+    matched: Option<Option<RouteMatch>>,
+    /// Decides fractions and weights, the same for every match of a stream.
+    random: u64,
 }
 
 impl RouteState {
-    /// The next reader of the route matches again, on the head as it is then.
-    pub fn clear(&mut self) {
-        self.cleared = true;
+    pub fn new(table: Arc<RouteTable>, random: u64) -> Self {
+        Self { table, matched: None, random }
     }
 
+    /// The next reader of the route matches again, on the head as it is then.
+    pub fn clear(&mut self) {
+        self.matched = None;
+    }
+
+    /// Matches where that is still to be done.
+    pub fn resolve(&mut self, head: &RequestHead) -> Option<RouteMatch> {
+        *self.matched.get_or_insert_with(|| self.table.route(head, self.random))
+    }
+
+    pub fn table(&self) -> &Arc<RouteTable> {
+        &self.table
+    }
+
+    /// The last match; `None` for no route, and between `clear` and `resolve`.
+    pub fn matched(&self) -> Option<RouteMatch> {
+        self.matched.flatten()
+    }
+
+    pub fn route(&self) -> Option<&Route> {
+        self.table.matched_route(self.matched()?)
+    }
+
+    pub fn action(&self) -> Option<&RouteAction> {
+        self.table.route_action(self.matched()?)
+    }
+
+    pub fn virtual_host(&self) -> Option<&VirtualHost> {
+        Some(self.table.virtual_host(self.matched()?))
+    }
+
+    /// A filter's per-route configuration, most specific level first.
     pub fn per_filter_config(&self, slot: NameId) -> Option<&PerRouteConfig> {
-        self.per_filter.iter().find(|(id, _)| *id == slot).map(|(_, config)| config)
+        self.table.filter_config(self.matched()?, slot)
+    }
+
+    /// Whether the route switches a filter off (`true`) or on (`false`).
+    pub fn filter_disabled(&self, slot: NameId) -> Option<bool> {
+        self.table.filter_disabled(self.matched()?, slot)
     }
 }

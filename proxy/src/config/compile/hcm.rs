@@ -1,1 +1,323 @@
 //! pb HttpConnectionManager to its compiled form.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::{any_type, compile_optional_duration, unpack_any};
+use super::diagnostic::FieldPath;
+use super::listener::compile_cidrs;
+use super::protocol_options::{
+    compile_common_http_options, compile_http1_options, compile_http2_options,
+};
+use super::{CompileContext, access_log, filters, local_reply, route};
+use crate::codec::head::Scheme;
+use crate::config::hcm::{
+    CodecType, EscapedSlashes, HttpConnectionManager, InternalAddresses, ProxyName, ProxyStatus,
+    RequestIdConfig, RouterConfig, ServerHeader, StripPort, Tracing,
+};
+use crate::config::pb::envoy::config::core::v3 as pb_core;
+use crate::config::pb::envoy::extensions::filters::http::router::v3::Router;
+use crate::config::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use crate::config::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use crate::config::pb::google::protobuf as pb_google;
+use crate::config::route::RouteTable;
+use crate::http_filters::chain::FilterConfig;
+
+type Pb = pb::HttpConnectionManager;
+
+/// pb `stream_idle_timeout`, default.
+const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// pb `drain_timeout`, default.
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// pb `delayed_close_timeout`, default.
+const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
+/// pb `max_request_headers_kb`, default and upper bound.
+const DEFAULT_MAX_HEADERS_KB: u32 = 60;
+const HIGHEST_MAX_HEADERS_KB: u32 = 8192;
+
+/// Compiles a connection manager.
+pub fn compile_hcm(
+    pb: &Pb,
+    cx: &CompileContext<'_>,
+    path: &FieldPath<'_>,
+) -> Option<HttpConnectionManager> {
+    if pb.stat_prefix.is_empty() {
+        path.field("stat_prefix").error("value length must be at least 1 characters");
+    }
+    reject_unsupported(pb, path);
+    let http_filters = filters::compile_http_filters(&pb.http_filters, &pb.stat_prefix, cx, path);
+    let routes = compile_routes(pb, path);
+    let common = compile_common_http_options(
+        pb.common_http_protocol_options.as_ref(),
+        &path.field("common_http_protocol_options"),
+    );
+    let http1 = compile_http1_options(
+        pb.http_protocol_options.as_ref(),
+        &path.field("http_protocol_options"),
+    );
+    let http2 = compile_http2_options(
+        pb.http2_protocol_options.as_ref(),
+        &path.field("http2_protocol_options"),
+    );
+    let timeout = |value: &Option<pb_google::Duration>, name: &str, default: Duration| {
+        match value {
+            None => Some(default),
+            some => compile_optional_duration(some.as_ref(), &path.field(name)),
+        }
+        .unwrap_or_default()
+    };
+    let max_request_headers_kb =
+        pb.max_request_headers_kb.map_or(DEFAULT_MAX_HEADERS_KB, |v| v.value);
+    if !(1..=HIGHEST_MAX_HEADERS_KB).contains(&max_request_headers_kb) {
+        path.field("max_request_headers_kb").error("value must be inside range (0, 8192]");
+    }
+    let log_options = pb.access_log_options.as_ref();
+    let stream_error = pb.stream_error_on_invalid_http_message.is_some_and(|v| v.value);
+    Some(HttpConnectionManager {
+        stat_prefix: pb.stat_prefix.as_str().into(),
+        codec: match pb.codec_type {
+            0 => CodecType::Auto,
+            1 => CodecType::Http1,
+            2 => CodecType::Http2,
+            _ => {
+                path.field("codec_type").error("only AUTO, HTTP1 and HTTP2 are supported");
+                CodecType::Auto
+            }
+        },
+        routes: routes?,
+        filters: http_filters.filters.into(),
+        router: compile_router(&http_filters.router?, &path.field("http_filters")),
+        common,
+        max_request_headers_kb,
+        stream_idle_timeout: positive(timeout(
+            &pb.stream_idle_timeout,
+            "stream_idle_timeout",
+            DEFAULT_STREAM_IDLE_TIMEOUT,
+        )),
+        request_timeout: positive(timeout(&pb.request_timeout, "request_timeout", Duration::ZERO)),
+        request_headers_timeout: positive(timeout(
+            &pb.request_headers_timeout,
+            "request_headers_timeout",
+            Duration::ZERO,
+        )),
+        drain_timeout: timeout(&pb.drain_timeout, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
+        delayed_close_timeout: timeout(
+            &pb.delayed_close_timeout,
+            "delayed_close_timeout",
+            DEFAULT_DELAYED_CLOSE,
+        ),
+        stream_error_on_invalid_message: stream_error
+            || http1.override_stream_error_on_invalid_http_message,
+        http1,
+        http2,
+        server_name: match pb.server_name.as_str() {
+            "" => "envoy".into(),
+            name => name.into(),
+        },
+        server_header: match pb.server_header_transformation {
+            1 => ServerHeader::AppendIfAbsent,
+            2 => ServerHeader::PassThrough,
+            _ => ServerHeader::Overwrite,
+        },
+        scheme_overwrite: compile_scheme(pb, path),
+        via: Some(pb.via.as_str()).filter(|v| !v.is_empty()).map(Arc::from),
+        add_user_agent: pb.add_user_agent.is_some_and(|v| v.value),
+        forward_client_cert_always: pb.forward_client_cert_details == 4,
+        request_id: compile_request_id(pb, path),
+        use_remote_address: pb.use_remote_address.is_some_and(|v| v.value),
+        xff_num_trusted_hops: pb.xff_num_trusted_hops as usize,
+        skip_xff_append: pb.skip_xff_append,
+        internal_addresses: compile_internal_addresses(pb, path),
+        represent_ipv4_as_mapped: pb.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+        append_x_forwarded_port: pb.append_x_forwarded_port,
+        proxy_100_continue: pb.proxy_100_continue,
+        proxy_status: pb.proxy_status_config.as_ref().map(compile_proxy_status),
+        normalize_path: pb.normalize_path.is_some_and(|v| v.value),
+        merge_slashes: pb.merge_slashes,
+        escaped_slashes: match pb.path_with_escaped_slashes_action {
+            2 => EscapedSlashes::RejectRequest,
+            3 => EscapedSlashes::UnescapeAndRedirect,
+            4 => EscapedSlashes::UnescapeAndForward,
+            // IMPLEMENTATION_SPECIFIC_DEFAULT is KEEP_UNCHANGED.
+            _ => EscapedSlashes::KeepUnchanged,
+        },
+        strip_port: match &pb.strip_port_mode {
+            Some(pb::http_connection_manager::StripPortMode::StripAnyHostPort(true)) => {
+                StripPort::Any
+            }
+            _ if pb.strip_matching_host_port => StripPort::Matching,
+            _ => StripPort::No,
+        },
+        strip_trailing_host_dot: pb.strip_trailing_host_dot,
+        upgrades: compile_upgrades(pb, path),
+        access_log: access_log::compile_access_logs(&pb.access_log, "access_log", path),
+        flush_log_on_new_request: pb.flush_access_log_on_new_request
+            || log_options.is_some_and(|o| o.flush_access_log_on_new_request),
+        flush_log_on_tunnel: log_options
+            .is_some_and(|o| o.flush_log_on_tunnel_successfully_established),
+        access_log_flush_interval: compile_optional_duration(
+            log_options
+                .and_then(|o| o.access_log_flush_interval.as_ref())
+                .or(pb.access_log_flush_interval.as_ref()),
+            &path.field("access_log_flush_interval"),
+        ),
+        local_reply: pb
+            .local_reply_config
+            .as_ref()
+            .map(|c| local_reply::compile_local_reply_config(c, &path.field("local_reply_config")))
+            .unwrap_or_default(),
+        tracing: pb.tracing.as_ref().map(|t| compile_tracing(t, &path.field("tracing"))),
+    })
+}
+
+fn positive(d: Duration) -> Option<Duration> {
+    Some(d).filter(|d| !d.is_zero())
+}
+
+/// Fields that decide who a request is from or whether it passes, and that are not built.
+fn reject_unsupported(pb: &Pb, path: &FieldPath<'_>) {
+    let reject = |set: bool, name: &str| {
+        if set {
+            path.field(name).error("is not supported");
+        }
+    };
+    reject(!pb.original_ip_detection_extensions.is_empty(), "original_ip_detection_extensions");
+    reject(!pb.early_header_mutation_extensions.is_empty(), "early_header_mutation_extensions");
+    reject(pb.path_normalization_options.is_some(), "path_normalization_options");
+    reject(pb.typed_header_validation_config.is_some(), "typed_header_validation_config");
+    reject(pb.forward_client_cert_matcher.is_some(), "forward_client_cert_matcher");
+    reject(pb.forward_proto_config.is_some(), "forward_proto_config");
+}
+
+fn compile_routes(pb: &Pb, path: &FieldPath<'_>) -> Option<Arc<RouteTable>> {
+    use pb::http_connection_manager::RouteSpecifier;
+    match &pb.route_specifier {
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let context = route::RouteContext { per_route: &FilterConfig::per_route };
+            route::compile_route_table(config, context, &path.field("route_config")).map(Arc::new)
+        }
+        Some(RouteSpecifier::Rds(_)) => {
+            path.field("rds").error("dynamic routes are not supported yet: use route_config");
+            None
+        }
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            path.field("scoped_routes").error("is not supported");
+            None
+        }
+        None => {
+            path.field("route_specifier").error("is required");
+            None
+        }
+    }
+}
+
+fn compile_router(pb: &Router, path: &FieldPath<'_>) -> RouterConfig {
+    if !pb.upstream_http_filters.is_empty() {
+        path.field("upstream_http_filters").error("is not supported");
+    }
+    RouterConfig {
+        suppress_envoy_headers: pb.suppress_envoy_headers,
+        strict_check_headers: pb.strict_check_headers.iter().map(|h| h.as_str().into()).collect(),
+        respect_expected_rq_timeout: pb.respect_expected_rq_timeout,
+        upstream_log: access_log::compile_access_logs(&pb.upstream_log, "upstream_log", path),
+        dynamic_stats: pb.dynamic_stats.is_none_or(|v| v.value),
+        start_child_span: pb.start_child_span,
+        suppress_grpc_request_failure_code_stats: pb.suppress_grpc_request_failure_code_stats,
+    }
+}
+
+fn compile_scheme(pb: &Pb, path: &FieldPath<'_>) -> Option<Scheme> {
+    use pb_core::scheme_header_transformation::Transformation;
+    let transformation = pb.scheme_header_transformation.as_ref()?.transformation.as_ref()?;
+    let Transformation::SchemeToOverwrite(scheme) = transformation;
+    match scheme.as_str() {
+        "http" => Some(Scheme::Http),
+        "https" => Some(Scheme::Https),
+        _ => {
+            path.field("scheme_header_transformation")
+                .field("scheme_to_overwrite")
+                .error("value must be in list [http, https]");
+            None
+        }
+    }
+}
+
+fn compile_request_id(pb: &Pb, path: &FieldPath<'_>) -> RequestIdConfig {
+    let mut out = RequestIdConfig {
+        generate: pb.generate_request_id.is_none_or(|v| v.value),
+        preserve_external: pb.preserve_external_request_id,
+        always_in_response: pb.always_set_request_id_in_response,
+        pack_trace_reason: true,
+        use_for_trace_sampling: true,
+    };
+    let any = pb.request_id_extension.as_ref().and_then(|e| e.typed_config.as_ref());
+    let Some(any) = any else { return out };
+    let at = path.field("request_id_extension");
+    let at = at.field("typed_config");
+    if any_type(any) != "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig" {
+        at.error(format_args!("request id extension {:?} is not supported", any_type(any)));
+    } else if let Some(uuid) = unpack_any::<UuidRequestIdConfig>(any, &at) {
+        out.pack_trace_reason = uuid.pack_trace_reason.is_none_or(|v| v.value);
+        out.use_for_trace_sampling = uuid.use_request_id_for_trace_sampling.is_none_or(|v| v.value);
+    }
+    out
+}
+
+fn compile_internal_addresses(pb: &Pb, path: &FieldPath<'_>) -> InternalAddresses {
+    match &pb.internal_address_config {
+        Some(config) => InternalAddresses {
+            unix_sockets: config.unix_sockets,
+            ranges: compile_cidrs(
+                &config.cidr_ranges,
+                "cidr_ranges",
+                &path.field("internal_address_config"),
+            ),
+        },
+        None => InternalAddresses::default(),
+    }
+}
+
+fn compile_upgrades(pb: &Pb, path: &FieldPath<'_>) -> Vec<(Arc<str>, bool)> {
+    let mut out: Vec<(Arc<str>, bool)> = Vec::new();
+    for (i, upgrade) in pb.upgrade_configs.iter().enumerate() {
+        let at = path.index("upgrade_configs", i);
+        if !upgrade.filters.is_empty() {
+            at.field("filters").error("a filter chain of its own for an upgrade is not supported");
+        }
+        let name: Arc<str> = upgrade.upgrade_type.to_ascii_lowercase().into();
+        if out.iter().any(|(have, _)| *have == name) {
+            at.field("upgrade_type").error(format_args!("multiple upgrade configs for {name:?}"));
+        }
+        out.push((name, upgrade.enabled.is_none_or(|v| v.value)));
+    }
+    out
+}
+
+fn compile_proxy_status(pb: &pb::http_connection_manager::ProxyStatusConfig) -> ProxyStatus {
+    use pb::http_connection_manager::proxy_status_config::ProxyName as PbName;
+    ProxyStatus {
+        name: match &pb.proxy_name {
+            Some(PbName::LiteralProxyName(name)) => ProxyName::Literal(name.as_str().into()),
+            Some(PbName::UseNodeId(true)) => ProxyName::NodeId,
+            _ => ProxyName::ServerName,
+        },
+        remove_details: pb.remove_details,
+        remove_connection_termination_details: pb.remove_connection_termination_details,
+        remove_response_flags: pb.remove_response_flags,
+        set_recommended_response_code: pb.set_recommended_response_code,
+    }
+}
+
+fn compile_tracing(pb: &pb::http_connection_manager::Tracing, path: &FieldPath<'_>) -> Tracing {
+    if pb.provider.is_some() {
+        path.field("provider").ignored("no tracer is built: spans are not reported");
+    }
+    let hundredths = |percent: &Option<crate::config::pb::envoy::r#type::v3::Percent>| {
+        percent.as_ref().map_or(10_000, |p| (p.value.clamp(0.0, 100.0) * 100.0) as u32)
+    };
+    Tracing {
+        client_sampling: hundredths(&pb.client_sampling),
+        random_sampling: hundredths(&pb.random_sampling),
+        overall_sampling: hundredths(&pb.overall_sampling),
+    }
+}

@@ -14,4 +14,15 @@ pub mod header_ops;
 pub mod listener;
 pub mod local_reply;
 pub mod matcher;
+pub mod protocol_options;
 pub mod route;
+pub mod tcp_proxy;
+
+use crate::http_filters::ExtraFilters;
+
+/// What compile functions may need besides the message.
+#[derive(Clone, Copy)]
+pub struct CompileContext<'a> {
+    /// HTTP filters that are not built in.
+    pub extra_filters: &'a ExtraFilters,
+}

@@ -1,0 +1,105 @@
+//! pb TcpProxy to its compiled form.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log;
+use super::core::{compile_optional_duration, compile_u32_at_least};
+use super::diagnostic::FieldPath;
+use crate::config::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
+use crate::config::tcp_proxy::{ClusterChoice, TcpProxy};
+
+/// pb `idle_timeout`, default.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Compiles a TCP proxy.
+pub fn compile_tcp_proxy(pb: &pb::TcpProxy, path: &FieldPath<'_>) -> Option<TcpProxy> {
+    if pb.stat_prefix.is_empty() {
+        path.field("stat_prefix").error("value length must be at least 1 characters");
+    }
+    let reject = |set: bool, name: &str| {
+        if set {
+            path.field(name).error("is not supported");
+        }
+    };
+    reject(pb.on_demand.is_some(), "on_demand");
+    reject(pb.tunneling_config.is_some(), "tunneling_config");
+    reject(!pb.hash_policy.is_empty(), "hash_policy");
+    reject(pb.metadata_match.is_some(), "metadata_match");
+    reject(!pb.proxy_protocol_tlvs.is_empty(), "proxy_protocol_tlvs");
+    reject(pb.upstream_connect_mode != 0, "upstream_connect_mode");
+    let cluster = match &pb.cluster_specifier {
+        Some(pb::tcp_proxy::ClusterSpecifier::Cluster(name)) => {
+            Some(ClusterChoice::One(name.as_str().into()))
+        }
+        Some(pb::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
+            compile_weighted(weighted, &path.field("weighted_clusters"))
+        }
+        None => {
+            path.field("cluster_specifier").error("is required");
+            None
+        }
+    };
+    let idle_timeout = match &pb.idle_timeout {
+        None => Some(DEFAULT_IDLE_TIMEOUT),
+        some => compile_optional_duration(some.as_ref(), &path.field("idle_timeout"))
+            .filter(|d| !d.is_zero()),
+    };
+    let options = pb.access_log_options.as_ref();
+    let flush_interval = options
+        .and_then(|o| o.access_log_flush_interval.as_ref())
+        .or(pb.access_log_flush_interval.as_ref());
+    Some(TcpProxy {
+        stat_prefix: pb.stat_prefix.as_str().into(),
+        cluster: cluster?,
+        idle_timeout,
+        max_connection_duration: compile_optional_duration(
+            pb.max_downstream_connection_duration.as_ref(),
+            &path.field("max_downstream_connection_duration"),
+        ),
+        max_connect_attempts: compile_u32_at_least(
+            pb.max_connect_attempts.as_ref(),
+            1,
+            &path.field("max_connect_attempts"),
+        )
+        .unwrap_or(1),
+        backoff: pb.backoff_options.as_ref().and_then(|b| {
+            let at = path.field("backoff_options");
+            let base =
+                compile_optional_duration(b.base_interval.as_ref(), &at.field("base_interval"))?;
+            let max = compile_optional_duration(b.max_interval.as_ref(), &at.field("max_interval"));
+            Some((base, max.unwrap_or(base * 10)))
+        }),
+        access_log: access_log::compile_access_logs(&pb.access_log, "access_log", path),
+        flush_log_on_connected: pb.flush_access_log_on_connected
+            || options.is_some_and(|o| o.flush_access_log_on_connected),
+        access_log_flush_interval: compile_optional_duration(
+            flush_interval,
+            &path.field("access_log_flush_interval"),
+        ),
+    })
+}
+
+fn compile_weighted(
+    pb: &pb::tcp_proxy::WeightedCluster,
+    path: &FieldPath<'_>,
+) -> Option<ClusterChoice> {
+    let mut sum = 0u64;
+    let mut totals: Vec<(u64, Arc<str>)> = Vec::new();
+    for (i, cluster) in pb.clusters.iter().enumerate() {
+        let at = path.index("clusters", i);
+        if cluster.weight == 0 {
+            at.field("weight").error("value must be greater than or equal to 1");
+        }
+        if cluster.metadata_match.is_some() {
+            at.field("metadata_match").error("is not supported");
+        }
+        sum += u64::from(cluster.weight);
+        totals.push((sum, cluster.name.as_str().into()));
+    }
+    if totals.is_empty() {
+        path.field("clusters").error("value must contain at least 1 item(s)");
+        return None;
+    }
+    Some(ClusterChoice::Weighted(totals))
+}

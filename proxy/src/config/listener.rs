@@ -1,0 +1,108 @@
+//! Compiled listeners: sockets, listener filters, filter chains. From pb `Listener`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log::AccessLogConfigs;
+use super::core::{ConfigAddress, SocketOption, TcpKeepalive};
+use super::filter_chain::FilterChains;
+use crate::stream_info::Address;
+
+/// A listener as published to the workers.
+#[derive(Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    /// `address` first, then `additional_addresses`.
+    pub binds: Vec<Bind>,
+    /// What stands between `listener.` and the counter: `stat_prefix`, else the address with `:` as `_`.
+    pub stat_prefix: Arc<str>,
+    pub bind_to_port: bool,
+    /// One socket per worker (SO_REUSEPORT), else one shared by all.
+    pub reuse_port: bool,
+    pub backlog: i32,
+    /// Bytes buffered for a peer that does not read before the other side is no longer read.
+    pub per_connection_buffer_limit: usize,
+    pub listener_filters: Vec<ListenerFilter>,
+    /// `None`: wait for ever.
+    pub listener_filters_timeout: Option<Duration>,
+    pub continue_on_listener_filters_timeout: bool,
+    /// Accepts per readiness of the socket.
+    pub max_accepts_per_event: usize,
+    pub filter_chains: FilterChains,
+    pub access_log: AccessLogConfigs,
+    pub ignore_global_conn_limit: bool,
+    pub direction: Direction,
+}
+
+/// One listening address.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// An IP (with `ipv4_compat`) or a pipe.
+    pub address: ConfigAddress,
+    pub keepalive: Option<TcpKeepalive>,
+    pub socket_options: Box<[SocketOption]>,
+    pub freebind: bool,
+    /// TCP_FASTOPEN queue length.
+    pub fast_open: Option<u32>,
+}
+
+/// pb `TrafficDirection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Unspecified,
+    Inbound,
+    Outbound,
+}
+
+/// One listener filter and when it is skipped.
+#[derive(Debug)]
+pub struct ListenerFilter {
+    pub kind: ListenerFilterKind,
+    /// `filter_disabled`: skipped for connections that match.
+    pub disabled: Option<Predicate>,
+}
+
+/// What a listener filter does.
+#[derive(Debug)]
+pub enum ListenerFilterKind {
+    /// Detects HTTP/1 and the HTTP/2 preface; sets the application protocols `http/1.0`, `http/1.1`, `h2c`.
+    HttpInspector,
+    /// Reads a PROXY header, version 1 or 2.
+    ProxyProtocol(ProxyProtocol),
+}
+
+/// pb `extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyProtocol {
+    /// Pass connections that start without a PROXY header.
+    pub allow_without_header: bool,
+    pub disallow_v1: bool,
+    pub disallow_v2: bool,
+    /// Between `proxy_proto.` and the counters, where set.
+    pub stat_prefix: Arc<str>,
+}
+
+/// pb `ListenerFilterChainMatchPredicate`.
+#[derive(Debug)]
+pub enum Predicate {
+    Any(Vec<Predicate>),
+    All(Vec<Predicate>),
+    Not(Box<Predicate>),
+    Always(bool),
+    /// Destination ports from start (included) to end (excluded).
+    DestinationPort(u16, u32),
+}
+
+impl Predicate {
+    pub fn matches(&self, local: &Address) -> bool {
+        match self {
+            Self::Any(all) => all.iter().any(|p| p.matches(local)),
+            Self::All(all) => all.iter().all(|p| p.matches(local)),
+            Self::Not(p) => !p.matches(local),
+            Self::Always(value) => *value,
+            Self::DestinationPort(start, end) => {
+                local.ip().is_some_and(|a| a.port() >= *start && u32::from(a.port()) < *end)
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `x-request-id`: a version 4 UUID whose 14th digit may carry the reason for a trace.
+//!
+//! Envoy's `UuidRequestIdConfig` extension: `4` not traced, `9` sampled, `a` forced by the service, `b` by the client.
+
+use crate::codec::head::RequestHead;
+use crate::codec::name::names;
+use crate::config::hcm::{RequestIdConfig, Tracing};
+
+/// Length of a UUID in text.
+const LEN: usize = 36;
+/// The digit that says the version, and the trace reason.
+const REASON_AT: usize = 14;
+const NO_TRACE: u8 = b'4';
+const SAMPLED: u8 = b'9';
+const SERVICE_FORCED: u8 = b'a';
+const CLIENT_FORCED: u8 = b'b';
+
+/// Makes an id where there is none, or where the request comes from the edge and ids from there are not kept.
+pub fn ensure(head: &mut RequestHead, is_edge: bool, config: &RequestIdConfig, random: (u64, u64)) {
+    let replace = is_edge && !config.preserve_external;
+    let missing = head.headers.get(&names::X_REQUEST_ID).is_none_or(<[u8]>::is_empty);
+    if replace || missing {
+        head.headers.set(&names::X_REQUEST_ID, &uuid(random));
+    } else if is_edge && config.pack_trace_reason {
+        // A kept id must not carry an outsider's wish for a trace.
+        set_reason(head, NO_TRACE);
+    }
+}
+
+/// A version 4 UUID of two random numbers.
+pub fn uuid((high, low): (u64, u64)) -> [u8; LEN] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let high = (high & !0xf000) | 0x4000;
+    let low = (low & !(0b11 << 62)) | (0b10 << 62);
+    let bits = (u128::from(high) << 64) | u128::from(low);
+    let mut out = [b'-'; LEN];
+    let mut shift = 128;
+    for (i, byte) in out.iter_mut().enumerate() {
+        if !matches!(i, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *byte = HEX[(bits >> shift) as usize & 15];
+        }
+    }
+    out
+}
+
+fn set_reason(head: &mut RequestHead, reason: u8) {
+    let Some(id) = head.headers.get(&names::X_REQUEST_ID) else { return };
+    let Ok(mut id) = <[u8; LEN]>::try_from(id) else { return };
+    if id[REASON_AT] != reason {
+        id[REASON_AT] = reason;
+        head.headers.set(&names::X_REQUEST_ID, &id);
+    }
+}
+
+/// Decides whether a request is traced and packs the reason into its id.
+pub fn decide_trace(head: &mut RequestHead, config: &RequestIdConfig, tracing: &Tracing) {
+    if !config.use_for_trace_sampling {
+        return;
+    }
+    let Some(id) = head.headers.get(&names::X_REQUEST_ID) else { return };
+    let Some(point) = id
+        .get(..8)
+        .and_then(|d| std::str::from_utf8(d).ok())
+        .and_then(|d| u64::from_str_radix(d, 16).ok())
+    else {
+        return;
+    };
+    let point = (point % 10_000) as u32;
+    let have = id
+        .get(REASON_AT)
+        .copied()
+        .filter(|r| matches!(*r, SAMPLED | SERVICE_FORCED | CLIENT_FORCED));
+    let mut reason = have;
+    if reason.is_none() {
+        if head.headers.contains(&names::X_CLIENT_TRACE_ID) && point < tracing.client_sampling {
+            reason = Some(CLIENT_FORCED);
+        } else if head.headers.contains(&names::X_ENVOY_FORCE_TRACE) {
+            reason = Some(SERVICE_FORCED);
+        } else if point < tracing.random_sampling {
+            reason = Some(SAMPLED);
+        }
+    }
+    if point >= tracing.overall_sampling {
+        reason = None;
+    }
+    if config.pack_trace_reason && reason != have {
+        set_reason(head, reason.unwrap_or(NO_TRACE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_has_version_and_variant() {
+        let id = uuid((u64::MAX, u64::MAX));
+        assert_eq!(&id, b"ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let id = uuid((0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef));
+        assert_eq!(&id, b"01234567-89ab-4def-8123-456789abcdef");
+    }
+}

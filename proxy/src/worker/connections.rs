@@ -1,0 +1,159 @@
+//! The downstream connections of one worker: who is there, and how they are told to drain.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// How far the end of a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// Serve on.
+    No,
+    /// Finish what is in flight, take nothing new: `connection: close`, GOAWAY.
+    Graceful,
+    /// Close now.
+    Now,
+}
+
+/// One connection's entry. Dropping it takes the connection off the list.
+pub struct ConnectionHandle {
+    shared: Rc<Shared>,
+    slot: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<usize>>,
+    active: Cell<usize>,
+    empty_waker: RefCell<Option<Waker>>,
+}
+
+struct Slot {
+    listener: usize,
+    drain: Drain,
+    waker: Option<Waker>,
+    used: bool,
+}
+
+/// All connections of a worker.
+#[derive(Default, Clone)]
+pub struct Connections(Rc<Shared>);
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("active", &self.active()).finish()
+    }
+}
+
+impl fmt::Debug for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionHandle").field("slot", &self.slot).finish()
+    }
+}
+
+impl Connections {
+    /// Enters a connection of a listener (its number).
+    pub fn enter(&self, listener: usize) -> ConnectionHandle {
+        let slot = Slot { listener, drain: Drain::No, waker: None, used: true };
+        let mut slots = self.0.slots.borrow_mut();
+        let at = match self.0.free.borrow_mut().pop() {
+            Some(at) => {
+                slots[at] = slot;
+                at
+            }
+            None => {
+                slots.push(slot);
+                slots.len() - 1
+            }
+        };
+        self.0.active.set(self.0.active.get() + 1);
+        ConnectionHandle { shared: self.0.clone(), slot: at }
+    }
+
+    pub fn active(&self) -> usize {
+        self.0.active.get()
+    }
+
+    /// Tells the connections of some listeners; a connection never goes back to an earlier state.
+    pub fn drain(&self, drain: Drain, wanted: impl Fn(usize) -> bool) {
+        let mut wakers = Vec::new();
+        for slot in self.0.slots.borrow_mut().iter_mut() {
+            if slot.used && slot.drain < drain && wanted(slot.listener) {
+                slot.drain = drain;
+                wakers.extend(slot.waker.take());
+            }
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Ready when no connection is left; one waiter.
+    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.active() == 0 {
+            return Poll::Ready(());
+        }
+        *self.0.empty_waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl ConnectionHandle {
+    pub fn drain_state(&self) -> Drain {
+        self.shared.slots.borrow()[self.slot].drain
+    }
+
+    /// Ready when the state is above `seen`; the task that polls last is woken.
+    pub fn poll_drain(&self, seen: Drain, cx: &mut Context<'_>) -> Poll<Drain> {
+        let slot = &mut self.shared.slots.borrow_mut()[self.slot];
+        if slot.drain > seen {
+            return Poll::Ready(slot.drain);
+        }
+        match &slot.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => slot.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for ConnectionHandle {
+    fn drop(&mut self) {
+        let slot = &mut self.shared.slots.borrow_mut()[self.slot];
+        slot.used = false;
+        slot.waker = None;
+        self.shared.free.borrow_mut().push(self.slot);
+        let active = self.shared.active.get() - 1;
+        self.shared.active.set(active);
+        if active == 0
+            && let Some(waker) = self.shared.empty_waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drains_reach_their_listener_only_and_slots_are_used_again() {
+        let all = Connections::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let a = all.enter(0);
+        let b = all.enter(1);
+        assert!(a.poll_drain(Drain::No, &mut cx).is_pending());
+        all.drain(Drain::Graceful, |listener| listener == 0);
+        assert_eq!(a.poll_drain(Drain::No, &mut cx), Poll::Ready(Drain::Graceful));
+        assert_eq!(b.drain_state(), Drain::No);
+        drop(a);
+        assert!(all.poll_empty(&mut cx).is_pending());
+        let c = all.enter(1);
+        assert_eq!((c.slot, c.drain_state()), (0, Drain::No));
+        drop((b, c));
+        assert!(all.poll_empty(&mut cx).is_ready());
+    }
+}
