@@ -47,6 +47,10 @@ pub fn classify(text: &str, yaml: bool) -> Plain {
     if let Some(integer) = parse_integer(text, yaml) {
         return Plain::Integer(integer);
     }
+    if yaml {
+        // Envoy leaves fractions in YAML to whoever reads the string: in a Struct they stay one.
+        return Plain::Word;
+    }
     // Rust also reads "inf" and "nan", which a number here never is.
     let numeric =
         text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
@@ -283,7 +287,7 @@ mod tests {
         assert_eq!(classify("010", true), Plain::Integer(8));
         assert_eq!(classify("-5", true), Plain::Integer(-5));
         assert_eq!(classify("0", true), Plain::Integer(0));
-        assert_eq!(classify("1.5", true), Plain::Float(1.5));
+        assert_eq!(classify("1.5", true), Plain::Word);
         assert_eq!(classify("1s", true), Plain::Word);
         assert_eq!(classify("127.0.0.1", true), Plain::Word);
         assert_eq!(classify("-", true), Plain::Word);

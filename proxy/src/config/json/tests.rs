@@ -260,14 +260,15 @@ fn numbers_of_a_structure_follow_envoys_yaml() {
         from_yaml("filter_metadata: {a: {b: 5000000000, c: 1.5, d: ~, e: [no, \"no\"]}}").unwrap();
     let text = to_json("envoy.config.core.v3.Metadata", &metadata.encode_to_vec(), Style::DUMP);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let expected = serde_json::json!({"b": "5000000000", "c": 1.5, "d": null, "e": [false, "no"]});
+    let expected =
+        serde_json::json!({"b": "5000000000", "c": "1.5", "d": null, "e": [false, "no"]});
     assert_eq!(value["filter_metadata"]["a"], expected);
 }
 
 #[test]
 fn writing_looks_like_envoys() {
     let bootstrap: Bootstrap = from_yaml(
-        "node: {id: \"a<b>\", metadata: {n: 0.1}}\n\
+        "node: {id: \"a<b>\", metadata: {n: 1}}\n\
          admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n\
          cluster_manager: {enable_deferred_cluster_creation: true}\nstats_flush_interval: 5.5s",
     )
@@ -276,7 +277,7 @@ fn writing_looks_like_envoys() {
         to_json("envoy.config.bootstrap.v3.Bootstrap", &bootstrap.encode_to_vec(), Style::DUMP);
     assert_eq!(
         text,
-        "{\n \"node\": {\n  \"id\": \"a\\u003cb\\u003e\",\n  \"metadata\": {\n   \"n\": 0.1\n  }\n },\n \
+        "{\n \"node\": {\n  \"id\": \"a\\u003cb\\u003e\",\n  \"metadata\": {\n   \"n\": 1\n  }\n },\n \
          \"cluster_manager\": {\n  \"enable_deferred_cluster_creation\": true\n },\n \
          \"stats_flush_interval\": \"5.500s\",\n \
          \"admin\": {\n  \"address\": {\n   \"socket_address\": {\n    \"address\": \"127.0.0.1\",\n    \
