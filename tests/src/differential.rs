@@ -1,6 +1,7 @@
 //! Runs an area through both proxies and compares line by line.
 //!
-//! `CASE=text` runs only cases whose name contains the text, `SHOW=1` prints what Envoy did.
+//! `CASE=text` runs only cases whose name contains the text, `SHOW=1` prints what Envoy did,
+//! `SHOW=brief` the outcome only.
 //! A difference must show three times, with more patience each time, before it counts.
 
 use std::collections::BTreeMap;
@@ -83,8 +84,8 @@ async fn one(case: &Case, envoy: &mut Sandbox, ours: &mut Sandbox, patience: u32
         Ok(observation) => observation,
         Err(e) => return format!("  envoy: {e:#}\n"),
     };
-    if std::env::var_os("SHOW").is_some() {
-        eprintln!("== {}\n{}", case.name, theirs.lines.join("\n"));
+    if let Ok(how) = std::env::var("SHOW") {
+        show(&case.name, &theirs, how == "brief");
     }
     let mine = match mine {
         Ok(observation) => observation,
@@ -93,6 +94,20 @@ async fn one(case: &Case, envoy: &mut Sandbox, ours: &mut Sandbox, patience: u32
     match &case.differs {
         Some(differs) => on_purpose(&differs.ours, &theirs, &mine),
         None => diff(&theirs, &mine),
+    }
+}
+
+fn show(name: &str, observation: &Observation, brief: bool) {
+    eprintln!("== {name}");
+    for line in &observation.lines {
+        let what = line.split(' ').nth(1).unwrap_or_default();
+        let shown = line.starts_with("client") && what != "header"
+            || what.starts_with("FLAGS=")
+            || what.starts_with("DETAILS=")
+            || line.starts_with("upstream") && !["header", "at", "end", "body"].contains(&what);
+        if !brief || shown {
+            eprintln!("  {line}");
+        }
     }
 }
 

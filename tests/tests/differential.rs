@@ -15,6 +15,12 @@ macro_rules! areas {
 }
 
 areas! {
+    forwarded,
+    header_ops,
+    limits,
+    paths,
+    responses,
+    rewrites,
     routing,
 }
 
