@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::core::{BindConfig, Metadata, RuntimeDouble, SocketOption, TcpKeepalive};
+use crate::config::core::{BindConfig, Metadata, RuntimeDouble, TcpKeepalive};
 use crate::config::endpoint::LoadAssignment;
 use crate::config::protocol_options::UpstreamHttpOptions;
 
@@ -138,7 +138,6 @@ pub struct SocketOptions {
     pub keepalive: Option<TcpKeepalive>,
     /// `upstream_bind_config`, the bootstrap's where the cluster has none.
     pub bind: Option<BindConfig>,
-    pub options: Box<[SocketOption]>,
 }
 
 /// A compiled cluster.

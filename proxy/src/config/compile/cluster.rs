@@ -1,1 +1,404 @@
-//! pb Cluster to its compiled form.
+//! pb Cluster to its compiled form (`config::cluster`).
+//!
+//! What changes where traffic goes and is not implemented rejects the cluster (types, policies, transport
+//! sockets); what only tunes it is ignored with notice.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use crate::config::cluster::{
+    CircuitBreakers, Cluster, Discovery, DnsLookupFamily, DnsOptions, RetryBudget, SocketOptions,
+    Thresholds,
+};
+use crate::config::compile::core::{
+    any_type, compile_bind_config, compile_duration, compile_duration_at_least, compile_ip_address,
+    compile_keepalive, compile_metadata, compile_percent, compile_positive_duration, some_str,
+    unpack_any,
+};
+use crate::config::compile::diagnostic::FieldPath;
+use crate::config::compile::endpoint::compile_load_assignment;
+use crate::config::compile::load_balancing::{compile_lb_policy, compile_panic};
+use crate::config::compile::protocol_options::{
+    compile_common_http_options, compile_http1_options,
+    compile_http2_options,
+};
+use crate::config::compile::upstream_http::{HTTP_PROTOCOL_OPTIONS, compile_upstream_http_options};
+use crate::config::core::BindConfig;
+use crate::config::pb::envoy::config::cluster::v3 as pb;
+use crate::config::pb::envoy::config::cluster::v3::cluster as pb_cluster;
+use crate::config::pb::envoy::config::core::v3 as pb_core;
+use crate::config::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use crate::config::protocol_options::{UpstreamHttpOptions, UpstreamProtocolChoice};
+
+/// `Cluster.connect_timeout` where it is not set.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// `Cluster.per_connection_buffer_limit_bytes` where it is not set.
+const BUFFER_LIMIT: u32 = 1 << 20;
+/// `Cluster.dns_refresh_rate` where it is not set.
+const DNS_REFRESH_RATE: Duration = Duration::from_secs(5);
+
+/// What most clusters leave at its default, kept once.
+static DEFAULT_BREAKERS: LazyLock<Arc<CircuitBreakers>> = LazyLock::new(Arc::default);
+static DEFAULT_HTTP: LazyLock<Arc<UpstreamHttpOptions>> = LazyLock::new(Arc::default);
+static DEFAULT_SOCKET: LazyLock<Arc<SocketOptions>> = LazyLock::new(Arc::default);
+
+fn shared<T: PartialEq>(value: T, default: &LazyLock<Arc<T>>) -> Arc<T> {
+    if value == ***default { Arc::clone(default) } else { Arc::new(value) }
+}
+
+/// Compiles a cluster. `bind` is `cluster_manager.upstream_bind_config` of the bootstrap. `None` only where the
+/// cluster is too broken to go on; look at the diagnostics for errors either way.
+pub fn compile_cluster(
+    pb: &pb::Cluster,
+    bind: Option<&BindConfig>,
+    path: &FieldPath<'_>,
+) -> Option<Cluster> {
+    if pb.name.is_empty() {
+        path.field("name").error("value length must be at least 1 characters");
+    }
+    refuse_unsupported(pb, path);
+    let discovery = compile_discovery(pb, path);
+    let names = matches!(discovery, Some(Discovery::StrictDns(_)));
+    let load_assignment = pb.load_assignment.as_ref();
+    let load_assignment =
+        load_assignment.map(|a| compile_load_assignment(a, names, &path.field("load_assignment")));
+    let lb_policy = compile_lb_policy(pb, path);
+    let (panic_threshold, fail_traffic_on_panic) =
+        compile_panic(pb.common_lb_config.as_ref(), &path.field("common_lb_config"));
+    let connect_timeout = pb.connect_timeout.as_ref().map_or(Some(CONNECT_TIMEOUT), |timeout| {
+        compile_positive_duration(timeout, &path.field("connect_timeout"))
+    });
+    let track = pb.track_cluster_stats.as_ref();
+    Some(Cluster {
+        name: Arc::from(pb.name.as_str()),
+        alt_stat_name: some_str(&pb.alt_stat_name),
+        discovery: discovery?,
+        lb_policy: lb_policy?,
+        healthy_panic_threshold: panic_threshold,
+        fail_traffic_on_panic,
+        close_connections_on_host_set_change: pb
+            .common_lb_config
+            .as_ref()
+            .is_some_and(|c| c.close_connections_on_host_set_change),
+        connect_timeout: connect_timeout?,
+        per_connection_buffer_limit: pb
+            .per_connection_buffer_limit_bytes
+            .as_ref()
+            .map_or(BUFFER_LIMIT, |v| v.value),
+        circuit_breakers: shared(
+            compile_circuit_breakers(pb.circuit_breakers.as_ref(), path),
+            &DEFAULT_BREAKERS,
+        ),
+        http: shared(compile_http(pb, path), &DEFAULT_HTTP),
+        socket: shared(compile_socket(pb, bind, path), &DEFAULT_SOCKET),
+        load_assignment: load_assignment.unwrap_or_default(),
+        metadata: compile_metadata(pb.metadata.as_ref(), &path.field("metadata")),
+        track_timeout_budgets: track_timeout_budgets(pb),
+        track_request_response_sizes: track.is_some_and(|t| t.request_response_sizes),
+        connection_pool_per_downstream_connection: pb.connection_pool_per_downstream_connection,
+    })
+}
+
+#[expect(deprecated, reason = "track_timeout_budgets is still read, as Envoy does")]
+fn track_timeout_budgets(pb: &pb::Cluster) -> bool {
+    pb.track_timeout_budgets || pb.track_cluster_stats.as_ref().is_some_and(|t| t.timeout_budgets)
+}
+
+fn refuse_unsupported(pb: &pb::Cluster, path: &FieldPath<'_>) {
+    const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    if let Some(socket) = &pb.transport_socket {
+        use pb_core::transport_socket::ConfigType;
+        let is_raw = match &socket.config_type {
+            Some(ConfigType::TypedConfig(any)) => any_type(any) == RAW_BUFFER,
+            None => socket.name == "envoy.transport_sockets.raw_buffer",
+        };
+        if !is_raw {
+            path.field("transport_socket")
+                .error(format_args!("transport socket {:?} is not supported", socket.name));
+        }
+    }
+    let refused = [
+        (!pb.transport_socket_matches.is_empty(), "transport_socket_matches"),
+        (pb.transport_socket_matcher.is_some(), "transport_socket_matcher"),
+        (!pb.filters.is_empty(), "filters"),
+        (pb.upstream_config.is_some(), "upstream_config"),
+        (pb.queuing_policies.is_some(), "queuing_policies"),
+    ];
+    for (_, field) in refused.iter().filter(|(set, _)| *set) {
+        path.field(field).error("not supported");
+    }
+    let ignored = [
+        (!pb.health_checks.is_empty(), "health_checks"),
+        (pb.outlier_detection.is_some(), "outlier_detection"),
+        (pb.lb_subset_config.is_some(), "lb_subset_config"),
+        (pb.preconnect_policy.is_some(), "preconnect_policy"),
+        (pb.lrs_server.is_some(), "lrs_server"),
+    ];
+    for (_, field) in ignored.iter().filter(|(set, _)| *set) {
+        path.field(field).ignored("not supported");
+    }
+}
+
+fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery> {
+    use pb_cluster::{ClusterDiscoveryType, DiscoveryType};
+    let kind = match &pb.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(value)) => {
+            let Ok(kind) = DiscoveryType::try_from(*value) else {
+                path.field("type").error("unknown enum value");
+                return None;
+            };
+            kind
+        }
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            path.field("cluster_type")
+                .error(format_args!("cluster type {:?} is not supported", custom.name));
+            return None;
+        }
+    };
+    if pb.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
+        path.field("eds_cluster_config").error("set in a cluster that is not of type EDS");
+    }
+    match kind {
+        DiscoveryType::Static => Some(Discovery::Static),
+        DiscoveryType::StrictDns => {
+            Some(Discovery::StrictDns(Box::new(compile_dns_options(pb, path)?)))
+        }
+        DiscoveryType::LogicalDns | DiscoveryType::Eds | DiscoveryType::OriginalDst => {
+            path.field("type")
+                .error(format_args!("cluster type {} is not supported", kind.as_str_name()));
+            None
+        }
+    }
+}
+
+#[expect(deprecated, reason = "the older places of DNS settings are still read, as Envoy does")]
+fn compile_dns_options(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<DnsOptions> {
+    use pb_cluster::DnsLookupFamily as Pb;
+    const LEAST: Duration = Duration::from_millis(1);
+    let refresh_rate = match &pb.dns_refresh_rate {
+        Some(rate) => compile_duration_at_least(rate, LEAST, &path.field("dns_refresh_rate"))?,
+        None => DNS_REFRESH_RATE,
+    };
+    let failure_refresh_rate = match &pb.dns_failure_refresh_rate {
+        None => (refresh_rate, refresh_rate),
+        Some(rate) => {
+            let path = path.field("dns_failure_refresh_rate");
+            let Some(base) = &rate.base_interval else {
+                path.field("base_interval").error("value is required");
+                return None;
+            };
+            let base = compile_duration_at_least(base, LEAST, &path.field("base_interval"))?;
+            let max = match &rate.max_interval {
+                Some(max) => compile_duration_at_least(max, LEAST, &path.field("max_interval"))?,
+                None => base * 10,
+            };
+            if max < base {
+                path.error("max_interval must be greater than or equal to the base_interval");
+            }
+            (base, max)
+        }
+    };
+    let lookup_family = match Pb::try_from(pb.dns_lookup_family) {
+        Ok(Pb::Auto) => DnsLookupFamily::Auto,
+        Ok(Pb::V4Only) => DnsLookupFamily::V4Only,
+        Ok(Pb::V6Only) => DnsLookupFamily::V6Only,
+        Ok(Pb::V4Preferred) => DnsLookupFamily::V4Preferred,
+        Ok(Pb::All) => DnsLookupFamily::All,
+        Err(_) => {
+            path.field("dns_lookup_family").error("unknown enum value");
+            return None;
+        }
+    };
+    let jitter = pb.dns_jitter.as_ref();
+    let (resolvers, use_tcp) = compile_resolvers(pb, path);
+    Some(DnsOptions {
+        refresh_rate,
+        failure_refresh_rate,
+        jitter: jitter
+            .map_or(Some(Duration::ZERO), |j| compile_duration(j, &path.field("dns_jitter")))?,
+        respect_ttl: pb.respect_dns_ttl,
+        lookup_family,
+        use_tcp,
+        resolvers,
+    })
+}
+
+/// Name servers and whether they are asked over TCP; the newest of Envoy's three places wins.
+#[expect(deprecated, reason = "the older places of DNS settings are still read, as Envoy does")]
+fn compile_resolvers(pb: &pb::Cluster, path: &FieldPath<'_>) -> (Box<[SocketAddr]>, bool) {
+    const CARES: &str = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+    const GETADDRINFO: &str =
+        "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig";
+    let use_tcp = |options: &Option<pb_core::DnsResolverOptions>| {
+        options.as_ref().is_some_and(|o| o.use_tcp_for_dns_lookups)
+    };
+    if let Some(typed) = &pb.typed_dns_resolver_config {
+        let path = path.field("typed_dns_resolver_config");
+        let Some(any) = &typed.typed_config else {
+            path.field("typed_config").error("value is required");
+            return Default::default();
+        };
+        match any_type(any) {
+            GETADDRINFO => return Default::default(),
+            CARES => {
+                let path = path.field("typed_config");
+                let Some(cares) = unpack_any::<CaresDnsResolverConfig>(any, &path) else {
+                    return Default::default();
+                };
+                let resolvers = compile_resolver_addresses(&cares.resolvers, "resolvers", &path);
+                return (resolvers, use_tcp(&cares.dns_resolver_options));
+            }
+            _ => path.error(format_args!("DNS resolver {:?} is not supported", typed.name)),
+        }
+        return Default::default();
+    }
+    if let Some(config) = &pb.dns_resolution_config {
+        let path = path.field("dns_resolution_config");
+        let resolvers = compile_resolver_addresses(&config.resolvers, "resolvers", &path);
+        return (resolvers, use_tcp(&config.dns_resolver_options));
+    }
+    (
+        compile_resolver_addresses(&pb.dns_resolvers, "dns_resolvers", path),
+        pb.use_tcp_for_dns_lookups,
+    )
+}
+
+fn compile_resolver_addresses(
+    pb: &[pb_core::Address],
+    field: &str,
+    path: &FieldPath<'_>,
+) -> Box<[SocketAddr]> {
+    use pb_core::address::Address;
+    let compile = |(i, address): (usize, &pb_core::Address)| {
+        let path = path.index(field, i);
+        match &address.address {
+            Some(Address::SocketAddress(socket)) => {
+                // Envoy's own examples mark name servers as UDP.
+                let tcp = pb_core::SocketAddress { protocol: 0, ..socket.clone() };
+                compile_ip_address(&tcp, &path.field("socket_address"))
+            }
+            _ => {
+                path.error("a DNS resolver needs a socket_address");
+                None
+            }
+        }
+    };
+    pb.iter().enumerate().filter_map(compile).collect()
+}
+
+fn compile_circuit_breakers(
+    pb: Option<&pb::CircuitBreakers>,
+    path: &FieldPath<'_>,
+) -> CircuitBreakers {
+    use pb_core::RoutingPriority;
+    let mut breakers = CircuitBreakers::default();
+    let Some(pb) = pb else { return breakers };
+    let path = path.field("circuit_breakers");
+    let mut seen = [false; 2];
+    for (i, thresholds) in pb.thresholds.iter().enumerate() {
+        let path = path.index("thresholds", i);
+        let (slot, priority) = match RoutingPriority::try_from(thresholds.priority) {
+            Ok(RoutingPriority::Default) => (&mut breakers.default, 0),
+            Ok(RoutingPriority::High) => (&mut breakers.high, 1),
+            Err(_) => {
+                path.field("priority").error("unknown enum value");
+                continue;
+            }
+        };
+        let compiled = compile_thresholds(thresholds, &path);
+        // The first of a priority counts, as in Envoy.
+        if !std::mem::replace(&mut seen[priority], true) {
+            *slot = compiled;
+        }
+    }
+    for thresholds in &pb.per_host_thresholds {
+        if thresholds.priority == RoutingPriority::Default as i32 {
+            breakers.per_host_max_connections =
+                thresholds.max_connections.as_ref().map(|v| v.value);
+        }
+    }
+    breakers
+}
+
+fn compile_thresholds(pb: &pb::circuit_breakers::Thresholds, path: &FieldPath<'_>) -> Thresholds {
+    let default = Thresholds::default();
+    let limit = |value: &Option<crate::config::pb::google::protobuf::UInt32Value>, or: u32| {
+        value.as_ref().map_or(or, |v| v.value)
+    };
+    let path = path.field("retry_budget");
+    Thresholds {
+        max_connections: limit(&pb.max_connections, default.max_connections),
+        max_pending_requests: limit(&pb.max_pending_requests, default.max_pending_requests),
+        max_requests: limit(&pb.max_requests, default.max_requests),
+        max_retries: limit(&pb.max_retries, default.max_retries),
+        max_connection_pools: limit(&pb.max_connection_pools, default.max_connection_pools),
+        retry_budget: pb.retry_budget.as_ref().map(|budget| RetryBudget {
+            percent: compile_percent(budget.budget_percent.as_ref(), &path.field("budget_percent"))
+                .unwrap_or(20.0),
+            min_retry_concurrency: limit(&budget.min_retry_concurrency, 3),
+        }),
+        track_remaining: pb.track_remaining,
+    }
+}
+
+/// HTTP options from `typed_extension_protocol_options`, or from the deprecated fields where it has none.
+#[expect(deprecated, reason = "the older HTTP fields are still read, as Envoy does")]
+fn compile_http(pb: &pb::Cluster, path: &FieldPath<'_>) -> UpstreamHttpOptions {
+    use pb_cluster::ClusterProtocolSelection;
+    let cluster_limit = pb.max_requests_per_connection.as_ref().map(|v| v.value).filter(|v| *v > 0);
+    for key in pb.typed_extension_protocol_options.keys().filter(|k| *k != HTTP_PROTOCOL_OPTIONS) {
+        path.key("typed_extension_protocol_options", key).error("not supported");
+    }
+    let mut options = match pb.typed_extension_protocol_options.get(HTTP_PROTOCOL_OPTIONS) {
+        Some(any) => {
+            let path = path.key("typed_extension_protocol_options", HTTP_PROTOCOL_OPTIONS);
+            compile_upstream_http_options(any, &path)
+        }
+        None => {
+            let common = pb.common_http_protocol_options.as_ref();
+            let http1 = pb.http_protocol_options.as_ref();
+            let http2 = pb.http2_protocol_options.as_ref();
+            let downstream = ClusterProtocolSelection::UseDownstreamProtocol as i32;
+            UpstreamHttpOptions {
+                choice: if pb.protocol_selection == downstream {
+                    UpstreamProtocolChoice::Downstream
+                } else if http2.is_some() {
+                    UpstreamProtocolChoice::Http2
+                } else {
+                    UpstreamProtocolChoice::Http1
+                },
+                common: compile_common_http_options(
+                    common,
+                    &path.field("common_http_protocol_options"),
+                ),
+                http1: compile_http1_options(http1, &path.field("http_protocol_options")),
+                http2: compile_http2_options(http2, &path.field("http2_protocol_options")),
+            }
+        }
+    };
+    options.common.max_requests_per_connection =
+        options.common.max_requests_per_connection.or(cluster_limit);
+    options
+}
+
+fn compile_socket(
+    pb: &pb::Cluster,
+    bootstrap: Option<&BindConfig>,
+    path: &FieldPath<'_>,
+) -> SocketOptions {
+    let options = pb.upstream_connection_options.as_ref();
+    let bind = match &pb.upstream_bind_config {
+        Some(bind) => compile_bind_config(bind, &path.field("upstream_bind_config")),
+        None => bootstrap.cloned(),
+    };
+    SocketOptions {
+        keepalive: options.and_then(|o| o.tcp_keepalive.as_ref()).map(compile_keepalive),
+        bind,
+    }
+}
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

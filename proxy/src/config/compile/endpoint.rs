@@ -1,1 +1,162 @@
-//! pb ClusterLoadAssignment to its compiled form.
+//! pb ClusterLoadAssignment to its compiled form (`config::endpoint`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use crate::config::compile::core::{
+    compile_address, compile_locality, compile_metadata, compile_u32_at_least, some_str,
+};
+use crate::config::compile::diagnostic::FieldPath;
+use crate::config::core::{ConfigAddress, Locality};
+use crate::config::endpoint::{Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
+use crate::config::pb::envoy::config::core::v3 as pb_core;
+use crate::config::pb::envoy::config::endpoint::v3 as pb;
+
+/// `LocalityLbEndpoints.priority` goes up to here.
+const MAX_PRIORITY: u32 = 128;
+
+static NO_LOCALITY: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+
+/// Compiles a load assignment. `names` says whether addresses may be names to resolve (DNS clusters).
+pub fn compile_load_assignment(
+    pb: &pb::ClusterLoadAssignment,
+    names: bool,
+    path: &FieldPath<'_>,
+) -> LoadAssignment {
+    if pb.cluster_name.is_empty() {
+        path.field("cluster_name").error("value length must be at least 1 characters");
+    }
+    if !pb.named_endpoints.is_empty() {
+        path.field("named_endpoints").error("not supported");
+    }
+    let mut assignment = LoadAssignment::default();
+    if let Some(policy) = &pb.policy {
+        let path = path.field("policy");
+        let factor = policy.overprovisioning_factor.as_ref();
+        let factor = compile_u32_at_least(factor, 1, &path.field("overprovisioning_factor"));
+        assignment.overprovisioning_factor = factor.unwrap_or(140);
+        assignment.weighted_priority_health = policy.weighted_priority_health;
+        if !policy.drop_overloads.is_empty() {
+            path.field("drop_overloads").ignored("not supported");
+        }
+        if policy.endpoint_stale_after.is_some() {
+            path.field("endpoint_stale_after").ignored("not supported");
+        }
+    }
+    let mut localities = Localities::default();
+    assignment.localities = pb
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(i, pb)| {
+            compile_locality_endpoints(pb, names, &mut localities, &path.index("endpoints", i))
+        })
+        .collect();
+    assignment
+}
+
+/// Localities of one cluster, each kept once.
+#[derive(Default)]
+struct Localities(HashMap<Locality, Arc<Locality>>);
+
+impl Localities {
+    fn intern(&mut self, pb: Option<&pb_core::Locality>) -> Arc<Locality> {
+        let locality = compile_locality(pb);
+        if locality == Locality::default() {
+            return NO_LOCALITY.clone();
+        }
+        self.0.entry(locality).or_insert_with_key(|key| Arc::new(key.clone())).clone()
+    }
+}
+
+#[expect(deprecated, reason = "lb_endpoints is the form in use")]
+fn compile_locality_endpoints(
+    pb: &pb::LocalityLbEndpoints,
+    names: bool,
+    localities: &mut Localities,
+    path: &FieldPath<'_>,
+) -> LocalityEndpoints {
+    use pb::locality_lb_endpoints::LbConfig;
+    if pb.priority > MAX_PRIORITY {
+        path.field("priority")
+            .error(format_args!("value must be less than or equal to {MAX_PRIORITY}"));
+    }
+    let lb_endpoints = match &pb.lb_config {
+        None => &pb.lb_endpoints,
+        Some(LbConfig::LoadBalancerEndpoints(list)) => &list.lb_endpoints,
+        Some(LbConfig::LedsClusterLocalityConfig(_)) => {
+            path.field("leds_cluster_locality_config").error("not supported");
+            &pb.lb_endpoints
+        }
+    };
+    LocalityEndpoints {
+        locality: localities.intern(pb.locality.as_ref()),
+        priority: pb.priority.min(MAX_PRIORITY),
+        weight: compile_u32_at_least(
+            pb.load_balancing_weight.as_ref(),
+            1,
+            &path.field("load_balancing_weight"),
+        ),
+        endpoints: lb_endpoints
+            .iter()
+            .enumerate()
+            .filter_map(|(i, pb)| compile_lb_endpoint(pb, names, &path.index("lb_endpoints", i)))
+            .collect(),
+    }
+}
+
+fn compile_lb_endpoint(pb: &pb::LbEndpoint, names: bool, path: &FieldPath<'_>) -> Option<Endpoint> {
+    use pb::lb_endpoint::HostIdentifier;
+    let endpoint = match &pb.host_identifier {
+        Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
+        Some(HostIdentifier::EndpointName(_)) => {
+            path.field("endpoint_name").error("not supported");
+            return None;
+        }
+        None => {
+            path.field("endpoint").error("value is required");
+            return None;
+        }
+    };
+    let endpoint_path = path.field("endpoint");
+    if !endpoint.additional_addresses.is_empty() {
+        endpoint_path.field("additional_addresses").ignored("not supported");
+    }
+    let address_path = endpoint_path.field("address");
+    let address = compile_address(endpoint.address.as_ref(), &address_path)?;
+    if let (ConfigAddress::Dns { host, .. }, false) = (&address, names) {
+        address_path.field("socket_address").field("address").error(format_args!(
+            "malformed IP address: {host}. Consider setting the cluster type to 'STRICT_DNS'"
+        ));
+        return None;
+    }
+    if let (ConfigAddress::Pipe { .. }, true) = (&address, names) {
+        address_path.field("pipe").error("a DNS cluster resolves names and IP addresses only");
+        return None;
+    }
+    let weight = pb.load_balancing_weight.as_ref();
+    let weight = compile_u32_at_least(weight, 1, &path.field("load_balancing_weight"));
+    Some(Endpoint {
+        address,
+        hostname: some_str(&endpoint.hostname),
+        metadata: compile_metadata(pb.metadata.as_ref(), &path.field("metadata")),
+        weight: weight.unwrap_or(1),
+        health: compile_health_status(pb.health_status, &path.field("health_status"))?,
+    })
+}
+
+fn compile_health_status(value: i32, path: &FieldPath<'_>) -> Option<HealthStatus> {
+    use pb_core::HealthStatus as Pb;
+    Some(match Pb::try_from(value) {
+        Ok(Pb::Unknown) => HealthStatus::Unknown,
+        Ok(Pb::Healthy) => HealthStatus::Healthy,
+        Ok(Pb::Unhealthy) => HealthStatus::Unhealthy,
+        Ok(Pb::Draining) => HealthStatus::Draining,
+        Ok(Pb::Timeout) => HealthStatus::Timeout,
+        Ok(Pb::Degraded) => HealthStatus::Degraded,
+        Err(_) => {
+            path.error("unknown enum value");
+            return None;
+        }
+    })
+}

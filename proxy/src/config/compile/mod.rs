@@ -12,11 +12,13 @@ pub mod format;
 pub mod hcm;
 pub mod header_ops;
 pub mod listener;
+pub mod load_balancing;
 pub mod local_reply;
 pub mod matcher;
 pub mod protocol_options;
 pub mod route;
 pub mod tcp_proxy;
+pub mod upstream_http;
 
 use crate::http_filters::ExtraFilters;
 
