@@ -20,8 +20,7 @@ use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::endpoint::compile_load_assignment;
 use crate::config::compile::load_balancing::{compile_lb_policy, compile_panic};
 use crate::config::compile::protocol_options::{
-    compile_common_http_options, compile_http1_options,
-    compile_http2_options,
+    compile_common_http_options, compile_http1_options, compile_http2_options,
 };
 use crate::config::compile::upstream_http::{HTTP_PROTOCOL_OPTIONS, compile_upstream_http_options};
 use crate::config::core::BindConfig;
