@@ -323,6 +323,10 @@ impl RequestHead {
         self.authority = Some(self.headers.store(authority));
     }
 
+    pub fn clear_authority(&mut self) {
+        self.authority = None;
+    }
+
     pub fn set_authority_span(&mut self, authority: Span) {
         self.authority = Some(authority);
     }
