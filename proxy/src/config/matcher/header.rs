@@ -4,53 +4,87 @@ use smallvec::SmallVec;
 
 use super::StringMatcher;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
-use crate::codec::name::HeaderName;
-
-/// Several lines of one header, joined.
-pub type JoinBuffer = SmallVec<[u8; 128]>;
+use crate::codec::name::{HeaderName, names};
 
 /// Anything that has header values by name.
 pub trait HeaderSource {
-    /// The value of the header; several lines are joined by `,` in `buffer`, as Envoy's
-    /// `getAllOfHeaderAsString` does.
-    fn joined<'a>(&'a self, name: &HeaderName, buffer: &'a mut JoinBuffer) -> Option<&'a [u8]>;
+    /// Whether `test` holds for any value of the header; `None` when it is not there at all.
+    ///
+    /// Each line is a value of its own, as in Envoy since CVE-2026-26308. Exceptions are the headers
+    /// that Envoy keeps as one (`JOINED`).
+    fn any_value(&self, name: &HeaderName, test: impl FnMut(&[u8]) -> bool) -> Option<bool>;
 }
 
 impl HeaderSource for HeaderList {
-    fn joined<'a>(&'a self, name: &HeaderName, buffer: &'a mut JoinBuffer) -> Option<&'a [u8]> {
+    fn any_value(&self, name: &HeaderName, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
         let mut lines = self.get_all(name);
         let first = lines.next()?;
-        let Some(second) = lines.next() else { return Some(first) };
-        buffer.clear();
-        buffer.extend_from_slice(first);
-        for line in std::iter::once(second).chain(lines) {
-            buffer.push(b',');
-            buffer.extend_from_slice(line);
+        let Some(second) = lines.next() else { return Some(test(first)) };
+        if JOINED.binary_search(&name.as_str()).is_ok() {
+            let mut joined = SmallVec::<[u8; 256]>::from_slice(first);
+            for line in std::iter::once(second).chain(lines) {
+                joined.push(b',');
+                joined.extend_from_slice(line);
+            }
+            return Some(test(&joined));
         }
-        Some(buffer)
+        Some(test(first) || test(second) || lines.any(test))
     }
 }
 
+/// The request headers whose lines Envoy joins as it reads them. Sorted.
+const JOINED: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "access-control-request-private-network",
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-type",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "if-match",
+    "if-none-match",
+    "origin",
+    "pragma",
+    "referer",
+    "te",
+    "user-agent",
+    "via",
+    "x-client-trace-id",
+    "x-envoy-attempt-count",
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-external-address",
+    "x-envoy-is-timeout-retry",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
 impl HeaderSource for RequestHead {
-    fn joined<'a>(&'a self, name: &HeaderName, buffer: &'a mut JoinBuffer) -> Option<&'a [u8]> {
-        if name.is_pseudo() || name.as_str() == "host" {
-            return self.get(name);
+    fn any_value(&self, name: &HeaderName, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        if name.is_pseudo() || *name == names::HOST {
+            return self.get(name).map(test);
         }
-        self.headers.joined(name, buffer)
+        self.headers.any_value(name, &mut test)
     }
 }
 
 impl HeaderSource for ResponseHead {
-    fn joined<'a>(&'a self, name: &HeaderName, buffer: &'a mut JoinBuffer) -> Option<&'a [u8]> {
+    fn any_value(&self, name: &HeaderName, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
         if name.is_pseudo() {
-            if name.as_str() != ":status" {
-                return None;
-            }
-            buffer.clear();
-            buffer.extend_from_slice(self.status.as_str().as_bytes());
-            return Some(buffer);
+            return (name.as_str() == ":status").then(|| test(self.status.as_str().as_bytes()));
         }
-        self.headers.joined(name, buffer)
+        self.headers.any_value(name, &mut test)
     }
 }
 
@@ -78,16 +112,18 @@ pub enum HeaderValueMatch {
 
 impl HeaderMatcher {
     pub fn matches(&self, headers: &impl HeaderSource) -> bool {
-        let mut buffer = JoinBuffer::new();
-        let value = headers.joined(&self.name, &mut buffer);
-        let value = if self.treat_missing_as_empty { value.or(Some(b"")) } else { value };
-        let matched = match (&self.value, value) {
-            (HeaderValueMatch::Present(present), value) => value.is_some() == *present,
-            (_, None) => return false,
-            (HeaderValueMatch::Range { start, end }, Some(value)) => {
+        let test = |value: &[u8]| match &self.value {
+            HeaderValueMatch::Present(present) => *present,
+            HeaderValueMatch::Range { start, end } => {
                 parse_decimal(value).is_some_and(|number| (*start..*end).contains(&number))
             }
-            (HeaderValueMatch::String(matcher), Some(value)) => matcher.matches(value),
+            HeaderValueMatch::String(matcher) => matcher.matches(value),
+        };
+        let matched = match (headers.any_value(&self.name, test), &self.value) {
+            (Some(matched), _) => matched,
+            (None, _) if self.treat_missing_as_empty => test(b""),
+            (None, HeaderValueMatch::Present(present)) => !present,
+            (None, _) => return false,
         };
         matched != self.invert
     }
@@ -130,9 +166,22 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_joined_by_commas() {
-        assert!(matcher("x-a", exact("1,2")).matches(&list()));
-        assert!(!matcher("x-a", exact("1")).matches(&list()));
+    fn each_line_is_a_value() {
+        assert!(matcher("x-a", exact("1")).matches(&list()));
+        assert!(matcher("x-a", exact("2")).matches(&list()));
+        assert!(!matcher("x-a", exact("1,2")).matches(&list()));
+        let none_is_2 = HeaderMatcher { invert: true, ..matcher("x-a", exact("2")) };
+        assert!(!none_is_2.matches(&list()));
+    }
+
+    #[test]
+    fn some_headers_are_joined() {
+        assert!(JOINED.is_sorted());
+        let mut list = HeaderList::new();
+        list.push_raw(b"x-forwarded-for", b"1");
+        list.push_raw(b"X-Forwarded-For", b"2");
+        assert!(matcher("x-forwarded-for", exact("1,2")).matches(&list));
+        assert!(!matcher("x-forwarded-for", exact("1")).matches(&list));
     }
 
     #[test]
