@@ -199,7 +199,9 @@ impl RouteTable {
 
     /// Whether a filter is switched off (or on) for this request; `None` when no level says.
     pub fn filter_disabled(&self, matched: RouteMatch, filter: NameId) -> Option<bool> {
-        self.per_filter_levels(matched).find_map(|level| level.slot(filter)?.disabled)
+        self.per_filter_levels(matched)
+            .find_map(|level| level.slot(filter))
+            .map(|slot| slot.disabled)
     }
 
     /// Most specific first.
@@ -285,3 +287,7 @@ pub fn without_port(host: &[u8]) -> &[u8] {
         _ => host,
     }
 }
+
+#[cfg(test)]
+#[path = "route_table_tests.rs"]
+mod tests;

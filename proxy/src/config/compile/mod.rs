@@ -6,6 +6,7 @@ pub mod diagnostic;
 pub mod access_log;
 pub mod cluster;
 pub mod core;
+pub mod cors;
 pub mod endpoint;
 pub mod filters;
 pub mod format;

@@ -176,8 +176,8 @@ pub struct PerFilterConfigs(pub Box<[PerFilterSlot]>);
 /// What a level says about one filter.
 pub struct PerFilterSlot {
     pub filter: NameId,
-    /// `FilterConfig.disabled`; `None` when the level does not say.
-    pub disabled: Option<bool>,
+    /// `FilterConfig.disabled`; a level that has anything else for the filter switches it on.
+    pub disabled: bool,
     pub config: Option<PerRouteConfig>,
 }
 
