@@ -194,7 +194,8 @@ fn compile_routes(pb: &Pb, path: &FieldPath<'_>) -> Option<Arc<RouteTable>> {
     match &pb.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let context = route::RouteContext { per_route: &FilterConfig::per_route };
-            route::compile_route_table(config, context, &path.field("route_config")).map(Arc::new)
+            let path = path.field("route_config");
+            Some(Arc::new(route::compile_route_table(config, context, &path)))
         }
         Some(RouteSpecifier::Rds(_)) => {
             path.field("rds").error("dynamic routes are not supported yet: use route_config");
