@@ -29,7 +29,7 @@ use crate::config::route::{CorsPolicy, RequireTls, RouteTable, VirtualCluster, V
 /// What a route table needs to know from outside.
 #[derive(Clone, Copy)]
 pub struct RouteContext<'a> {
-    /// The compile function of a per-route configuration's type URL; `None` for a filter that is not
+    /// The compile function of a per-route configuration's message name; `None` for a filter that is not
     /// supported, whose per-route configuration is then applied without (the filter answers 500).
     pub per_route: &'a dyn Fn(&str) -> Option<CompilePerRoute>,
 }

@@ -58,7 +58,7 @@ fn compile_slot(
 }
 
 fn compile_config(any: &Any, cx: RouteContext<'_>, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
-    match (cx.per_route)(&any.type_url) {
+    match (cx.per_route)(any_type(any)) {
         Some(compile) => compile(any, path),
         None => {
             path.ignored(format_args!("the filter of {} is not supported", any_type(any)));

@@ -203,7 +203,7 @@ fn per_filter_slots() {
     .into();
     let found = Diagnostics::new("t");
     let cx =
-        RouteContext { per_route: &|url| (url == "t/known").then_some(one as CompilePerRoute) };
+        RouteContext { per_route: &|name| (name == "known").then_some(one as CompilePerRoute) };
     let table = compile_route_table(&config, cx, &found.root());
     let slot = |name: &str| {
         table.per_filter.slot(intern(name)).map(|slot| {
