@@ -18,4 +18,5 @@ pub mod pb;
 pub mod protocol_options;
 pub mod route;
 pub mod stats;
+pub mod support;
 pub mod tcp_proxy;

@@ -105,9 +105,15 @@ impl<'a> FieldPath<'a> {
     }
 
     fn report(&self, severity: Severity, reason: impl fmt::Display) {
-        self.sink.found.borrow_mut().push(Diagnostic {
+        let path = self.to_string();
+        let mut found = self.sink.found.borrow_mut();
+        // The support table and a compile function may both speak of a field that is not built.
+        if severity == Severity::Ignored && found.iter().any(|other| other.path == path) {
+            return;
+        }
+        found.push(Diagnostic {
             resource: self.sink.resource.clone(),
-            path: self.to_string(),
+            path,
             severity,
             reason: reason.to_string(),
         });

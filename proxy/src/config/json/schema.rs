@@ -100,7 +100,17 @@ impl Message {
     }
 
     pub fn field_by_number(self, number: u32) -> Option<Field> {
-        self.fields().find(|field| field.number() == number)
+        let first = u32_at(self.row() + 8);
+        let (mut low, mut high) = (first, first + u32::from(u16_at(self.row() + 6)));
+        while low < high {
+            let middle = u32::midpoint(low, high);
+            match Field(middle).number().cmp(&number) {
+                Ordering::Equal => return Some(Field(middle)),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 }
 
