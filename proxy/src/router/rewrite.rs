@@ -9,8 +9,9 @@ use crate::config::matcher::without_query;
 use crate::config::route::action::{
     Action, HostRewrite, PathRedirect, PathRewrite, RedirectAction, RouteAction, SchemeRedirect,
 };
-use crate::config::route::{PathSpecifier, Route};
-use crate::router::route_table::without_port;
+use crate::config::route::{PathSpecifier, Route, RouteTable};
+use crate::router::route_table::{RouteMatch, without_port};
+use crate::stream_info::StreamInfo;
 
 /// The request's path after the route's rewrite (also that of a redirect); `None` when it has none.
 /// The query is kept.
@@ -83,19 +84,56 @@ pub fn update_authority(
 ) {
     let old = head.authority().unwrap_or_default().to_vec();
     if append_x_forwarded_host && !old.is_empty() {
-        let mut value = head.headers.get(&names::X_FORWARDED_HOST).unwrap_or_default().to_vec();
-        if value.is_empty() {
-            value.extend_from_slice(&old);
-        } else if value.rsplit(|b| *b == b',').find(|part| !part.is_empty()) != Some(&old[..]) {
-            value.push(b',');
-            value.extend_from_slice(&old);
-        }
-        head.headers.set(&names::X_FORWARDED_HOST, &value);
+        append_forwarded_host(head, &old);
     }
-    if keep_original && !old.is_empty() && !head.headers.contains(&names::X_ENVOY_ORIGINAL_HOST) {
+    if keep_original {
         head.headers.set(&names::X_ENVOY_ORIGINAL_HOST, &old);
     }
     head.set_authority(host);
+}
+
+fn append_forwarded_host(head: &mut RequestHead, host: &[u8]) {
+    let mut value = Vec::new();
+    for line in head.headers.get_all(&names::X_FORWARDED_HOST) {
+        if !value.is_empty() {
+            value.push(b',');
+        }
+        value.extend_from_slice(line);
+    }
+    // Envoy's own comparison: blanks around a name are part of it.
+    if value.rsplit(|b| *b == b',').find(|part| !part.is_empty()) == Some(host) {
+        return;
+    }
+    if !value.is_empty() {
+        value.push(b',');
+    }
+    value.extend_from_slice(host);
+    head.headers.set(&names::X_FORWARDED_HOST, &value);
+}
+
+/// All that a route does to a request before it goes upstream, in Envoy's order: header operations of
+/// all levels, host, path. `keep_original` is false where the router suppresses Envoy's headers.
+pub fn finalize_request(
+    table: &RouteTable,
+    matched: RouteMatch,
+    head: &mut RequestHead,
+    info: &StreamInfo,
+    keep_original: bool,
+) {
+    let weight = table.cluster_weight(matched);
+    if let Some(host) = weight.and_then(|weight| weight.host_rewrite_literal.as_deref()) {
+        head.set_authority(host);
+    }
+    for ops in table.request_header_ops(matched) {
+        ops.apply_request(head, info);
+    }
+    let Some(route) = table.matched_route(matched) else { return };
+    if let Action::Route(action) = &route.action
+        && let Some(host) = rewritten_host(action, head)
+    {
+        update_authority(head, &host, action.append_x_forwarded_host, keep_original);
+    }
+    rewrite_path(route, head, keep_original);
 }
 
 /// `Location` of a virtual host that requires TLS: host and path as they are.
@@ -162,3 +200,7 @@ fn redirect_host<'a>(head: &'a RequestHead, scheme: &[u8], has_port: bool) -> &'
     let remove = has_port || scheme != used && host[bare.len()..] == *default_port;
     if remove { bare } else { host }
 }
+
+#[cfg(test)]
+#[path = "rewrite_tests.rs"]
+mod tests;
