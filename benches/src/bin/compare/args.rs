@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::open_loop;
+use crate::scenario::{Kind, Scenario};
 
 /// Compares Outrigger with Envoy and HAProxy doing the same job.
 #[derive(Debug, Parser)]
@@ -65,8 +66,11 @@ pub enum Command {
 
 impl Args {
     /// Whether `--only` lets this scenario run.
-    pub fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| scenario.starts_with(only.as_str()))
+    pub fn wants(&self, scenario: &Scenario) -> bool {
+        if self.only.is_empty() {
+            return !matches!(scenario.kind, Kind::Soak);
+        }
+        self.only.iter().any(|only| scenario.name.starts_with(only.as_str()))
     }
 }
 

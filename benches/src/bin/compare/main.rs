@@ -17,6 +17,7 @@ mod procfs;
 mod report;
 mod scale;
 mod scenario;
+mod soak;
 mod throughput;
 
 use std::process::ExitCode;
@@ -49,13 +50,14 @@ fn compare(args: &Args) -> Result<()> {
     child::kill_all_on_signal()?;
     let lab = scenario::Lab::new(args)?;
     let mut report = Report::new(&lab);
-    for scenario in SCENARIOS.iter().filter(|scenario| args.wants(scenario.name)) {
+    for scenario in SCENARIOS.iter().filter(|scenario| args.wants(scenario)) {
         eprintln!("{}: {}", scenario.name, scenario.about);
         let measured = match scenario.kind {
             Kind::Throughput(ref work) => throughput::run(&lab, scenario, work),
             Kind::Latency { percent } => latency::run(&lab, scenario, percent),
             Kind::Idle => idle::run(&lab, scenario),
             Kind::Scale => scale::run(&lab, scenario),
+            Kind::Soak => soak::run(&lab, scenario),
         };
         match measured {
             Ok(measured) => report.add(measured),

@@ -97,6 +97,7 @@ const BARS: &[(&str, &str, Limit)] = &[
     ("scale", "settled per cluster", Limit::AtMost(20.0 * 1024.0)),
     ("scale", "touched per cluster", Limit::AtMost(24.0 * 1024.0)),
     ("scale", "peak over settled", Limit::AtMost(1.5)),
+    ("soak", "growth", Limit::AtMost(1.0)),
 ];
 
 /// All that was measured.

@@ -35,6 +35,8 @@ pub enum Kind {
     Idle,
     /// Many clusters and virtual hosts.
     Scale,
+    /// Millions of requests; only when asked for by name.
+    Soak,
 }
 
 /// What the load generator asks for.
@@ -158,6 +160,13 @@ pub const SCENARIOS: &[Scenario] = &[
         job: Job::Router,
         workers: 1,
         kind: Kind::Scale,
+    },
+    Scenario {
+        name: "soak",
+        about: "ten million requests with the sidecar configuration, memory over time",
+        job: Job::Sidecar,
+        workers: 1,
+        kind: Kind::Soak,
     },
 ];
 
