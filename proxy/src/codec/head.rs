@@ -87,6 +87,21 @@ impl HeaderList {
         self.entries.push(Entry { name, value, id });
     }
 
+    /// For decoders that have looked the name's number up already.
+    pub(super) fn push_known(&mut self, name: Span, value: Span, id: u8) {
+        self.entries.push(Entry { name, value, id });
+    }
+
+    /// `(number of the name, name as written, value)` in order, for encoders.
+    pub(super) fn iter_known(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
+        self.entries.iter().map(|e| (e.id, self.slice(e.name), self.slice(e.value)))
+    }
+
+    /// Keeps the lines whose name (a range of the arena) passes.
+    pub(super) fn retain_names(&mut self, mut keep: impl FnMut(&Self, Span) -> bool) {
+        self.retain(|list, e| keep(list, e.name));
+    }
+
     /// An entry with the name as written (any case).
     pub fn push_raw(&mut self, name: &[u8], value: &[u8]) {
         let (name, value) = (self.store(name), self.store(value));

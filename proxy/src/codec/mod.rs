@@ -14,6 +14,8 @@ use crate::stream_info::ByteMeter;
 
 pub use fault::{Fault, ParseFault};
 
+mod buffer;
+
 pub mod fault;
 
 pub mod head;

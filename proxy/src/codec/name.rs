@@ -22,6 +22,13 @@ macro_rules! known_names {
             use std::borrow::Cow;
             $(pub const $konst: HeaderName = HeaderName { id: Id::$konst as u8, text: Cow::Borrowed($text) };)*
         }
+
+        /// Their numbers, for codecs that look at every line of a head.
+        #[expect(dead_code, reason = "the codecs look at a few only")]
+        pub(super) mod ids {
+            use super::Id;
+            $(pub(in crate::codec) const $konst: u8 = Id::$konst as u8;)*
+        }
     };
 }
 

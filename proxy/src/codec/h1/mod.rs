@@ -8,9 +8,16 @@ use crate::config::protocol_options::{CommonHttpOptions, HeaderKeyFormat, Http1O
 pub use client::ClientConn;
 pub use server::ServerConn;
 
+mod body;
 mod client;
-
+mod encode;
+mod head_scan;
+mod parse;
+mod request;
+mod response;
 mod server;
+#[cfg(test)]
+mod tests;
 
 /// What an HTTP/1 server connection is configured with.
 #[derive(Debug, Clone)]

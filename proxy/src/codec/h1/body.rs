@@ -1,0 +1,327 @@
+//! Message bodies on the wire (RFC 9112 §6, §7): how long one is, and what is data in it.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::codec::ParseFault;
+use crate::codec::head::HeaderList;
+use crate::codec::name::{id_of, ids};
+
+use super::parse::{STACK_HEADERS, fault_of, lines_end_with_crlf};
+
+/// How the end of a body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+    /// Everything to the end of the stream: tunnels, and responses without any length.
+    Eof,
+}
+
+/// Chunk extensions of one body, padding of sizes with zeros included: more has no honest use, and
+/// nothing here keeps them (FAULTS A12).
+const MAX_EXTENSION_BYTES: usize = 16 * 1024;
+
+/// What a step of decoding gave.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing without more bytes.
+    NeedMore,
+    Data(Bytes),
+    Trailers(HeaderList),
+    End,
+}
+
+/// Limits and policy for a trailer section.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TrailerLimits {
+    /// Whether trailers are passed on; they are checked all the same.
+    pub(super) enabled: bool,
+    pub(super) max_bytes: usize,
+    pub(super) max_count: usize,
+}
+
+/// The decoder of one body.
+#[derive(Debug)]
+pub(super) enum BodyDecoder {
+    Done,
+    Length(u64),
+    Chunked(ChunkDecoder),
+    Eof,
+}
+
+impl BodyDecoder {
+    pub(super) fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::None | Framing::Length(0) => Self::Done,
+            Framing::Length(n) => Self::Length(n),
+            Framing::Chunked => Self::Chunked(ChunkDecoder::default()),
+            Framing::Eof => Self::Eof,
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// Takes what it can of `buf`.
+    pub(super) fn decode(
+        &mut self,
+        buf: &mut BytesMut,
+        limits: TrailerLimits,
+    ) -> Result<Step, ParseFault> {
+        match self {
+            Self::Done => Ok(Step::End),
+            Self::Length(left) => {
+                if buf.is_empty() {
+                    return Ok(Step::NeedMore);
+                }
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
+                *left -= n as u64;
+                if *left == 0 {
+                    *self = Self::Done;
+                }
+                Ok(Step::Data(buf.split_to(n).freeze()))
+            }
+            Self::Chunked(decoder) => {
+                let step = decoder.decode(buf, limits)?;
+                if decoder.ended || matches!(step, Step::Trailers(_) | Step::End) {
+                    *self = Self::Done;
+                }
+                Ok(step)
+            }
+            Self::Eof if buf.is_empty() => Ok(Step::NeedMore),
+            Self::Eof => Ok(Step::Data(buf.split().freeze())),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum ChunkState {
+    /// In the digits; how many there were.
+    #[default]
+    Size,
+    /// White space after the digits: only an extension or the line's end may follow.
+    AfterSize,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    Trailers,
+}
+
+/// RFC 9112 §7.1: `chunk-size [ chunk-ext ] CRLF chunk-data CRLF`, strictly.
+#[derive(Debug, Default)]
+pub(super) struct ChunkDecoder {
+    state: ChunkState,
+    digits: u8,
+    left: u64,
+    extension_bytes: usize,
+    /// The plain end came right behind the data just given out.
+    ended: bool,
+}
+
+/// The end as nearly everyone writes it.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+impl ChunkDecoder {
+    pub(super) fn decode(
+        &mut self,
+        buf: &mut BytesMut,
+        limits: TrailerLimits,
+    ) -> Result<Step, ParseFault> {
+        loop {
+            match self.state {
+                ChunkState::Data => {
+                    if buf.is_empty() {
+                        return Ok(Step::NeedMore);
+                    }
+                    let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+                    self.left -= n as u64;
+                    if self.left == 0 {
+                        self.state = ChunkState::DataCr;
+                    }
+                    let data = buf.split_to(n).freeze();
+                    if self.finish_chunk(buf)? && buf.starts_with(LAST_CHUNK) {
+                        buf.advance(LAST_CHUNK.len());
+                        self.ended = true;
+                    }
+                    return Ok(Step::Data(data));
+                }
+                ChunkState::Trailers => return decode_trailers(buf, limits),
+                ChunkState::DataCr | ChunkState::DataLf => {
+                    if !self.finish_chunk(buf)? {
+                        return Ok(Step::NeedMore);
+                    }
+                }
+                ChunkState::Size
+                | ChunkState::AfterSize
+                | ChunkState::Extension
+                | ChunkState::SizeLf => {
+                    if !self.size_line(buf)? {
+                        return Ok(Step::NeedMore);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the CRLF behind a chunk's data, as far as it is there, so that the last frame and the end are
+    /// known together; whether it is complete.
+    fn finish_chunk(&mut self, buf: &mut BytesMut) -> Result<bool, ParseFault> {
+        if self.state == ChunkState::DataCr && buf.has_remaining() {
+            if buf.get_u8() != b'\r' {
+                return Err(ParseFault::CodecError);
+            }
+            self.state = ChunkState::DataLf;
+        }
+        if self.state == ChunkState::DataLf && buf.has_remaining() {
+            if buf.get_u8() != b'\n' {
+                return Err(ParseFault::CodecError);
+            }
+            self.state = ChunkState::Size;
+        }
+        Ok(self.state == ChunkState::Size)
+    }
+
+    /// Takes bytes of a size line; whether it is complete.
+    fn size_line(&mut self, buf: &mut BytesMut) -> Result<bool, ParseFault> {
+        let mut taken = 0;
+        let mut complete = false;
+        for &b in buf.iter() {
+            taken += 1;
+            if self.size_byte(b)? {
+                complete = true;
+                break;
+            }
+        }
+        buf.advance(taken);
+        Ok(complete)
+    }
+
+    /// One byte of a size line; whether it was the last.
+    fn size_byte(&mut self, b: u8) -> Result<bool, ParseFault> {
+        match (self.state, b) {
+            (ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = match b {
+                    b'0'..=b'9' => b - b'0',
+                    _ => (b | 0x20) - b'a' + 10,
+                };
+                // Sixteen digits are all that 64 bits have; leading zeros count as well.
+                if self.digits == 16 {
+                    return Err(ParseFault::CodecError);
+                }
+                self.digits += 1;
+                self.left = self.left << 4 | u64::from(digit);
+            }
+            (ChunkState::Size, _) if self.digits == 0 => return Err(ParseFault::CodecError),
+            (ChunkState::Size | ChunkState::AfterSize | ChunkState::Extension, b'\r') => {
+                self.state = ChunkState::SizeLf;
+            }
+            (ChunkState::Size | ChunkState::AfterSize, b' ' | b'\t') => {
+                self.state = ChunkState::AfterSize;
+                self.extension_byte()?;
+            }
+            (ChunkState::Size | ChunkState::AfterSize, b';') => {
+                self.state = ChunkState::Extension;
+                self.extension_byte()?;
+            }
+            (ChunkState::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.extension_byte()?,
+            (ChunkState::SizeLf, b'\n') => {
+                self.digits = 0;
+                self.state = if self.left == 0 { ChunkState::Trailers } else { ChunkState::Data };
+                return Ok(true);
+            }
+            _ => return Err(ParseFault::CodecError),
+        }
+        Ok(false)
+    }
+
+    fn extension_byte(&mut self) -> Result<(), ParseFault> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > MAX_EXTENSION_BYTES {
+            return Err(ParseFault::CodecError);
+        }
+        Ok(())
+    }
+}
+
+/// The trailer section and the empty line behind it.
+fn decode_trailers(buf: &mut BytesMut, limits: TrailerLimits) -> Result<Step, ParseFault> {
+    match &buf[..] {
+        [b'\r', b'\n', ..] => {
+            buf.advance(2);
+            return Ok(Step::End);
+        }
+        [] | [b'\r'] => return Ok(Step::NeedMore),
+        _ => {}
+    }
+    let mut storage = [httparse::EMPTY_HEADER; STACK_HEADERS];
+    let (consumed, headers) = match httparse::parse_headers(buf, &mut storage) {
+        Ok(httparse::Status::Complete(section)) => section,
+        Ok(httparse::Status::Partial) if buf.len() > limits.max_bytes => {
+            return Err(ParseFault::HeadersTooLarge);
+        }
+        Ok(httparse::Status::Partial) => return Ok(Step::NeedMore),
+        Err(error) => return Err(fault_of(error)),
+    };
+    if !lines_end_with_crlf(buf, headers, consumed) {
+        return Err(ParseFault::CodecError);
+    }
+    if consumed > limits.max_bytes {
+        return Err(ParseFault::HeadersTooLarge);
+    }
+    if headers.len() > limits.max_count {
+        return Err(ParseFault::TooManyHeaders);
+    }
+    let mut list = limits.enabled.then(HeaderList::new);
+    if let Some(list) = &mut list {
+        for header in headers {
+            if !is_forbidden_trailer(header.name.as_bytes()) {
+                list.push_raw(header.name.as_bytes(), header.value);
+            }
+        }
+    }
+    buf.advance(consumed);
+    match list {
+        Some(list) if !list.is_empty() => Ok(Step::Trailers(list)),
+        Some(_) | None => Ok(Step::End),
+    }
+}
+
+/// Fields that would change framing, routing, identity or meaning of a message already on its way (RFC 9110
+/// §6.5.1): dropped from trailers, never merged.
+pub(in crate::codec) fn is_forbidden_trailer(name: &[u8]) -> bool {
+    if name.first() == Some(&b':') {
+        return true;
+    }
+    match id_of(name) {
+        ids::CONTENT_LENGTH
+        | ids::TRANSFER_ENCODING
+        | ids::HOST
+        | ids::CONNECTION
+        | ids::KEEP_ALIVE
+        | ids::PROXY_CONNECTION
+        | ids::UPGRADE
+        | ids::TE
+        | ids::TRAILER
+        | ids::AUTHORIZATION
+        | ids::COOKIE
+        | ids::SET_COOKIE
+        | ids::CONTENT_TYPE
+        | ids::CONTENT_ENCODING
+        | ids::EXPECT
+        | ids::CACHE_CONTROL
+        | ids::X_FORWARDED_FOR
+        | ids::X_FORWARDED_HOST
+        | ids::X_FORWARDED_PROTO
+        | ids::X_FORWARDED_PORT
+        | ids::X_FORWARDED_CLIENT_CERT
+        | ids::X_REQUEST_ID => true,
+        _ => {
+            const ENVOY: &[u8] = b"x-envoy-";
+            name.get(..ENVOY.len()).is_some_and(|p| p.eq_ignore_ascii_case(ENVOY))
+        }
+    }
+}
