@@ -17,6 +17,7 @@ pub mod name;
 pub mod pb;
 pub mod protocol_options;
 pub mod route;
+pub mod runtime;
 pub mod stats;
 pub mod support;
 pub mod tcp_proxy;

@@ -162,6 +162,7 @@ fn mistakes_are_described() {
 }
 
 #[test]
+#[expect(deprecated, reason = "old fields are read too")]
 fn all_forms_of_a_value_are_read() {
     let cluster: Cluster = from_yaml(
         "{name: \"a\\/b\", connectTimeout: 0.25s, lb_policy: 3, per_connection_buffer_limit_bytes: 0x10,\n\
