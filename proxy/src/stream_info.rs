@@ -307,6 +307,8 @@ pub struct StreamInfo {
     pub state: FilterState,
     pub is_health_check: bool,
     pub is_internal: bool,
+    /// The request is sampled for tracing: what `traceable_filter` looks at.
+    pub is_traced: bool,
 }
 
 impl StreamInfo {
@@ -344,6 +346,7 @@ impl StreamInfo {
             state: FilterState::default(),
             is_health_check: false,
             is_internal: false,
+            is_traced: false,
         }
     }
 

@@ -5,10 +5,12 @@
 //! buffer and allocates nothing. Operators and their output are Envoy 1.40's
 //! (docs: configuration/advanced/substitution_formatter).
 
+mod address;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod grpc;
 mod json;
+mod metadata;
 mod operator;
 mod parse;
 mod table;

@@ -1,11 +1,12 @@
 //! The compiled command operators and how each is evaluated.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::address::{write_address, write_attempted, write_host_name};
 use super::json::write_value;
+use super::metadata::{Looked, metadata, write_grpc_status};
 use super::text;
 use super::time::TimeFormat;
 use super::{AccessLogType, Ctx};
@@ -380,7 +381,7 @@ impl AccessLogType {
     }
 }
 
-fn text(out: &mut Vec<u8>, value: Option<&[u8]>) -> Shape {
+pub(super) fn text(out: &mut Vec<u8>, value: Option<&[u8]>) -> Shape {
     match value {
         Some(value) => {
             out.extend_from_slice(value);
@@ -390,7 +391,7 @@ fn text(out: &mut Vec<u8>, value: Option<&[u8]>) -> Shape {
     }
 }
 
-fn number(out: &mut Vec<u8>, value: u64) -> Shape {
+pub(super) fn number(out: &mut Vec<u8>, value: u64) -> Shape {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     Shape::Json
 }
@@ -425,119 +426,6 @@ fn headers_bytes(ctx: &Ctx<'_>, part: Part) -> u64 {
     size as u64
 }
 
-/// An address as Envoy prints it, or a part of it.
-pub(super) fn write_address(address: &Address, part: AddressPart, out: &mut Vec<u8>) -> Shape {
-    let Address::Ip(socket) = address else {
-        if matches!(part, AddressPart::Port) {
-            return Shape::Missing;
-        }
-        write_display(address, out);
-        return Shape::Text;
-    };
-    match part {
-        AddressPart::Whole => {
-            write_ip(socket.ip(), socket.is_ipv6(), out);
-            out.push(b':');
-            number(out, socket.port().into());
-            Shape::Text
-        }
-        AddressPart::Host(None) => {
-            write_ip(socket.ip(), false, out);
-            Shape::Text
-        }
-        AddressPart::Host(Some(bits)) => {
-            let (masked, bits) = mask(socket.ip(), bits);
-            write_ip(masked, false, out);
-            out.push(b'/');
-            number(out, bits.into());
-            Shape::Text
-        }
-        AddressPart::Port => number(out, socket.port().into()),
-    }
-}
-
-fn mask(ip: IpAddr, bits: u8) -> (IpAddr, u8) {
-    match ip {
-        IpAddr::V4(ip) => {
-            let bits = bits.min(32);
-            let kept = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            (IpAddr::V4((ip.to_bits() & kept).into()), bits)
-        }
-        IpAddr::V6(ip) => {
-            let bits = bits.min(128);
-            let kept = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            (IpAddr::V6((ip.to_bits() & kept).into()), bits)
-        }
-    }
-}
-
-fn write_ip(ip: IpAddr, brackets: bool, out: &mut Vec<u8>) {
-    match ip {
-        IpAddr::V4(ip) => {
-            for (i, octet) in ip.octets().into_iter().enumerate() {
-                if i > 0 {
-                    out.push(b'.');
-                }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(ip) if brackets => {
-            out.push(b'[');
-            write_display(&ip, out);
-            out.push(b']');
-        }
-        IpAddr::V6(ip) => write_display(&ip, out),
-    }
-}
-
-fn write_display(value: &dyn std::fmt::Display, out: &mut Vec<u8>) {
-    use std::io::Write as _;
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{value}");
-}
-
-fn write_host_name(host: &Address, hostname: Option<&str>, port: bool, out: &mut Vec<u8>) {
-    match hostname.filter(|name| !name.is_empty()) {
-        Some(name) if port => out.extend_from_slice(name.as_bytes()),
-        Some(name) => out.extend_from_slice(text::strip_port(name).as_bytes()),
-        None => {
-            let part = if port { AddressPart::Whole } else { AddressPart::Host(None) };
-            write_address(host, part, out);
-        }
-    }
-}
-
-/// Earlier attempts, then the last one, with commas between.
-fn write_attempted(info: &StreamInfo, what: Attempted, out: &mut Vec<u8>) -> Shape {
-    let mut first = true;
-    let mut one =
-        |host: Option<&Address>, name: Option<&str>, id: Option<u64>, out: &mut Vec<u8>| {
-            let Some(host) = host else { return };
-            if matches!(what, Attempted::ConnectionIds) && id.is_none() {
-                return;
-            }
-            if !std::mem::take(&mut first) {
-                out.push(b',');
-            }
-            match what {
-                Attempted::Hosts { port } => {
-                    let part = if port { AddressPart::Whole } else { AddressPart::Host(None) };
-                    write_address(host, part, out);
-                }
-                Attempted::Names { port } => write_host_name(host, name, port, out),
-                Attempted::ConnectionIds => {
-                    number(out, id.unwrap_or(0));
-                }
-            }
-        };
-    for earlier in &info.earlier_attempts {
-        one(Some(&earlier.host), earlier.hostname.as_deref(), earlier.connection_id, out);
-    }
-    let last = &info.upstream;
-    one(last.host.as_ref(), last.hostname.as_deref(), last.connection_id, out);
-    if first { Shape::Missing } else { Shape::Text }
-}
-
 fn path<'a>(ctx: &Ctx<'a>, original: Source, current: Source) -> Option<&'a [u8]> {
     let request = ctx.request?;
     let from_header = (original == Source::Used)
@@ -570,72 +458,6 @@ fn write_stream_id(ctx: &Ctx<'_>, out: &mut Vec<u8>) -> Shape {
     }
     text::write_uuid(text::process_unique(ctx.info.stream_id), out);
     Shape::Text
-}
-
-/// A looked-up piece of metadata.
-enum Looked<'a> {
-    Struct(&'a Map<String, Value>),
-    Value(&'a Value),
-}
-
-impl<'a> Looked<'a> {
-    fn up(map: &'a Map<String, Value>, path: &[Box<str>]) -> Option<Self> {
-        let Some((first, rest)) = path.split_first() else { return Some(Self::Struct(map)) };
-        let mut value = map.get(&**first)?;
-        for key in rest {
-            value = value.as_object()?.get(&**key)?;
-        }
-        Some(Self::Value(value))
-    }
-
-    fn write(&self, out: &mut Vec<u8>) -> Shape {
-        match self {
-            Self::Struct(map) => super::json::write_object(map, out),
-            Self::Value(Value::Null) => return Shape::Missing,
-            Self::Value(Value::String(string)) => return text(out, Some(string.as_bytes())),
-            Self::Value(Value::Number(n)) if super::json::integer(n).is_none() => {
-                // Envoy's JSON writer quotes what is no integer; text formats print it bare.
-                write_display(&n.as_f64().unwrap_or_default(), out);
-                return Shape::Text;
-            }
-            Self::Value(value) => write_value(value, out),
-        }
-        Shape::Json
-    }
-}
-
-fn metadata<'a>(
-    info: &'a StreamInfo,
-    of: MetadataOf,
-    namespace: &str,
-) -> Option<&'a Map<String, Value>> {
-    let compiled = match of {
-        MetadataOf::Dynamic => {
-            let found = info.metadata.iter().find(|(name, _)| **name == *namespace);
-            return found.map(|(_, map)| map);
-        }
-        MetadataOf::Cluster => &info.upstream.cluster_metadata,
-        MetadataOf::Host => &info.upstream.host_metadata,
-        MetadataOf::Route => &info.route_metadata,
-        MetadataOf::VirtualHost => &info.virtual_host_metadata,
-    };
-    compiled.as_ref()?.get(namespace)?.as_object()
-}
-
-fn write_grpc_status(ctx: &Ctx<'_>, format: GrpcStatusFormat, out: &mut Vec<u8>) -> Shape {
-    let Some(status) = super::grpc::logged_status(ctx) else { return Shape::Missing };
-    let name = match format {
-        GrpcStatusFormat::Camel => super::grpc::camel(status),
-        GrpcStatusFormat::Snake => super::grpc::snake(status),
-        GrpcStatusFormat::Number => None,
-    };
-    match name {
-        Some(name) => text(out, Some(name.as_bytes())),
-        None => {
-            out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
-            if matches!(format, GrpcStatusFormat::Number) { Shape::Json } else { Shape::Text }
-        }
-    }
 }
 
 /// For operators over byte meters.

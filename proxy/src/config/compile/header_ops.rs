@@ -1,16 +1,13 @@
 //! `HeaderValueOption` lists, `*_to_remove` lists and `HeaderMutation` lists to `HeaderOps`.
 
 use super::diagnostic::FieldPath;
+use super::matcher::compile_string_matcher;
 use crate::codec::name::HeaderName;
 use crate::config::header_ops::{Addition, AppendAction, HeaderOps, Inline, Mutation, Value};
-use crate::config::matcher::re2::Regex;
-use crate::config::matcher::{StringMatcher, StringPattern};
 use crate::config::pb::envoy::config::common::mutation_rules::v3 as mutation_rules_pb;
 use crate::config::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use crate::config::pb::envoy::config::core::v3 as core_pb;
 use crate::config::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use crate::config::pb::envoy::r#type::matcher::v3 as matcher_pb;
-use crate::config::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use crate::format::{Formatter, Options};
 
 /// The longest value that the API admits (validate rule of `HeaderValue.value`).
@@ -81,29 +78,9 @@ fn compile_mutation(
                 path.error("is required");
                 return None;
             };
-            compile_key_matcher(matcher, &path).map(Mutation::RemoveOnMatch)
+            compile_string_matcher(matcher, &path).map(Mutation::RemoveOnMatch)
         }
     }
-}
-
-fn compile_key_matcher(
-    matcher: &matcher_pb::StringMatcher,
-    path: &FieldPath<'_>,
-) -> Option<StringMatcher> {
-    let pattern = match matcher.match_pattern.as_ref() {
-        Some(MatchPattern::Exact(text)) => StringPattern::Exact(text.as_bytes().into()),
-        Some(MatchPattern::Prefix(text)) => StringPattern::Prefix(text.as_bytes().into()),
-        Some(MatchPattern::Suffix(text)) => StringPattern::Suffix(text.as_bytes().into()),
-        Some(MatchPattern::Contains(text)) => StringPattern::Contains(text.as_bytes().into()),
-        Some(MatchPattern::SafeRegex(regex)) => {
-            StringPattern::Regex(path.field("safe_regex").ok_or_error(Regex::new(&regex.regex))?)
-        }
-        Some(MatchPattern::Custom(_)) | None => {
-            path.field("match_pattern").error("is required, and not a custom one");
-            return None;
-        }
-    };
-    Some(StringMatcher::new(pattern, matcher.ignore_case))
 }
 
 fn compile_removal(name: &str, path: &FieldPath<'_>) -> Option<HeaderName> {
