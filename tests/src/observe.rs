@@ -142,6 +142,11 @@ impl Normaliser {
         let value = match name.as_str() {
             "date" if value.len() == 29 && value.ends_with(" GMT") => "<date>".to_owned(),
             "x-envoy-upstream-service-time" if value.parse::<u32>().is_ok() => "<ms>".to_owned(),
+            // What is left of the route's timeout when a later attempt starts.
+            "x-envoy-expected-rq-timeout-ms" => match value.parse::<u32>() {
+                Ok(ms) if ms > 1000 => ms.next_multiple_of(100).to_string(),
+                _ => value.to_owned(),
+            },
             _ => self.text(&escape(value)),
         };
         format!("{name}: {value}")

@@ -17,11 +17,18 @@ macro_rules! areas {
 areas! {
     forwarded,
     header_ops,
+    http1,
+    http2,
     limits,
+    local_replies,
     paths,
     responses,
+    retries,
     rewrites,
     routing,
+    timeouts,
+    upgrades,
+    upstreams,
 }
 
 /// No file is forgotten.
