@@ -263,3 +263,32 @@ pub fn escape(text: &str) -> String {
     }
     out
 }
+
+/// A document's lines; of JSON one line per leaf, `a.b[0].c: value`, whatever its layout.
+#[must_use]
+pub fn document(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    match serde_json::from_str(text) {
+        Ok(json @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) => {
+            leaves("", &json, &mut lines);
+        }
+        _ => lines.extend(text.lines().map(str::to_owned)),
+    }
+    lines
+}
+
+fn leaves(path: &str, value: &serde_json::Value, lines: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                leaves(&format!("{path}.{key}"), value, lines);
+            }
+        }
+        serde_json::Value::Array(list) if !list.is_empty() => {
+            for (index, value) in list.iter().enumerate() {
+                leaves(&format!("{path}[{index}]"), value, lines);
+            }
+        }
+        leaf => lines.push(format!("{path}: {leaf}")),
+    }
+}

@@ -118,9 +118,9 @@ impl Sandbox {
             for line in head.lines().filter(|l| l.starts_with("content-type")) {
                 lines.push(format!("admin {request}: {line}"));
             }
-            lines.extend(
-                body.lines().map(|l| format!("admin {request}: {}", self.normaliser.text(l))),
-            );
+            for line in crate::observe::document(&body) {
+                lines.push(format!("admin {request}: {}", self.normaliser.text(&line)));
+            }
         }
         for ignore in &case.ignore {
             let pattern = regex::Regex::new(&ignore.lines)?;
@@ -147,6 +147,16 @@ impl Sandbox {
         }
         crate::config::fill(&mut case.upstream, &self.places)?;
         Ok(case)
+    }
+
+    /// Names of all statistics that are compared.
+    ///
+    /// # Errors
+    /// When the admin port does not answer.
+    pub async fn stat_names(&self) -> Result<Vec<String>> {
+        let (_, text) = self.proxy.admin("GET", "/stats").await?;
+        let names = crate::stats::names(&text).into_iter();
+        Ok(names.filter(|n| self.filter.compares(n)).map(|n| self.normaliser.text(&n)).collect())
     }
 
     /// Counters and gauges.

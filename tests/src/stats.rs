@@ -92,3 +92,9 @@ pub fn parse(text: &str) -> Snapshot {
         })
         .collect()
 }
+
+/// Names of all statistics, histograms and text readouts included.
+#[must_use]
+pub fn names(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
+}

@@ -15,6 +15,11 @@ macro_rules! areas {
 }
 
 areas! {
+    access_logs,
+    admin,
+    bad_input,
+    filter_chains,
+    filters,
     forwarded,
     header_ops,
     http1,
@@ -26,6 +31,7 @@ areas! {
     retries,
     rewrites,
     routing,
+    tcp,
     timeouts,
     upgrades,
     upstreams,

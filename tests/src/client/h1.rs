@@ -143,11 +143,11 @@ impl<'a> Client<'a> {
             self.lines.push(format!("client received {}", show_body(&body.data)));
             self.end = Some(if body.end == End::Complete { End::Eof } else { body.end });
         } else if step.reset {
-            let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            let (read, write) = stream.into_split();
-            let old = std::mem::replace(&mut self.wire, Wire::new(read, DEADLINE));
-            let old_write = self.write.replace(write).context("closed")?;
-            reset_on_close(&old.into_inner().reunite(old_write)?);
+            let write = self.write.take().context("closed")?;
+            reset_on_close(write.as_ref());
+            // Dropping it would send FIN first.
+            write.forget();
+            self.end = Some(End::Reset);
         } else if let Some(ms) = step.pause_ms {
             sleep(Duration::from_millis(ms)).await;
         } else if step.reconnect {
