@@ -1,6 +1,7 @@
 //! Stage 3, the HTTP connection manager: one downstream connection and its streams.
 
 pub mod local_reply;
+pub mod path;
 pub mod request_headers;
 pub mod request_id;
 pub mod response_headers;
