@@ -41,3 +41,5 @@ pub mod admin;
 pub mod telemetry;
 
 pub mod server;
+
+pub mod sys;

@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 pub use shared::{ClusterMap, SharedCluster};
 
 use crate::config::cluster::{Cluster, RoutingPriority};
+use crate::conn_pool::HostPools;
 use crate::load_balancer::{LoadBalancer, PickContext, Rng};
 use crate::stats::Block;
 use crate::stats::names::{ClusterLbStat, ClusterStat};
@@ -33,9 +34,31 @@ pub struct ClusterContext {
     pub stats: Block<ClusterStat>,
     pub lb_stats: Block<ClusterLbStat>,
     pub timers: Timers,
+    ids: Rc<ConnectionIds>,
+}
+
+/// Numbers of a worker's upstream connections, unique in the process: the worker's number, one bit that tells
+/// them from downstream ids, and a count.
+#[derive(Debug)]
+pub struct ConnectionIds(Cell<u64>);
+
+impl ConnectionIds {
+    pub fn new(worker: usize) -> Self {
+        Self(Cell::new((worker as u64) << 48 | 1 << 47))
+    }
+
+    fn next(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
 }
 
 impl ClusterContext {
+    /// A number that no other connection of the process has.
+    pub fn next_connection_id(&self) -> u64 {
+        self.ids.next()
+    }
+
     /// Counts a retry against the breakers; counts `upstream_rq_retry_overflow` where it is refused.
     pub fn try_retry(self: &Rc<Self>, priority: RoutingPriority) -> Result<RetryGuard, Overflow> {
         match self.shared.breakers.try_acquire(Resource::Retries, priority) {
@@ -61,18 +84,32 @@ impl Drop for RetryGuard {
     }
 }
 
-/// A host as one worker sees it.
+/// A host and its cluster, as pools and connections of one worker hold them.
 #[derive(Debug)]
-pub struct WorkerHost {
+pub struct HostContext {
     pub host: Arc<Host>,
     pub cluster: Rc<ClusterContext>,
+}
+
+/// A host as one worker sees it: with its connection pools.
+#[derive(Debug)]
+pub struct WorkerHost {
+    pub context: Rc<HostContext>,
+    pub pools: HostPools,
+}
+
+impl WorkerHost {
+    fn new(host: Arc<Host>, cluster: Rc<ClusterContext>) -> Self {
+        let context = Rc::new(HostContext { host, cluster });
+        Self { pools: HostPools::new(context.clone()), context }
+    }
 }
 
 impl Deref for WorkerHost {
     type Target = Host;
 
     fn deref(&self) -> &Host {
-        &self.host
+        &self.context.host
     }
 }
 
@@ -111,7 +148,13 @@ impl Deref for WorkerCluster {
 
 impl WorkerCluster {
     /// `worker` is 0-based; `seed` starts the balancer's random numbers.
-    pub fn new(shared: Arc<SharedCluster>, worker: usize, timers: Timers, seed: u64) -> Self {
+    pub fn new(
+        shared: Arc<SharedCluster>,
+        worker: usize,
+        timers: Timers,
+        ids: Rc<ConnectionIds>,
+        seed: u64,
+    ) -> Self {
         let generation = shared.generation();
         let set = shared.hosts();
         let hosts = vec![None; set.hosts.len()];
@@ -120,6 +163,7 @@ impl WorkerCluster {
             stats: shared.scope.block(worker),
             lb_stats: shared.scope.block(worker),
             timers,
+            ids,
             shared,
         };
         Self {
@@ -166,14 +210,18 @@ impl WorkerCluster {
             return;
         }
         let set = self.context.shared.hosts();
-        let mut known: FxHashMap<*const Host, Rc<WorkerHost>> =
-            view.hosts.drain(..).flatten().map(|host| (Arc::as_ptr(&host.host), host)).collect();
+        let mut known: FxHashMap<*const Host, Rc<WorkerHost>> = view
+            .hosts
+            .drain(..)
+            .flatten()
+            .map(|host| (Arc::as_ptr(&host.context.host), host))
+            .collect();
         let hosts = set.hosts.iter().map(|host| known.remove(&Arc::as_ptr(host))).collect();
         *view = View { generation, set, hosts };
         drop(view);
         self.balancer.borrow_mut().reset();
         for host in known.into_values() {
-            host.drain();
+            host.pools.drain();
         }
     }
 
@@ -183,20 +231,12 @@ impl WorkerCluster {
     }
 }
 
-impl WorkerHost {
-    pub fn new(host: Arc<Host>, cluster: Rc<ClusterContext>) -> Self {
-        Self { host, cluster }
-    }
-
-    /// Closes idle connections; busy ones close when their requests are done.
-    pub fn drain(&self) {}
-}
-
 /// A worker's clusters, each made on first use.
 pub struct WorkerClusters {
     map: Arc<ClusterMap>,
     worker: usize,
     timers: Timers,
+    ids: Rc<ConnectionIds>,
     rng: RefCell<Rng>,
     known: RefCell<FxHashMap<Arc<str>, Rc<WorkerCluster>>>,
     /// Clusters made so far: `thread_local_cluster_manager.worker_N.clusters_inflated`.
@@ -215,6 +255,7 @@ impl WorkerClusters {
             map,
             worker,
             timers,
+            ids: Rc::new(ConnectionIds::new(worker)),
             rng: RefCell::new(Rng::new(seed)),
             known: RefCell::default(),
             inflated: Cell::new(0),
@@ -229,7 +270,13 @@ impl WorkerClusters {
         let shared = self.map.get(name)?;
         let seed = self.rng.borrow_mut().next();
         let name = shared.config.name.clone();
-        let cluster = Rc::new(WorkerCluster::new(shared, self.worker, self.timers.clone(), seed));
+        let cluster = Rc::new(WorkerCluster::new(
+            shared,
+            self.worker,
+            self.timers.clone(),
+            self.ids.clone(),
+            seed,
+        ));
         self.known.borrow_mut().insert(name, cluster.clone());
         self.inflated.set(self.inflated.get() + 1);
         Some(cluster)

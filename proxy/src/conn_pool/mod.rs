@@ -1,1 +1,329 @@
-//! Upstream connection pools, per worker, no locks.
+//! Stage 8: connection pools, per worker, no locks. A picked host in, a lease on a connection out.
+//!
+//! A pool belongs to a host, a protocol, a routing priority and the transport socket options that the downstream
+//! side asks for. A warm HTTP/1 lease costs no allocation, no system call and no wait. Everybody else queues up to
+//! `max_pending_requests` while connections open. Limits count over all workers (`cluster::circuit_breaker`).
+
+mod connect;
+mod http1;
+mod http2;
+mod pending;
+mod record;
+mod tcp;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+pub use tcp::TcpLease;
+
+use crate::cluster::HostContext;
+use crate::cluster::circuit_breaker::{Overflow, Resource};
+use crate::cluster::host::Host;
+use crate::codec::ClientStream;
+use crate::codec::head::Protocol;
+use crate::config::cluster::RoutingPriority;
+use crate::stats::names::ClusterStat;
+use crate::stream_info::Address;
+use crate::upstream::{ConnectError, TransportSocketOptions};
+use http1::{Http1Pool, Ready};
+use http2::{Http2Pool, StreamSlot};
+use record::RqGuard;
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PoolFailure {
+    /// A circuit breaker is open: response flag `UO`.
+    #[error("overflow of {0}")]
+    Overflow(Overflow),
+    /// The connection could not be opened: `UF`.
+    #[error("connection failure: {0}")]
+    Connect(#[from] ConnectError),
+    /// `connect_timeout` passed: `UF`.
+    #[error("connection timeout")]
+    Timeout,
+    /// The pool was closed while the request waited.
+    #[error("connection pool closed")]
+    LocalClose,
+}
+
+impl PoolFailure {
+    /// The reset reason as Envoy words it in its local reply and its response code details.
+    pub fn reset_reason(&self) -> &'static str {
+        match self {
+            Self::Overflow(_) => "overflow",
+            Self::Connect(error) if error.local => "local connection failure",
+            Self::Connect(_) => "remote connection failure",
+            Self::Timeout => "connection timeout",
+            Self::LocalClose => "local connection failure",
+        }
+    }
+
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub fn transport_failure(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Connect(error) => Some(&error.reason),
+            Self::Overflow(_) | Self::Timeout | Self::LocalClose => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum HttpPool {
+    Http1(Rc<Http1Pool>),
+    Http2(Rc<Http2Pool>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    priority: RoutingPriority,
+    options: Option<Arc<TransportSocketOptions>>,
+    pool: HttpPool,
+}
+
+impl Entry {
+    fn is(
+        &self,
+        is_http2: bool,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> bool {
+        matches!(self.pool, HttpPool::Http2(_)) == is_http2
+            && self.priority == priority
+            && self.options.as_ref() == options
+    }
+}
+
+/// The pools of one host on one worker.
+pub struct HostPools {
+    host: Rc<HostContext>,
+    /// Nearly always one.
+    http: RefCell<SmallVec<[Entry; 1]>>,
+}
+
+impl fmt::Debug for HostPools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostPools").field("http", &self.http.borrow().len()).finish()
+    }
+}
+
+impl HostPools {
+    pub(crate) fn new(host: Rc<HostContext>) -> Self {
+        Self { host, http: RefCell::default() }
+    }
+
+    /// A connection (HTTP/1) or a stream (HTTP/2) for one request. Cancel-safe: a connection that opens for a
+    /// caller who has gone stays in the pool.
+    ///
+    /// # Errors
+    /// See `PoolFailure`.
+    pub async fn acquire(
+        &self,
+        protocol: Protocol,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> Result<Lease, PoolFailure> {
+        match self.pool(protocol == Protocol::Http2, priority, options)? {
+            HttpPool::Http1(pool) => match pool.try_acquire() {
+                Some(result) => result,
+                None => pool.wait().await,
+            },
+            HttpPool::Http2(pool) => match pool.try_acquire() {
+                Some(result) => result,
+                None => pool.wait().await,
+            },
+        }
+    }
+
+    /// A connection of its own for one downstream connection.
+    ///
+    /// # Errors
+    /// See `PoolFailure`.
+    pub async fn connect_tcp(&self, priority: RoutingPriority) -> Result<TcpLease, PoolFailure> {
+        tcp::connect(&self.host, priority).await
+    }
+
+    fn pool(
+        &self,
+        is_http2: bool,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> Result<HttpPool, PoolFailure> {
+        let mut pools = self.http.borrow_mut();
+        if let Some(entry) = pools.iter().find(|entry| entry.is(is_http2, priority, options)) {
+            return Ok(entry.pool.clone());
+        }
+        let cluster = &self.host.cluster;
+        if let Err(overflow) =
+            cluster.shared.breakers.try_acquire(Resource::ConnectionPools, priority)
+        {
+            cluster.stats.inc(ClusterStat::UpstreamCxPoolOverflow);
+            return Err(PoolFailure::Overflow(overflow));
+        }
+        let pool = if is_http2 {
+            HttpPool::Http2(Http2Pool::new(self.host.clone(), priority))
+        } else {
+            HttpPool::Http1(Http1Pool::new(self.host.clone(), priority))
+        };
+        pools.push(Entry { priority, options: options.cloned(), pool: pool.clone() });
+        Ok(pool)
+    }
+
+    /// Closes idle connections; busy ones close when their requests are done.
+    pub fn drain(&self) {
+        for entry in self.http.borrow().iter() {
+            match &entry.pool {
+                HttpPool::Http1(pool) => pool.drain(),
+                HttpPool::Http2(pool) => pool.drain(),
+            }
+        }
+    }
+}
+
+impl Drop for HostPools {
+    fn drop(&mut self) {
+        for entry in self.http.get_mut() {
+            self.host.cluster.shared.breakers.release(Resource::ConnectionPools, entry.priority);
+        }
+        self.drain();
+    }
+}
+
+impl Clone for HttpPool {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Http1(pool) => Self::Http1(pool.clone()),
+            Self::Http2(pool) => Self::Http2(pool.clone()),
+        }
+    }
+}
+
+/// What a lease stands on.
+#[derive(Debug)]
+enum Base {
+    Http1 { pool: Rc<Http1Pool>, record: record::CxRecord },
+    Http2(StreamSlot),
+}
+
+/// A connection or stream, for one request. Ends by `release` or `close`; when dropped it closes.
+#[derive(Debug)]
+pub struct Lease {
+    /// `None` only once it was given back.
+    stream: Option<ClientStream>,
+    /// As `stream`.
+    base: Option<Base>,
+    rq: RqGuard,
+    reused: bool,
+}
+
+impl Lease {
+    fn new_http1(pool: Rc<Http1Pool>, ready: Ready, rq: RqGuard) -> Self {
+        let reused = ready.record.requests > 1;
+        let base = Base::Http1 { pool, record: ready.record };
+        Self { stream: Some(ClientStream::H1(ready.conn)), base: Some(base), rq, reused }
+    }
+
+    fn new_http2(slot: StreamSlot, rq: RqGuard) -> Self {
+        let reused = !slot.is_first();
+        let stream = ClientStream::H2(slot.open());
+        Self { stream: Some(stream), base: Some(Base::Http2(slot)), rq, reused }
+    }
+
+    /// Whether the connection has served a request before: only then a failure without an answer may be a stale
+    /// connection's.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub fn host(&self) -> &Arc<Host> {
+        &self.rq.host().host
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        match self.base {
+            Some(Base::Http2(_)) => Protocol::Http2,
+            Some(Base::Http1 { .. }) | None => Protocol::Http11,
+        }
+    }
+
+    /// Unique in the process.
+    pub fn connection_id(&self) -> u64 {
+        match &self.base {
+            Some(Base::Http1 { record, .. }) => record.id,
+            Some(Base::Http2(slot)) => slot.connection().id,
+            None => 0,
+        }
+    }
+
+    /// Our end's address.
+    pub fn local_address(&self) -> Option<&Address> {
+        match &self.base {
+            Some(Base::Http1 { record, .. }) => record.local.as_ref(),
+            Some(Base::Http2(slot)) => slot.connection().local.as_ref(),
+            None => None,
+        }
+    }
+
+    /// How long connecting took.
+    pub fn connect_duration(&self) -> Option<Duration> {
+        match &self.base {
+            Some(Base::Http1 { record, .. }) => record.connect_duration,
+            Some(Base::Http2(slot)) => slot.connection().connect_duration,
+            None => None,
+        }
+    }
+
+    /// The exchange is complete. `reusable`: the caller has nothing against another on the connection; whether its
+    /// state allows one is the pool's to see.
+    pub fn release(mut self, reusable: bool, now: Instant) {
+        let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
+        self.rq.count_bytes(stream.meter());
+        let Base::Http1 { pool, record } = base else { return };
+        if let Some(conn) = stream.into_h1() {
+            pool.release(Ready { conn, record }, reusable, now);
+        }
+    }
+
+    /// The exchange failed or was given up. `remote`: the peer closed or reset the connection. HTTP/1: it is closed;
+    /// HTTP/2: only the stream ends, which the caller has reset.
+    pub fn close(mut self, remote: bool) {
+        self.abandon(remote);
+    }
+
+    fn abandon(&mut self, remote: bool) {
+        let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
+        self.rq.count_bytes(stream.meter());
+        let Base::Http1 { pool, mut record } = base else { return };
+        drop(stream);
+        record.end_with_request(remote);
+        pool.closed(record);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.abandon(false);
+    }
+}
+
+impl Deref for Lease {
+    type Target = ClientStream;
+
+    fn deref(&self) -> &ClientStream {
+        self.stream.as_ref().expect("a lease has its stream until it is given back by value")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut ClientStream {
+        self.stream.as_mut().expect("a lease has its stream until it is given back by value")
+    }
+}
+
+#[cfg(test)]
+mod tests;

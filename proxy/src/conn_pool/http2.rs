@@ -1,0 +1,357 @@
+//! HTTP/2 connections of one host: streams on the most recently used one that has room, another connection when all
+//! are full.
+//!
+//! A connection has room for the lesser of `max_concurrent_streams` and what the peer's SETTINGS admit. One task per
+//! connection drives it and sees to its timers; a connection that the peer is going to close (GOAWAY), or that is
+//! too old, leaves the list and ends with its last stream.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::connect::connect;
+use super::pending::{Left, PendingQueue, Ticket};
+use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
+use super::{Lease, PoolFailure};
+use crate::cluster::HostContext;
+use crate::codec::h2::{ClientConn, ClientStream, Driver, Settings};
+use crate::config::cluster::RoutingPriority;
+use crate::stats::names::ClusterStat;
+use crate::stream_info::Address;
+use crate::worker::timers::Timer;
+
+/// One connection, held by the pool while it takes streams and by each of its streams. Its driver ends once nobody
+/// holds it.
+pub(super) struct Http2Connection {
+    handle: RefCell<ClientConn>,
+    pool: Weak<Http2Pool>,
+    pub(super) id: u64,
+    pub(super) local: Option<Address>,
+    pub(super) connect_duration: Option<Duration>,
+    opened: Instant,
+    active: Cell<usize>,
+    /// Streams so far; the driver reads it at the end.
+    requests: Rc<Cell<u32>>,
+    idle_since: Cell<Instant>,
+    driver: RefCell<Option<Waker>>,
+    /// The driver's timer is set.
+    armed: Cell<bool>,
+}
+
+impl fmt::Debug for Http2Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http2Connection").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A place for one stream.
+#[derive(Debug)]
+pub(super) struct StreamSlot {
+    connection: Rc<Http2Connection>,
+    first: bool,
+}
+
+impl StreamSlot {
+    pub(super) fn connection(&self) -> &Http2Connection {
+        &self.connection
+    }
+
+    /// Whether it is the connection's first.
+    pub(super) fn is_first(&self) -> bool {
+        self.first
+    }
+
+    pub(super) fn open(&self) -> ClientStream {
+        self.connection.handle.borrow_mut().open()
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        connection.active.set(connection.active.get() - 1);
+        if connection.active.get() == 0 {
+            connection.idle_since.set(Instant::now());
+            if !connection.armed.replace(true)
+                && let Some(driver) = &*connection.driver.borrow()
+            {
+                driver.wake_by_ref();
+            }
+        }
+        if let Some(pool) = connection.pool.upgrade()
+            && !pool.pending.is_empty()
+        {
+            pool.serve_pending();
+        }
+    }
+}
+
+pub(super) struct Http2Pool {
+    host: Rc<HostContext>,
+    priority: RoutingPriority,
+    settings: Arc<Settings>,
+    /// Those that take streams, most recently used last.
+    connections: RefCell<Vec<Rc<Http2Connection>>>,
+    pending: PendingQueue<StreamSlot>,
+    connecting: Cell<usize>,
+    draining: Cell<bool>,
+}
+
+impl fmt::Debug for Http2Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http2Pool").finish_non_exhaustive()
+    }
+}
+
+impl Http2Pool {
+    pub(super) fn new(host: Rc<HostContext>, priority: RoutingPriority) -> Rc<Self> {
+        let http = &host.cluster.config.http;
+        let settings =
+            Settings::new(&http.http2, &http.common, http.common.max_response_headers_kb);
+        Rc::new(Self {
+            settings: Arc::new(settings),
+            host,
+            priority,
+            connections: RefCell::default(),
+            pending: PendingQueue::default(),
+            connecting: Cell::new(0),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// A stream on a connection that has room; `None` where none has.
+    pub(super) fn try_acquire(self: &Rc<Self>) -> Option<Result<Lease, PoolFailure>> {
+        let slot = self.reserve()?;
+        Some(self.lease(slot))
+    }
+
+    /// Waits for a new connection, or for a stream to end before.
+    pub(super) async fn wait(self: Rc<Self>) -> Result<Lease, PoolFailure> {
+        let pending =
+            PendingGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
+        let place = Place { ticket: self.pending.join(), pool: &self };
+        self.open_connections();
+        let slot = place.ticket.outcome().await?;
+        drop(place);
+        drop(pending);
+        self.lease(slot)
+    }
+
+    fn lease(&self, slot: StreamSlot) -> Result<Lease, PoolFailure> {
+        let rq = RqGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
+        Ok(Lease::new_http2(slot, rq))
+    }
+
+    fn room(&self, connection: &Http2Connection) -> bool {
+        let handle = connection.handle.borrow();
+        let limit = self.settings.options.max_concurrent_streams as usize;
+        !handle.is_closed() && connection.active.get() < limit.min(handle.max_concurrent_streams())
+    }
+
+    /// Takes a place on the most recently used connection that has one.
+    fn reserve(&self) -> Option<StreamSlot> {
+        let mut connections = self.connections.borrow_mut();
+        let at = connections.iter().rposition(|connection| self.room(connection))?;
+        let last = connections.len() - 1;
+        if at != last {
+            connections[at..].rotate_left(1);
+        }
+        let connection = connections[last].clone();
+        let requests = connection.requests.get() + 1;
+        connection.requests.set(requests);
+        connection.active.set(connection.active.get() + 1);
+        let limit = self.host.cluster.config.http.common.max_requests_per_connection;
+        if limit.is_some_and(|limit| requests >= limit) {
+            connections.pop();
+            self.host.cluster.stats.inc(ClusterStat::UpstreamCxMaxRequests);
+        }
+        Some(StreamSlot { connection, first: requests == 1 })
+    }
+
+    /// Gives places to those who wait, and opens connections for the rest.
+    fn serve_pending(self: &Rc<Self>) {
+        while !self.pending.is_empty() {
+            let Some(slot) = self.reserve() else { break };
+            // Nobody leaves the queue between the check and here.
+            drop(self.pending.serve(slot));
+        }
+        self.open_connections();
+    }
+
+    fn open_connections(self: &Rc<Self>) {
+        let streams = self.settings.options.max_concurrent_streams as usize;
+        while self.connecting.get().saturating_mul(streams) < self.pending.len() {
+            let anyway = self.connecting.get() == 0 && self.connections.borrow().is_empty();
+            let host = self.host.clone();
+            let Ok(record) = CxRecord::new(host, self.priority, CxKind::Http2, anyway) else {
+                return;
+            };
+            self.connecting.set(self.connecting.get() + 1);
+            tokio::task::spawn_local(self.clone().open_connection(record));
+        }
+    }
+
+    async fn open_connection(self: Rc<Self>, mut record: CxRecord) {
+        let outcome = match connect(&self.host, &mut record).await {
+            Ok(io) => ClientConn::handshake(io, self.settings.clone()).await.map_err(|_| {
+                record.end_by_peer();
+                PoolFailure::LocalClose
+            }),
+            Err(failure) => Err(failure),
+        };
+        self.connecting.set(self.connecting.get() - 1);
+        match outcome {
+            Ok((handle, driver)) => self.add(handle, driver, record),
+            Err(failure) => {
+                let ejected = self.pending.fail_all(&failure) as u64;
+                let stats = &self.host.cluster.stats;
+                stats.add(ClusterStat::UpstreamRqPendingFailureEject, ejected);
+            }
+        }
+    }
+
+    fn add(self: &Rc<Self>, handle: ClientConn, driver: Driver, mut record: CxRecord) {
+        let connection = Rc::new(Http2Connection {
+            handle: RefCell::new(handle),
+            pool: Rc::downgrade(self),
+            id: record.id,
+            local: record.local.take(),
+            connect_duration: record.connect_duration,
+            opened: record.opened(),
+            active: Cell::new(0),
+            requests: Rc::default(),
+            idle_since: Cell::new(Instant::now()),
+            driver: RefCell::default(),
+            armed: Cell::new(true),
+        });
+        let timer = self.host.cluster.timers.timer();
+        tokio::task::spawn_local(drive(driver, Rc::downgrade(&connection), record, timer));
+        if !self.draining.get() || !self.pending.is_empty() {
+            self.connections.borrow_mut().push(connection);
+        }
+        self.serve_pending();
+        if self.draining.get() {
+            self.drain();
+        }
+    }
+
+    /// The connection takes no more streams.
+    fn unlist(self: &Rc<Self>, connection: &Rc<Http2Connection>) -> bool {
+        let mut connections = self.connections.borrow_mut();
+        let at = connections.iter().position(|listed| Rc::ptr_eq(listed, connection));
+        at.map(|at| connections.remove(at)).is_some()
+    }
+
+    /// Connections end with their last stream.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        let connections = std::mem::take(&mut *self.connections.borrow_mut());
+        drop(connections);
+    }
+}
+
+impl Http2Connection {
+    /// Closes what is closed, idle or open for too long; sets the timer to the next deadline.
+    fn check(self: &Rc<Self>, cx: &mut Context<'_>, timer: &mut Timer) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let known = self.driver.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker()));
+        if !known {
+            self.driver.replace(Some(cx.waker().clone()));
+        }
+        let stats = &pool.host.cluster.stats;
+        if self.handle.borrow().is_closed() {
+            if pool.unlist(self) {
+                stats.inc(ClusterStat::UpstreamCxCloseNotify);
+                // Those who wait for one of its streams to end need another connection.
+                pool.serve_pending();
+            }
+            return;
+        }
+        let fired = timer.poll(cx).is_ready();
+        if !fired && timer.is_armed() {
+            return;
+        }
+        let config = &pool.host.cluster.config.http.common;
+        let now = Instant::now();
+        let is_idle = self.active.get() == 0;
+        let expires = config.idle_timeout.filter(|_| is_idle);
+        let expires = expires.map(|timeout| self.idle_since.get() + timeout);
+        let ends = config.max_connection_duration.map(|limit| self.opened + limit);
+        let over = if expires.is_some_and(|at| at <= now) {
+            Some(ClusterStat::UpstreamCxIdleTimeout)
+        } else if ends.is_some_and(|at| at <= now) {
+            Some(ClusterStat::UpstreamCxMaxDurationReached)
+        } else {
+            None
+        };
+        if let Some(stat) = over {
+            if pool.unlist(self) {
+                stats.inc(stat);
+            }
+            return;
+        }
+        let next = [expires, ends].into_iter().flatten().min();
+        self.armed.set(next.is_some() || config.idle_timeout.is_none());
+        if let Some(deadline) = next {
+            timer.arm(deadline);
+            let _ = timer.poll(cx);
+        }
+    }
+}
+
+/// Drives a connection until it ends.
+async fn drive(
+    mut driver: Driver,
+    connection: Weak<Http2Connection>,
+    mut record: CxRecord,
+    mut timer: Timer,
+) {
+    let requests = connection.upgrade().map(|connection| connection.requests.clone());
+    poll_fn(|cx| {
+        if Pin::new(&mut driver).poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some(connection) = connection.upgrade() {
+            connection.check(cx, &mut timer);
+        }
+        Poll::Pending
+    })
+    .await;
+    // Ended by us when nobody held it any more, by the peer otherwise.
+    if let Some(connection) = connection.upgrade() {
+        match connection.active.get() {
+            0 => record.end_by_peer(),
+            _ => record.end_with_request(true),
+        }
+        if let Some(pool) = connection.pool.upgrade() {
+            pool.unlist(&connection);
+            if !pool.pending.is_empty() {
+                pool.serve_pending();
+            }
+        }
+    }
+    record.requests = requests.map_or(0, |requests| requests.get());
+}
+
+/// A place in the queue, which is left when the request is given up.
+struct Place<'a> {
+    ticket: Ticket<'a, StreamSlot>,
+    pool: &'a Rc<Http2Pool>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        match self.ticket.leave() {
+            Left::Served(outcome) => drop(outcome),
+            Left::Waiting => {
+                self.pool.host.cluster.stats.inc(ClusterStat::UpstreamRqCancelled);
+            }
+            Left::Done => {}
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What is counted about a connection and about a request on it; given back when dropped.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crate::cluster::HostContext;
+use crate::cluster::circuit_breaker::{Overflow, Resource};
+use crate::config::cluster::RoutingPriority;
+use crate::io::Io;
+use crate::stats::names::ClusterStat;
+use crate::stream_info::{Address, ByteMeter};
+
+/// What a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CxKind {
+    Http1,
+    Http2,
+    Tcp,
+}
+
+/// How a connection ended, for `upstream_cx_destroy_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Local,
+    LocalWithRequest,
+    Remote,
+    RemoteWithRequest,
+}
+
+/// One upstream connection's place in the breakers, gauges and counters, from the first SYN to its end.
+#[derive(Debug)]
+pub(super) struct CxRecord {
+    host: Rc<HostContext>,
+    pub(super) id: u64,
+    opened: Instant,
+    /// `None` until connected.
+    pub(super) connect_duration: Option<Duration>,
+    pub(super) local: Option<Address>,
+    /// Requests so far, the present one included.
+    pub(super) requests: u32,
+    priority: RoutingPriority,
+    kind: CxKind,
+    end: End,
+}
+
+impl CxRecord {
+    /// Counts a new connection. `anyway`: the pool has none, so that the limit does not hold.
+    pub(super) fn new(
+        host: Rc<HostContext>,
+        priority: RoutingPriority,
+        kind: CxKind,
+        anyway: bool,
+    ) -> Result<Self, Overflow> {
+        let cluster = &host.cluster;
+        let breakers = &cluster.shared.breakers;
+        let per_host = cluster.config.circuit_breakers.per_host_max_connections;
+        let cx_active = &host.host.stats.cx_active;
+        let admitted = match per_host {
+            Some(limit) if cx_active.load(Relaxed) >= limit => {
+                Err(Overflow { resource: Resource::Connections, priority, limit })
+            }
+            _ => breakers.try_acquire(Resource::Connections, priority),
+        };
+        if let Err(overflow) = admitted {
+            cluster.stats.inc(ClusterStat::UpstreamCxOverflow);
+            if !anyway {
+                return Err(overflow);
+            }
+            breakers.acquire_anyway(Resource::Connections, priority);
+        }
+        cx_active.fetch_add(1, Relaxed);
+        host.host.stats.cx_total.fetch_add(1, Relaxed);
+        cluster.stats.inc(ClusterStat::UpstreamCxTotal);
+        cluster.stats.gauge_inc(ClusterStat::UpstreamCxActive);
+        match kind {
+            CxKind::Http1 => cluster.stats.inc(ClusterStat::UpstreamCxHttp1Total),
+            CxKind::Http2 => cluster.stats.inc(ClusterStat::UpstreamCxHttp2Total),
+            CxKind::Tcp => {}
+        }
+        let id = cluster.next_connection_id();
+        Ok(Self {
+            host,
+            id,
+            opened: Instant::now(),
+            connect_duration: None,
+            local: None,
+            requests: 0,
+            priority,
+            kind,
+            end: End::Local,
+        })
+    }
+
+    pub(super) fn connected(&mut self, io: &Io) {
+        let took = self.opened.elapsed();
+        let stats = &self.host.cluster.stats;
+        stats.record(ClusterStat::UpstreamCxConnectMs, took.as_millis() as u64);
+        self.connect_duration = Some(took);
+        self.local = io.local_address().ok();
+    }
+
+    /// The connection never came to be.
+    pub(super) fn connect_failed(&mut self, timed_out: bool, local: bool) {
+        let stats = &self.host.cluster.stats;
+        stats.inc(ClusterStat::UpstreamCxConnectFail);
+        if timed_out {
+            stats.inc(ClusterStat::UpstreamCxConnectTimeout);
+        }
+        self.host.host.stats.cx_connect_fail.fetch_add(1, Relaxed);
+        self.end = if timed_out || local { End::Local } else { End::Remote };
+    }
+
+    /// The peer closed it while it was idle.
+    pub(super) fn end_by_peer(&mut self) {
+        self.end = End::Remote;
+    }
+
+    /// It ends in the middle of a request.
+    pub(super) fn end_with_request(&mut self, remote: bool) {
+        self.end = if remote { End::RemoteWithRequest } else { End::LocalWithRequest };
+    }
+
+    /// When it was opened.
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
+    }
+}
+
+impl Drop for CxRecord {
+    fn drop(&mut self) {
+        let cluster = &self.host.cluster;
+        let stats = &cluster.stats;
+        cluster.shared.breakers.release(Resource::Connections, self.priority);
+        self.host.host.stats.cx_active.fetch_sub(1, Relaxed);
+        stats.gauge_dec(ClusterStat::UpstreamCxActive);
+        stats.inc(ClusterStat::UpstreamCxDestroy);
+        let remote = matches!(self.end, End::Remote | End::RemoteWithRequest);
+        stats.inc(if remote {
+            ClusterStat::UpstreamCxDestroyRemote
+        } else {
+            ClusterStat::UpstreamCxDestroyLocal
+        });
+        if matches!(self.end, End::LocalWithRequest | End::RemoteWithRequest) {
+            stats.inc(ClusterStat::UpstreamCxDestroyWithActiveRq);
+            stats.inc(if remote {
+                ClusterStat::UpstreamCxDestroyRemoteWithActiveRq
+            } else {
+                ClusterStat::UpstreamCxDestroyLocalWithActiveRq
+            });
+        }
+        if self.connect_duration.is_some() {
+            let length = self.opened.elapsed().as_millis() as u64;
+            stats.record(ClusterStat::UpstreamCxLengthMs, length);
+            if self.kind != CxKind::Tcp {
+                stats.record(ClusterStat::UpstreamRqPerCx, u64::from(self.requests));
+            }
+        }
+    }
+}
+
+/// One request's place in the breakers, gauges and counters.
+#[derive(Debug)]
+pub(super) struct RqGuard {
+    host: Rc<HostContext>,
+    priority: RoutingPriority,
+}
+
+impl RqGuard {
+    pub(super) fn new(host: &Rc<HostContext>, priority: RoutingPriority) -> Result<Self, Overflow> {
+        let cluster = &host.cluster;
+        if let Err(overflow) = cluster.shared.breakers.try_acquire(Resource::Requests, priority) {
+            cluster.stats.inc(ClusterStat::UpstreamRqActiveOverflow);
+            return Err(overflow);
+        }
+        host.host.stats.rq_total.fetch_add(1, Relaxed);
+        host.host.stats.rq_active.fetch_add(1, Relaxed);
+        cluster.stats.inc(ClusterStat::UpstreamRqTotal);
+        cluster.stats.gauge_inc(ClusterStat::UpstreamRqActive);
+        Ok(Self { host: host.clone(), priority })
+    }
+
+    pub(super) fn host(&self) -> &Rc<HostContext> {
+        &self.host
+    }
+
+    pub(super) fn count_bytes(&self, meter: ByteMeter) {
+        let stats = &self.host.cluster.stats;
+        stats.add(ClusterStat::UpstreamCxRxBytesTotal, meter.wire_received);
+        stats.add(ClusterStat::UpstreamCxTxBytesTotal, meter.wire_sent);
+    }
+}
+
+impl Drop for RqGuard {
+    fn drop(&mut self) {
+        self.host.cluster.shared.breakers.release(Resource::Requests, self.priority);
+        self.host.host.stats.rq_active.fetch_sub(1, Relaxed);
+        self.host.cluster.stats.gauge_dec(ClusterStat::UpstreamRqActive);
+    }
+}
+
+/// One waiting request's place in the breakers, gauges and counters.
+#[derive(Debug)]
+pub(super) struct PendingGuard {
+    host: Rc<HostContext>,
+    priority: RoutingPriority,
+}
+
+impl PendingGuard {
+    pub(super) fn new(host: &Rc<HostContext>, priority: RoutingPriority) -> Result<Self, Overflow> {
+        let cluster = &host.cluster;
+        let breakers = &cluster.shared.breakers;
+        if let Err(overflow) = breakers.try_acquire(Resource::PendingRequests, priority) {
+            cluster.stats.inc(ClusterStat::UpstreamRqPendingOverflow);
+            return Err(overflow);
+        }
+        host.host.stats.rq_pending_active.fetch_add(1, Relaxed);
+        cluster.stats.inc(ClusterStat::UpstreamRqPendingTotal);
+        cluster.stats.gauge_inc(ClusterStat::UpstreamRqPendingActive);
+        Ok(Self { host: host.clone(), priority })
+    }
+}
+
+impl Drop for PendingGuard {
+    fn drop(&mut self) {
+        self.host.cluster.shared.breakers.release(Resource::PendingRequests, self.priority);
+        self.host.host.stats.rq_pending_active.fetch_sub(1, Relaxed);
+        self.host.cluster.stats.gauge_dec(ClusterStat::UpstreamRqPendingActive);
+    }
+}
