@@ -1,12 +1,99 @@
 //! The admin port: Envoy's endpoints, answers and refusals, a file per endpoint.
 //!
-//! It reads the server through [`AdminState`] and writes in pieces of at most 16 KB.
+//! It reads the server through [`AdminState`] and writes in pieces of at most some 16 KB, giving way between them.
+//! It lives on one control thread: `serve` runs inside of a `LocalSet`.
 
+mod answer;
+mod endpoints;
+mod query;
+mod serve;
 mod state;
 
-pub use state::{
-    AdminAddress, AdminState, CertificateDetails, CertificateStatus, ClusterStatus,
-    CommandLineOptions, ConfigKind, ConfigResource, ConfigState, DrainListeners, HostHealth,
-    HostStats, HostStatus, ListenerStatus, RejectedUpdate, RuntimeEntry, RuntimeValues,
-    ServerState, Thresholds,
+use std::rc::Rc;
+
+use crate::config::matcher::StringMatcher;
+use crate::stats::names::{
+    HttpStat, ListenerHttpStat, ListenerStat, ListenerWorkerStat, ServerStat,
 };
+use crate::stats::{Registry, SharedBlock};
+pub use serve::AdminListener;
+pub use state::{
+    AdminAddress, AdminState, CertificateDetails, CertificateStatus, ClusterStatus, ConfigKind,
+    ConfigResource, ConfigState, DrainListeners, HostHealth, HostStats, HostStatus, ListenerStatus,
+    RejectedUpdate, RuntimeEntry, RuntimeValues, ServerState, Thresholds,
+};
+
+/// The admin interface.
+pub struct Admin {
+    state: Rc<dyn AdminState>,
+    registry: Registry,
+    /// `admin.allow_paths`; all paths when empty.
+    allow_paths: Vec<StringMatcher>,
+    server: SharedBlock<ServerStat>,
+    http: SharedBlock<HttpStat>,
+    listener: SharedBlock<ListenerStat>,
+    thread: SharedBlock<ListenerWorkerStat>,
+    listener_http: SharedBlock<ListenerHttpStat>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// `allow_paths` is `admin.allow_paths`, matched against path and query.
+    pub fn new(
+        state: Rc<dyn AdminState>,
+        registry: Registry,
+        allow_paths: Vec<StringMatcher>,
+    ) -> Self {
+        let listener = registry.scope("listener.admin");
+        let http = registry.scope("http.admin");
+        let admin = Self {
+            server: registry.scope("server").shared(),
+            http: http.shared(),
+            listener: listener.shared(),
+            thread: listener.scope("main_thread").shared(),
+            listener_http: listener.scope("http.admin").shared(),
+            state,
+            registry,
+            allow_paths,
+        };
+        admin.update_server_stats();
+        admin
+    }
+
+    /// Brings the gauges of `server.*` up to date that somebody must compute.
+    fn update_server_stats(&self) {
+        let memory = endpoints::Memory::now();
+        let state = self.state.server_state();
+        let gauge = |gauge, value| self.server.gauge_set(gauge, value);
+        gauge(ServerStat::Concurrency, self.state.command_line_options().concurrency.into());
+        gauge(ServerStat::DaysUntilFirstCertExpiring, u32::MAX.into());
+        gauge(ServerStat::SecondsUntilFirstOcspResponseExpiring, 0);
+        gauge(ServerStat::CompilationSettingsFipsMode, 0);
+        gauge(ServerStat::HotRestartEpoch, 0);
+        gauge(ServerStat::HotRestartGeneration, 1);
+        gauge(ServerStat::Live, u64::from(state == ServerState::Live));
+        gauge(ServerStat::State, state as u64);
+        gauge(ServerStat::ParentConnections, 0);
+        gauge(ServerStat::TotalConnections, self.state.total_connections());
+        gauge(ServerStat::MemoryAllocated, memory.allocated);
+        gauge(ServerStat::MemoryHeapSize, memory.heap);
+        gauge(ServerStat::MemoryPhysicalSize, memory.physical);
+        gauge(ServerStat::StatsRecentLookups, self.registry.lookups());
+        gauge(ServerStat::Uptime, self.state.uptime().as_secs());
+        gauge(ServerStat::Version, version_number());
+    }
+}
+
+/// `server.version`: the first three bytes of the revision as a number.
+fn version_number() -> u64 {
+    let revision = crate::server::version::revision();
+    revision.get(..6).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::config::compile::diagnostic::Diagnostic;
+use crate::config::pb::envoy::admin::v3::CommandLineOptions;
 
 /// The server behind the admin interface.
 pub trait AdminState: 'static {
@@ -25,6 +26,11 @@ pub trait AdminState: 'static {
 
     /// `config.core.v3.Node` of the bootstrap with the command line's overrides, as protobuf.
     fn node(&self) -> Bytes;
+
+    /// Number of downstream connections of all listeners (`server.total_connections`).
+    fn total_connections(&self) -> u64 {
+        0
+    }
 
     /// `/listeners`: active listeners, in order of configuration.
     fn listeners(&self) -> Vec<ListenerStatus>;
@@ -92,44 +98,6 @@ impl ServerState {
     }
 }
 
-/// `admin.v3.CommandLineOptions`, as far as it says something here.
-#[derive(Debug, Clone, Default)]
-pub struct CommandLineOptions {
-    pub base_id: u64,
-    pub concurrency: u32,
-    pub config_path: String,
-    pub config_yaml: String,
-    pub allow_unknown_static_fields: bool,
-    pub reject_unknown_dynamic_fields: bool,
-    pub ignore_unknown_dynamic_fields: bool,
-    pub admin_address_path: String,
-    /// `v4` or `v6`.
-    pub local_address_ip_version: String,
-    pub log_level: String,
-    pub component_log_level: String,
-    pub log_format: String,
-    pub log_format_escaped: bool,
-    pub log_path: String,
-    pub service_cluster: String,
-    pub service_node: String,
-    pub service_zone: String,
-    pub file_flush_interval: Duration,
-    pub file_flush_min_size: u32,
-    pub drain_time: Duration,
-    pub parent_shutdown_time: Duration,
-    /// `Gradual` or `Immediate`.
-    pub drain_strategy: String,
-    /// `Serve`, `Validate` or `InitOnly`.
-    pub mode: String,
-    pub disable_hot_restart: bool,
-    pub restart_epoch: u32,
-    pub cpuset_threads: bool,
-    pub enable_core_dump: bool,
-    pub skip_deprecated_logs: bool,
-    pub disabled_extensions: Vec<String>,
-    pub stats_tag: Vec<String>,
-}
-
 /// Where a listener or host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
@@ -138,6 +106,16 @@ pub enum AdminAddress {
     Pipe(PathBuf),
     /// `envoy_internal_address`: server listener name and endpoint id.
     Internal(String, String),
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Pipe(path) => path.display().fmt(f),
+            Self::Internal(listener, endpoint) => write!(f, "envoy://{listener}/{endpoint}"),
+        }
+    }
 }
 
 /// One of `/listeners`.

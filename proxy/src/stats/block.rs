@@ -11,6 +11,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::definition::{StatSet, StatTable};
 use super::histogram::Histogram;
+use super::scope::ScopeInner;
+
+/// Keeps a handle's scope, so that its statistics stay in sight as long as somebody counts; a detached handle has none.
+pub(super) type Keep = Option<Arc<ScopeInner>>;
 
 /// Cells of one set, of one scope, of one writer.
 #[derive(Debug)]
@@ -55,30 +59,31 @@ fn shared_gauge_add(cell: &AtomicU64, n: i64) {
 /// One worker's block of a set of statistics. The merged value of a statistic is the sum over workers.
 pub struct Block<S> {
     data: Arc<BlockData>,
+    scope: Keep,
     /// Single writer: stays on its worker.
     _set: PhantomData<(S, Rc<()>)>,
 }
 
 impl<S> Clone for Block<S> {
     fn clone(&self) -> Self {
-        Self { data: self.data.clone(), _set: PhantomData }
+        Self { data: self.data.clone(), scope: self.scope.clone(), _set: PhantomData }
     }
 }
 
 impl<S> std::fmt::Debug for Block<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Block").finish_non_exhaustive()
+        f.debug_struct("Block").field("scope", &self.scope).finish_non_exhaustive()
     }
 }
 
 impl<S: StatSet> Block<S> {
-    pub(super) fn new(data: Arc<BlockData>) -> Self {
-        Self { data, _set: PhantomData }
+    pub(super) fn new(data: Arc<BlockData>, scope: Keep) -> Self {
+        Self { data, scope, _set: PhantomData }
     }
 
     /// A block that no registry reports: for tests and for parts that run without statistics.
     pub fn detached() -> Self {
-        Self::new(BlockData::new(S::TABLE))
+        Self::new(BlockData::new(S::TABLE), None)
     }
 
     #[inline]
@@ -142,29 +147,30 @@ impl<S: StatSet> Block<S> {
 /// A block that any thread may write: control threads, and what has no worker.
 pub struct SharedBlock<S> {
     data: Arc<BlockData>,
+    scope: Keep,
     _set: PhantomData<fn(S)>,
 }
 
 impl<S> Clone for SharedBlock<S> {
     fn clone(&self) -> Self {
-        Self { data: self.data.clone(), _set: PhantomData }
+        Self { data: self.data.clone(), scope: self.scope.clone(), _set: PhantomData }
     }
 }
 
 impl<S> std::fmt::Debug for SharedBlock<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SharedBlock").finish_non_exhaustive()
+        f.debug_struct("SharedBlock").field("scope", &self.scope).finish_non_exhaustive()
     }
 }
 
 impl<S: StatSet> SharedBlock<S> {
-    pub(super) fn new(data: Arc<BlockData>) -> Self {
-        Self { data, _set: PhantomData }
+    pub(super) fn new(data: Arc<BlockData>, scope: Keep) -> Self {
+        Self { data, scope, _set: PhantomData }
     }
 
     /// A block that no registry reports.
     pub fn detached() -> Self {
-        Self::new(BlockData::new(S::TABLE))
+        Self::new(BlockData::new(S::TABLE), None)
     }
 
     fn cell(&self, stat: S) -> &AtomicU64 {
@@ -210,11 +216,11 @@ impl<S: StatSet> SharedBlock<S> {
 
 /// One worker's part of a counter with a name known at run time (`upstream_rq_503`).
 #[derive(Debug, Clone)]
-pub struct Counter(Arc<AtomicU64>, PhantomData<Rc<()>>);
+pub struct Counter(Arc<AtomicU64>, Keep, PhantomData<Rc<()>>);
 
 impl Counter {
-    pub(super) fn new(cell: Arc<AtomicU64>) -> Self {
-        Self(cell, PhantomData)
+    pub(super) fn new(cell: Arc<AtomicU64>, scope: Keep) -> Self {
+        Self(cell, scope, PhantomData)
     }
 
     #[inline]
@@ -230,11 +236,11 @@ impl Counter {
 
 /// One worker's part of a gauge with a name known at run time.
 #[derive(Debug, Clone)]
-pub struct Gauge(Arc<AtomicU64>, PhantomData<Rc<()>>);
+pub struct Gauge(Arc<AtomicU64>, Keep, PhantomData<Rc<()>>);
 
 impl Gauge {
-    pub(super) fn new(cell: Arc<AtomicU64>) -> Self {
-        Self(cell, PhantomData)
+    pub(super) fn new(cell: Arc<AtomicU64>, scope: Keep) -> Self {
+        Self(cell, scope, PhantomData)
     }
 
     #[inline]
@@ -250,11 +256,11 @@ impl Gauge {
 
 /// One worker's part of a histogram with a name known at run time.
 #[derive(Debug, Clone)]
-pub struct WorkerHistogram(Arc<Histogram>, PhantomData<Rc<()>>);
+pub struct WorkerHistogram(Arc<Histogram>, Keep, PhantomData<Rc<()>>);
 
 impl WorkerHistogram {
-    pub(super) fn new(histogram: Arc<Histogram>) -> Self {
-        Self(histogram, PhantomData)
+    pub(super) fn new(histogram: Arc<Histogram>, scope: Keep) -> Self {
+        Self(histogram, scope, PhantomData)
     }
 
     #[inline]
@@ -265,7 +271,7 @@ impl WorkerHistogram {
 
 /// A counter that any thread may write.
 #[derive(Debug, Clone)]
-pub struct SharedCounter(pub(super) Arc<AtomicU64>);
+pub struct SharedCounter(pub(super) Arc<AtomicU64>, pub(super) Keep);
 
 impl SharedCounter {
     pub fn inc(&self) {
@@ -279,7 +285,7 @@ impl SharedCounter {
 
 /// A gauge that any thread may write.
 #[derive(Debug, Clone)]
-pub struct SharedGauge(pub(super) Arc<AtomicU64>);
+pub struct SharedGauge(pub(super) Arc<AtomicU64>, pub(super) Keep);
 
 impl SharedGauge {
     pub fn add(&self, n: i64) {

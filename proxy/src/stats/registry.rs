@@ -104,6 +104,11 @@ impl Registry {
         lock(&self.0.scopes).values().filter_map(Weak::upgrade).collect()
     }
 
+    /// Names resolved since the start (`server.stats_recent_lookups`).
+    pub fn lookups(&self) -> u64 {
+        self.0.lookups.load(Ordering::Relaxed)
+    }
+
     /// Bucket bounds of a histogram by its name.
     pub(super) fn bounds(&self, name: &str) -> &[f64] {
         let rule = self.0.config.buckets.iter().find(|rule| rule.matcher.matches(name));

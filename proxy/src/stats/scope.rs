@@ -17,7 +17,7 @@ use super::registry::{Inner, lock};
 /// Writer of shared blocks and shared single statistics.
 const SHARED: u16 = u16::MAX;
 
-/// A named group of statistics. Cheap to clone; the statistics exist while a clone does.
+/// A named group of statistics. Cheap to clone; the statistics exist while a clone or a handle taken from one does.
 #[derive(Clone, Debug)]
 pub struct Scope(pub(super) Arc<ScopeInner>);
 
@@ -98,6 +98,10 @@ impl Scope {
         self.0.prefix.trim_end_matches('.')
     }
 
+    fn keep(&self) -> Option<Arc<ScopeInner>> {
+        Some(self.0.clone())
+    }
+
     /// A scope below this one.
     pub fn scope(&self, suffix: &str) -> Self {
         super::Registry(self.0.registry.clone()).scope(&format!("{}{suffix}", self.0.prefix))
@@ -110,22 +114,22 @@ impl Scope {
 
     /// The block of worker `worker`, made on first use; declares the set. Call it on that worker only.
     pub fn block<S: StatSet>(&self, worker: usize) -> Block<S> {
-        Block::new(self.0.block(S::TABLE, worker as u16))
+        Block::new(self.0.block(S::TABLE, worker as u16), self.keep())
     }
 
     /// The block for writers that are not workers.
     pub fn shared<S: StatSet>(&self) -> SharedBlock<S> {
-        SharedBlock::new(self.0.block(S::TABLE, SHARED))
+        SharedBlock::new(self.0.block(S::TABLE, SHARED), self.keep())
     }
 
     /// Worker `worker`'s part of a counter with a name known at run time (`upstream_rq_503`).
     pub fn counter(&self, worker: usize, name: &str) -> Counter {
-        Counter::new(self.0.number(worker as u16, name, Kind::Counter))
+        Counter::new(self.0.number(worker as u16, name, Kind::Counter), self.keep())
     }
 
     /// Worker `worker`'s part of a gauge with a name known at run time.
     pub fn gauge(&self, worker: usize, name: &str) -> Gauge {
-        Gauge::new(self.0.number(worker as u16, name, Kind::Gauge))
+        Gauge::new(self.0.number(worker as u16, name, Kind::Gauge), self.keep())
     }
 
     /// Worker `worker`'s part of a histogram with a name known at run time.
@@ -136,15 +140,15 @@ impl Scope {
                 histogram = Some(cell.clone());
             }
         });
-        WorkerHistogram::new(histogram.unwrap_or_default())
+        WorkerHistogram::new(histogram.unwrap_or_default(), self.keep())
     }
 
     pub fn shared_counter(&self, name: &str) -> SharedCounter {
-        SharedCounter(self.0.number(SHARED, name, Kind::Counter))
+        SharedCounter(self.0.number(SHARED, name, Kind::Counter), self.keep())
     }
 
     pub fn shared_gauge(&self, name: &str) -> SharedGauge {
-        SharedGauge(self.0.number(SHARED, name, Kind::Gauge))
+        SharedGauge(self.0.number(SHARED, name, Kind::Gauge), self.keep())
     }
 
     pub fn text_readout(&self, name: &str) -> TextReadout {
