@@ -274,11 +274,9 @@ fn read_yaml<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<Raw<'a>, Synta
     let item = |event, anchor: usize| Raw::Item((event, at), Some(anchor).filter(|&id| id > 0));
     Ok(match event {
         YamlEvent::Alias(anchor) => Raw::Alias(anchor, at),
-        YamlEvent::Scalar(text, style, anchor, tag) => {
-            let is_string = style != ScalarStyle::Plain
-                || tag.is_some_and(|tag| tag.suffix == "str" || tag.suffix.is_empty());
-            item(if is_string { Event::Text(text) } else { Event::Plain(text) }, anchor)
-        }
+        // Tags change nothing in Envoy.
+        YamlEvent::Scalar(text, ScalarStyle::Plain, anchor, _) => item(Event::Plain(text), anchor),
+        YamlEvent::Scalar(text, _, anchor, _) => item(Event::Text(text), anchor),
         YamlEvent::SequenceStart(anchor, _) => item(Event::ListStart, anchor),
         YamlEvent::SequenceEnd => item(Event::ListEnd, 0),
         YamlEvent::MappingStart(anchor, _) => item(Event::MapStart, anchor),
