@@ -1,0 +1,36 @@
+# Short names for what CONTRIBUTING.md describes.
+
+default:
+    @just --list
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny --offline check bans licenses sources
+
+# Unit and property tests.
+test:
+    cargo test --package outrigger
+
+# Everything, after installing the peers that it needs.
+test-all:
+    tests/run
+
+bench:
+    cargo bench --package benches
+
+# Side by side with Envoy and HAProxy: just compare --only router
+compare *args:
+    cargo run --release --package benches --bin compare -- {{args}}
+
+quickstart:
+    cargo run --release -- quickstart
+
+doc:
+    cargo doc --package outrigger --no-deps --document-private-items
+
+ci:
+    .ci/run
