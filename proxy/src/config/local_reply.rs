@@ -1,9 +1,9 @@
 //! Compiled `local_reply_config` of a connection manager.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use http::StatusCode;
 
+use super::access_log::Filter;
 use super::header_ops::HeaderOps;
 use crate::format::SubstitutionFormat;
 
@@ -19,8 +19,9 @@ pub struct LocalReplyConfig {
 /// One rewriting rule.
 #[derive(Debug)]
 pub struct ResponseMapper {
+    pub filter: Filter,
     pub status_code: Option<StatusCode>,
-    pub body: Option<Arc<[u8]>>,
+    pub body: Option<Bytes>,
     pub body_format_override: Option<SubstitutionFormat>,
     pub headers_to_add: HeaderOps,
 }

@@ -5,9 +5,11 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
+use crate::access_log::filter;
 use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
 use crate::codec::name::names;
 use crate::config::local_reply::LocalReplyConfig;
+use crate::format::{Ctx, grpc};
 use crate::stream_info::{ResponseFlags, StreamInfo};
 
 /// A response to be made by the proxy, before `local_reply_config` has had its say.
@@ -50,25 +52,104 @@ impl LocalReply {
     }
 }
 
-/// Turns a reply into the head and body that go to the response filters. An empty body means that
-/// the head ends the stream. Sets code, details and flags of `info`.
+/// Turns a reply into the head and body that go to the response filters: `local_reply_config` first, then the
+/// shape that gRPC and HEAD ask for, as in Envoy's `Utility::prepareLocalReply`. An empty body means that the
+/// head ends the stream. Sets code, details and flags of `info`.
 pub fn respond(
     reply: LocalReply,
     config: &LocalReplyConfig,
     request: Option<&RequestHead>,
     info: &mut StreamInfo,
 ) -> (ResponseHead, Bytes) {
-    let _ = config;
     info.flags.insert(reply.flags);
     info.response_code = Some(reply.status);
     info.set_details(reply.details);
     let protocol = info.protocol.unwrap_or(Protocol::Http11);
     let mut head = ResponseHead::new(reply.status, protocol);
-    if !reply.body.is_empty() {
-        let mut length = itoa::Buffer::new();
-        head.headers.set(&names::CONTENT_LENGTH, length.format(reply.body.len()).as_bytes());
-        head.headers.set(&names::CONTENT_TYPE, b"text/plain");
+    if let Some(headers) = reply.headers {
+        head.headers = headers;
     }
+    let (body, content_type) = rewrite(reply.body, config, request, &mut head, info);
     let is_head = request.is_some_and(|r| r.method == Method::HEAD);
-    (head, if is_head { Bytes::new() } else { reply.body })
+    if request.is_some_and(grpc::is_grpc_request) {
+        let status = reply.grpc_status.unwrap_or_else(|| grpc::from_http(head.status));
+        into_grpc(&mut head, status, if is_head { b"" } else { &body });
+        info.response_code = Some(head.status);
+        return (head, Bytes::new());
+    }
+    if body.is_empty() {
+        head.headers.remove(&names::CONTENT_LENGTH);
+        head.headers.remove(&names::CONTENT_TYPE);
+    } else {
+        let mut length = itoa::Buffer::new();
+        head.headers.set(&names::CONTENT_LENGTH, length.format(body.len()).as_bytes());
+        if !head.headers.contains(&names::CONTENT_TYPE) {
+            head.headers.append(&names::CONTENT_TYPE, content_type.as_bytes());
+        }
+    }
+    (head, if is_head { Bytes::new() } else { body })
 }
+
+/// The first mapper whose filter matches, then the body's format. The body and its content type.
+fn rewrite<'a>(
+    mut body: Bytes,
+    config: &'a LocalReplyConfig,
+    request: Option<&RequestHead>,
+    head: &mut ResponseHead,
+    info: &mut StreamInfo,
+) -> (Bytes, &'a str) {
+    let mapper = config.mappers.iter().find(|mapper| {
+        let ctx = Ctx { request, response: Some(head), ..Ctx::new(info) };
+        filter::matches(&mapper.filter, &ctx)
+    });
+    let mut format = config.body_format.as_ref();
+    if let Some(mapper) = mapper {
+        if let Some(replaced) = &mapper.body {
+            body = replaced.clone();
+        }
+        mapper.headers_to_add.apply_response(head, request, info);
+        if let Some(status) = mapper.status_code {
+            head.status = status;
+            info.response_code = Some(status);
+        }
+        format = mapper.body_format_override.as_ref().or(format);
+    }
+    let Some(format) = format else { return (body, "text/plain") };
+    let ctx = Ctx { request, response: Some(head), local_reply_body: &body, ..Ctx::new(info) };
+    let mut formatted = Vec::new();
+    format.write(&ctx, &mut formatted);
+    (formatted.into(), format.content_type())
+}
+
+/// A trailers-only response: the status goes into `grpc-status`, the body into `grpc-message`.
+fn into_grpc(head: &mut ResponseHead, status: u32, body: &[u8]) {
+    head.status = StatusCode::OK;
+    head.headers.remove(&names::CONTENT_LENGTH);
+    head.headers.set(&names::CONTENT_TYPE, b"application/grpc");
+    head.headers.set(&names::GRPC_STATUS, itoa::Buffer::new().format(status).as_bytes());
+    // JSON formats end with a line break that is no part of the message.
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    if !body.is_empty() {
+        head.headers.set(&names::GRPC_MESSAGE, &percent_encode(body));
+    }
+}
+
+/// Percent-encoding of `grpc-message` as Envoy has it: what is no visible ASCII, `%` and `~`.
+fn percent_encode(message: &[u8]) -> Vec<u8> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = Vec::with_capacity(message.len());
+    for &byte in message {
+        match byte {
+            b' '..b'~' if byte != b'%' => out.push(byte),
+            _ => {
+                let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
+                out.extend_from_slice(&[b'%', high, low]);
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+#[path = "local_reply_tests.rs"]
+mod tests;
