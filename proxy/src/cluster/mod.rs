@@ -4,6 +4,7 @@
 //! A worker reads the newest host set at each pick; only a changed generation costs more than one load.
 
 pub mod circuit_breaker;
+pub mod dns;
 pub mod host;
 mod shared;
 
