@@ -8,6 +8,7 @@
 pub mod area;
 pub mod client;
 pub mod config;
+pub mod conformance;
 pub mod differential;
 pub mod observe;
 pub mod ports;
