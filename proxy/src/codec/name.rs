@@ -211,11 +211,35 @@ pub(super) fn id_of(name: &[u8]) -> u8 {
     let mut s = slot_of(name);
     loop {
         let id = TABLE[s];
-        if id == UNKNOWN || TEXT[id as usize].as_bytes().eq_ignore_ascii_case(name) {
+        if id == UNKNOWN || is_same(TEXT[id as usize].as_bytes(), name) {
             return id;
         }
         s = (s + 1) % SLOTS;
     }
+}
+
+/// Whether `name` is `text` in some case. `text` is lower case; of the bytes that setting the case bit
+/// maps to one of its letters, digits and hyphens only those themselves are in a token.
+fn is_same(text: &[u8], name: &[u8]) -> bool {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    let word = |bytes: &[u8], at: usize| {
+        bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
+    };
+    let n = text.len();
+    if n != name.len() {
+        return false;
+    }
+    if n < 8 {
+        return text.eq_ignore_ascii_case(name);
+    }
+    // The last word overlaps the one before it.
+    let mut differ = (word(name, n - 8) | CASE) ^ word(text, n - 8);
+    let mut at = 0;
+    while at + 8 < n {
+        differ |= (word(name, at) | CASE) ^ word(text, at);
+        at += 8;
+    }
+    differ == 0
 }
 
 #[cfg(test)]
