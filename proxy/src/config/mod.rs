@@ -1,6 +1,7 @@
 //! Compiled configuration: plain, immutable, `Send + Sync`; protobuf stops in `compile`.
 
 pub mod access_log;
+pub mod admin;
 pub mod cidr;
 pub mod cluster;
 pub mod compile;

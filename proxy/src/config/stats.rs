@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::matcher::{ListStringMatcher, StringMatcher};
+
 /// `config.bootstrap.v3.Bootstrap.stats_config` and `stats_flush_interval`.
 #[derive(Debug)]
 pub struct StatsConfig {
@@ -14,8 +16,12 @@ pub struct StatsConfig {
     pub matcher: StatsMatcher,
     /// `histogram_bucket_settings`: the first whose matcher takes the name without tags wins.
     pub buckets: Vec<BucketRule>,
-    /// `stats_flush_interval`: least length of the interval in the text form of histograms; default 5 s.
+    /// `stats_flush_interval`: least length of the interval in the text form of histograms; default 5 s. Zero with
+    /// `stats_flush_on_admin`: every read ends one.
     pub flush_interval: Duration,
+    /// `deferred_stat_options.enable_deferred_creation_stats`: traffic statistics of a cluster exist once a worker
+    /// uses it.
+    pub deferred_creation: bool,
 }
 
 impl Default for StatsConfig {
@@ -26,6 +32,7 @@ impl Default for StatsConfig {
             matcher: StatsMatcher::AcceptAll,
             buckets: Vec::new(),
             flush_interval: Duration::from_secs(5),
+            deferred_creation: false,
         }
     }
 }
@@ -90,8 +97,8 @@ impl Pattern {
 pub enum StatsMatcher {
     AcceptAll,
     RejectAll,
-    Inclusion(Vec<NameMatcher>),
-    Exclusion(Vec<NameMatcher>),
+    Inclusion(ListStringMatcher),
+    Exclusion(ListStringMatcher),
 }
 
 impl StatsMatcher {
@@ -104,45 +111,8 @@ impl StatsMatcher {
         match self {
             Self::AcceptAll => true,
             Self::RejectAll => false,
-            Self::Inclusion(list) => list.iter().any(|matcher| matcher.matches(name)),
-            Self::Exclusion(list) => !list.iter().any(|matcher| matcher.matches(name)),
-        }
-    }
-}
-
-/// `envoy.type.matcher.v3.StringMatcher` on statistic names.
-#[derive(Debug)]
-pub struct NameMatcher {
-    pub pattern: NamePattern,
-    pub ignore_case: bool,
-}
-
-#[derive(Debug)]
-pub enum NamePattern {
-    Exact(String),
-    Prefix(String),
-    Suffix(String),
-    Contains(String),
-    /// Matches the whole name.
-    Regex(regex::Regex),
-}
-
-impl NameMatcher {
-    pub fn matches(&self, name: &str) -> bool {
-        // Patterns are lower case already when `ignore_case` is set.
-        let lower;
-        let name = if self.ignore_case {
-            lower = name.to_ascii_lowercase();
-            lower.as_str()
-        } else {
-            name
-        };
-        match &self.pattern {
-            NamePattern::Exact(text) => name == text,
-            NamePattern::Prefix(text) => name.starts_with(text.as_str()),
-            NamePattern::Suffix(text) => name.ends_with(text.as_str()),
-            NamePattern::Contains(text) => name.contains(text.as_str()),
-            NamePattern::Regex(regex) => regex.is_match(name),
+            Self::Inclusion(list) => list.matches(name.as_bytes()),
+            Self::Exclusion(list) => !list.matches(name.as_bytes()),
         }
     }
 }
@@ -150,7 +120,7 @@ impl NameMatcher {
 /// One of `histogram_bucket_settings`.
 #[derive(Debug)]
 pub struct BucketRule {
-    pub matcher: NameMatcher,
+    pub matcher: StringMatcher,
     /// Upper bounds, ascending; may be empty when only `bins` is set.
     pub bounds: Vec<f64>,
 }

@@ -111,7 +111,7 @@ impl Registry {
 
     /// Bucket bounds of a histogram by its name.
     pub(super) fn bounds(&self, name: &str) -> &[f64] {
-        let rule = self.0.config.buckets.iter().find(|rule| rule.matcher.matches(name));
+        let rule = self.0.config.buckets.iter().find(|rule| rule.matcher.matches(name.as_bytes()));
         rule.filter(|rule| !rule.bounds.is_empty()).map_or(&DEFAULT_BOUNDS, |rule| &rule.bounds)
     }
 

@@ -12,6 +12,7 @@ use super::block::{
 };
 use super::definition::{Kind, StatDef, StatSet, StatTable, Unit};
 use super::histogram::Histogram;
+use super::names::ClusterStat;
 use super::registry::{Inner, lock};
 
 /// Writer of shared blocks and shared single statistics.
@@ -108,8 +109,13 @@ impl Scope {
     }
 
     /// Makes the statistics of a set exist at zero; costs nothing per statistic.
+    ///
+    /// With `enable_deferred_creation_stats` a cluster's traffic statistics wait for their first block.
     pub fn declare<S: StatSet>(&self) {
-        self.0.declare(S::TABLE);
+        let deferred = self.0.registry.config.deferred_creation;
+        if !deferred || S::TABLE != ClusterStat::TABLE {
+            self.0.declare(S::TABLE);
+        }
     }
 
     /// The block of worker `worker`, made on first use; declares the set. Call it on that worker only.

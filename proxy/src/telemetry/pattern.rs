@@ -32,7 +32,7 @@ pub struct Pattern {
 
 /// A `json_format` holds an operator that breaks JSON.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error("usage of {0} is unavailable for JSON log formats, %j escapes the message")]
 pub struct InvalidPattern(&'static str);
 
 #[derive(Debug, PartialEq)]
@@ -100,17 +100,10 @@ impl Pattern {
     /// # Errors
     /// The format asks for the message unescaped.
     pub fn json(format: &str) -> Result<Self, InvalidPattern> {
-        if format.contains("%v") {
-            return Err(InvalidPattern(
-                "setJsonLogFormat error: usage of %v is unavailable. Please use %j instead, which \
-                 will make sure that the message is JSON-escaped.",
-            ));
-        }
-        if format.contains("%_") {
-            return Err(InvalidPattern(
-                "setJsonLogFormat error: usage of %_ is unavailable. Please use %j instead, which \
-                 will make sure that the message is JSON-escaped.",
-            ));
+        for operator in ["%v", "%_"] {
+            if format.contains(operator) {
+                return Err(InvalidPattern(operator));
+            }
         }
         Ok(Self::new(format))
     }

@@ -3,6 +3,9 @@
 
 pub mod diagnostic;
 
+pub mod admin;
+pub mod stats;
+
 pub mod access_log;
 pub mod cluster;
 pub mod core;

@@ -2,9 +2,8 @@
 //! listener with a connection manager, two clusters (one used) and the admin listener.
 
 use super::{HistogramBuckets, StatsFormat, StatsParams, StatsRender, StatsType};
-use crate::config::stats::{
-    NameMatcher, NamePattern, Pattern, StatsConfig, StatsMatcher, TagRule, TagValue,
-};
+use crate::config::matcher::{ListStringMatcher, StringMatcher, StringPattern};
+use crate::config::stats::{Pattern, StatsConfig, StatsMatcher, TagRule, TagValue};
 use crate::stats::names::{
     CircuitBreakerStat, ClusterEndpointStat, ClusterLbStat, ClusterManagerStat, ClusterStat,
     ClusterSubsetStat, ClusterUpdateStat, DnsStat, FilesystemStat, Http1Stat, Http2Stat, HttpStat,
@@ -266,10 +265,8 @@ fn text_readouts_are_quoted_and_optional_in_prometheus() {
 
 #[test]
 fn rejected_statistics_do_not_exist() {
-    let matcher = StatsMatcher::Inclusion(vec![NameMatcher {
-        pattern: NamePattern::Suffix("cx_total".into()),
-        ignore_case: false,
-    }]);
+    let suffix = StringMatcher::new(StringPattern::Suffix(Box::from(*b"cx_total")), false);
+    let matcher = StatsMatcher::Inclusion(ListStringMatcher { patterns: Box::new([suffix]) });
     let registry = Registry::new(StatsConfig { matcher, ..StatsConfig::default() });
     let scope = cluster(&registry, "foo");
     scope.block::<ClusterStat>(0).inc(ClusterStat::UpstreamCxTotal);
@@ -327,4 +324,15 @@ fn a_large_scrape_comes_in_pieces() {
         assert!(sizes.iter().all(|size| *size < 20 * 1024), "{format:?}");
     }
     drop(scopes);
+}
+
+#[test]
+fn deferred_traffic_statistics_appear_with_their_first_block() {
+    let config = StatsConfig { deferred_creation: true, ..StatsConfig::default() };
+    let registry = Registry::new(config);
+    let scope = cluster(&registry, "foo");
+    let out = text(&registry, StatsParams::default());
+    assert!(out.contains("cluster.foo.membership_total: 0\n") && !out.contains("upstream_cx"));
+    let _block = scope.block::<ClusterStat>(0);
+    assert!(text(&registry, filter("upstream_cx_total")).starts_with("cluster.foo.upstream_cx"));
 }
