@@ -309,7 +309,7 @@ impl Target for HeaderList {
 }
 
 /// Found by adding each name to a request through Envoy 1.40.
-fn is_inline_in_requests(name: &str) -> bool {
+pub(super) fn is_inline_in_requests(name: &str) -> bool {
     match name.as_bytes().first() {
         Some(b'x') => {
             matches!(
@@ -368,7 +368,7 @@ fn is_inline_in_requests(name: &str) -> bool {
 }
 
 /// As `is_inline_in_requests`, for responses.
-fn is_inline_in_responses(name: &str) -> bool {
+pub(super) fn is_inline_in_responses(name: &str) -> bool {
     is_inline_in_both(name)
         || matches!(
             name,

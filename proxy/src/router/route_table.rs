@@ -19,6 +19,7 @@ use crate::config::route::{
     Conditions, PathSpecifier, PerFilterConfigs, PerFilterSlot, RequireTls, Route, RouteMatcher,
     RouteTable, VirtualCluster, VirtualHost,
 };
+use crate::format::grpc::is_grpc_request;
 
 /// What a request matched: numbers that mean something only to the table that gave them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,8 +223,8 @@ impl RouteMatcher {
 impl Conditions {
     /// Everything but the path.
     pub fn hold(&self, head: &RequestHead, random: u64) -> bool {
-        self.runtime_fraction.as_ref().is_none_or(|fraction| fraction.default.hits(random))
-            && (!self.grpc || is_grpc(head))
+        self.runtime_fraction.as_ref().is_none_or(|fraction| fraction.is_hit(random))
+            && (!self.grpc || is_grpc_request(head))
             && all_match(&self.headers, head)
             && self.query_parameters.iter().all(|p| p.matches(head.path().unwrap_or_default()))
             && self.cookies.iter().all(|cookie| cookie.matches(head))
@@ -270,14 +271,6 @@ fn wants_tls(require: RequireTls, head: &RequestHead) -> bool {
 fn is_connect(head: &RequestHead) -> bool {
     head.method == http::Method::CONNECT
         || head.upgrade_str().is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(b"connect-udp"))
-}
-
-/// `content-type` says gRPC: `application/grpc`, alone or followed by `+`.
-pub fn is_grpc(head: &RequestHead) -> bool {
-    head.headers
-        .get(&names::CONTENT_TYPE)
-        .and_then(|value| value.strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 /// `host` up to its port. An IPv6 address is in brackets, so that a colon inside is not a port's.

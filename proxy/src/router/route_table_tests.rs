@@ -255,17 +255,3 @@ fn virtual_clusters_have_a_rest() {
     request.headers.push_raw(b"x-a", b"");
     assert_eq!(table.virtual_hosts[0].virtual_cluster(&request), Some("a"));
 }
-
-#[test]
-fn grpc_by_content_type() {
-    for (value, expected) in [
-        ("application/grpc", true),
-        ("application/grpc+proto", true),
-        ("application/grpc-web", false),
-        ("application/json", false),
-    ] {
-        let mut head = head("h", "/");
-        head.headers.push_raw(b"content-type", value.as_bytes());
-        assert_eq!(is_grpc(&head), expected, "{value}");
-    }
-}

@@ -23,7 +23,7 @@ pub fn compile_cors(policy: &filter_pb::CorsPolicy, path: &FieldPath<'_>) -> Opt
         forward_not_matching_preflights: policy
             .forward_not_matching_preflights
             .as_ref()
-            .is_none_or(|v| v.value),
+            .map(|v| v.value),
         enabled: fraction(policy.filter_enabled.as_ref(), "filter_enabled", path),
         shadow_enabled: fraction(policy.shadow_enabled.as_ref(), "shadow_enabled", path),
     })
@@ -51,7 +51,7 @@ pub fn compile_deprecated_cors(
         forward_not_matching_preflights: policy
             .forward_not_matching_preflights
             .as_ref()
-            .is_none_or(|v| v.value),
+            .map(|v| v.value),
         enabled: fraction(filter_enabled, "filter_enabled", path),
         shadow_enabled: fraction(policy.shadow_enabled.as_ref(), "shadow_enabled", path),
     })

@@ -5,77 +5,29 @@ use smallvec::SmallVec;
 use super::StringMatcher;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::name::{HeaderName, names};
+use crate::config::header_ops::{is_inline_in_requests, is_inline_in_responses};
 
 /// Anything that has header values by name.
 pub trait HeaderSource {
     /// Whether `test` holds for any value of the header; `None` when it is not there at all.
     ///
-    /// Each line is a value of its own, as in Envoy since CVE-2026-26308. Exceptions are the headers
-    /// that Envoy keeps as one (`JOINED`).
+    /// Each line is a value of its own, as in Envoy since CVE-2026-26308; but headers that Envoy keeps
+    /// as one line are joined by commas.
     fn any_value(&self, name: &HeaderName, test: impl FnMut(&[u8]) -> bool) -> Option<bool>;
 }
 
 impl HeaderSource for HeaderList {
-    fn any_value(&self, name: &HeaderName, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
-        let mut lines = self.get_all(name);
-        let first = lines.next()?;
-        let Some(second) = lines.next() else { return Some(test(first)) };
-        if JOINED.binary_search(&name.as_str()).is_ok() {
-            let mut joined = SmallVec::<[u8; 256]>::from_slice(first);
-            for line in std::iter::once(second).chain(lines) {
-                joined.push(b',');
-                joined.extend_from_slice(line);
-            }
-            return Some(test(&joined));
-        }
-        Some(test(first) || test(second) || lines.any(test))
+    fn any_value(&self, name: &HeaderName, test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        any_line(self, name, is_inline_in_requests, test)
     }
 }
-
-/// The request headers whose lines Envoy joins as it reads them. Sorted.
-const JOINED: &[&str] = &[
-    "accept",
-    "accept-encoding",
-    "access-control-request-headers",
-    "access-control-request-method",
-    "access-control-request-private-network",
-    "authorization",
-    "cache-control",
-    "content-encoding",
-    "content-type",
-    "grpc-accept-encoding",
-    "grpc-timeout",
-    "if-match",
-    "if-none-match",
-    "origin",
-    "pragma",
-    "referer",
-    "te",
-    "user-agent",
-    "via",
-    "x-client-trace-id",
-    "x-envoy-attempt-count",
-    "x-envoy-decorator-operation",
-    "x-envoy-downstream-service-cluster",
-    "x-envoy-downstream-service-node",
-    "x-envoy-external-address",
-    "x-envoy-is-timeout-retry",
-    "x-envoy-original-host",
-    "x-envoy-original-path",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-request-id",
-];
 
 impl HeaderSource for RequestHead {
     fn any_value(&self, name: &HeaderName, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
         if name.is_pseudo() || *name == names::HOST {
             return self.get(name).map(test);
         }
-        self.headers.any_value(name, &mut test)
+        any_line(&self.headers, name, is_inline_in_requests, &mut test)
     }
 }
 
@@ -84,8 +36,35 @@ impl HeaderSource for ResponseHead {
         if name.is_pseudo() {
             return (name.as_str() == ":status").then(|| test(self.status.as_str().as_bytes()));
         }
-        self.headers.any_value(name, &mut test)
+        any_line(&self.headers, name, is_inline_in_responses, &mut test)
     }
+}
+
+/// A request that is not there has no headers: network filters ask of connections.
+impl<H: HeaderSource> HeaderSource for Option<&H> {
+    fn any_value(&self, name: &HeaderName, test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        self.and_then(|headers| headers.any_value(name, test))
+    }
+}
+
+fn any_line(
+    list: &HeaderList,
+    name: &HeaderName,
+    is_joined: fn(&str) -> bool,
+    mut test: impl FnMut(&[u8]) -> bool,
+) -> Option<bool> {
+    let mut lines = list.get_all(name);
+    let first = lines.next()?;
+    let Some(second) = lines.next() else { return Some(test(first)) };
+    if is_joined(name.as_str()) {
+        let mut joined = SmallVec::<[u8; 256]>::from_slice(first);
+        for line in std::iter::once(second).chain(lines) {
+            joined.push(b',');
+            joined.extend_from_slice(line);
+        }
+        return Some(test(&joined));
+    }
+    Some(test(first) || test(second) || lines.any(test))
 }
 
 /// One condition on one header.
@@ -176,7 +155,6 @@ mod tests {
 
     #[test]
     fn some_headers_are_joined() {
-        assert!(JOINED.is_sorted());
         let mut list = HeaderList::new();
         list.push_raw(b"x-forwarded-for", b"1");
         list.push_raw(b"X-Forwarded-For", b"2");

@@ -41,8 +41,7 @@ pub struct RouteAction {
     pub priority: Priority,
     /// Upgrades that the route allows or forbids, over those of the connection manager.
     pub upgrades: Box<[UpgradeConfig]>,
-    /// The deprecated `cors`, the route's own or its virtual host's; the cors filter reads it where
-    /// it has no per-route configuration.
+    /// Deprecated; the cors filter reads it where it has no per-route configuration at any level.
     pub cors: Option<Arc<CorsPolicy>>,
 }
 

@@ -66,6 +66,8 @@ pub struct VirtualHost {
     /// Retries after a timeout carry `x-envoy-is-timeout-retry`.
     pub include_is_timeout_retry_header: bool,
     pub virtual_clusters: Box<[VirtualCluster]>,
+    /// As `RouteAction::cors`, for what the route's does not say.
+    pub cors: Option<Arc<CorsPolicy>>,
     pub per_filter: PerFilterConfigs,
     pub metadata: Option<Metadata>,
 }
@@ -209,9 +211,9 @@ pub struct CorsPolicy {
     pub allow_credentials: Option<bool>,
     pub allow_private_network_access: Option<bool>,
     /// Preflights whose origin matches nothing go upstream. Default true.
-    pub forward_not_matching_preflights: bool,
-    /// Share of requests for which the policy holds; default all.
+    pub forward_not_matching_preflights: Option<bool>,
+    /// Share of requests for which the policy holds. Default all.
     pub enabled: Option<RuntimeFraction>,
-    /// Share of requests for which origins are only counted, where the policy does not hold.
+    /// Share of requests for which origins are only counted, where the policy does not hold. Default none.
     pub shadow_enabled: Option<RuntimeFraction>,
 }

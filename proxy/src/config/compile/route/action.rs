@@ -69,7 +69,7 @@ pub(super) fn compile_route_action(
             }
         },
         upgrades,
-        cors: deprecated_cors(action, path).or_else(|| scope.cors.clone()),
+        cors: deprecated_cors(action, path),
     })
 }
 

@@ -44,7 +44,6 @@ struct Scope<'a> {
     max_direct_response_body: u32,
     retry_policy: Option<Arc<RetryPolicy>>,
     mirrors: Arc<[MirrorPolicy]>,
-    cors: Option<Arc<CorsPolicy>>,
     body_buffer_limit: Option<u64>,
 }
 
@@ -77,7 +76,6 @@ pub fn compile_route_table(
         max_direct_response_body: max_body.unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY_BYTES),
         retry_policy: None,
         mirrors: Arc::from([]),
-        cors: None,
         body_buffer_limit: None,
     };
     if !config.request_mirror_policies.is_empty() {
@@ -173,7 +171,6 @@ fn compile_virtual_host(
         } else {
             scope.mirrors.clone()
         },
-        cors: deprecated_cors(host, path),
         body_buffer_limit: body_buffer_limit(
             host.request_body_buffer_limit.as_ref().map(|v| v.value),
             per_request_limit_of_host(host),
@@ -214,6 +211,7 @@ fn compile_virtual_host(
         include_attempt_count_in_response: host.include_attempt_count_in_response,
         include_is_timeout_retry_header: host.include_is_timeout_retry_header,
         virtual_clusters: compile_virtual_clusters(&host.virtual_clusters, path),
+        cors: deprecated_cors(host, path),
         per_filter: per_filter::compile(&host.typed_per_filter_config, scope.cx, path),
         metadata: compile_metadata(host.metadata.as_ref(), &path.field("metadata")),
     }
