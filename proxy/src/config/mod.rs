@@ -17,6 +17,7 @@ pub mod matcher;
 pub mod name;
 pub mod pb;
 pub mod protocol_options;
+pub mod rbac;
 pub mod route;
 pub mod runtime;
 pub mod stats;

@@ -7,6 +7,7 @@ mod bins;
 mod block;
 mod codes;
 mod definition;
+mod filter_stats;
 mod histogram;
 pub mod names;
 mod number;
@@ -20,6 +21,7 @@ pub use block::{
 };
 pub use codes::ResponseCodes;
 pub use definition::{Kind, StatDef, StatSet, StatTable, Unit, assign_slots};
+pub use filter_stats::FilterStats;
 pub use registry::{Registry, sanitize};
 pub use scope::Scope;
 pub use tags::is_default_tag;

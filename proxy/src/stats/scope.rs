@@ -123,6 +123,11 @@ impl Scope {
         Block::new(self.0.block(S::TABLE, worker as u16), self.keep())
     }
 
+    /// As `block`, for who keeps it to make blocks of.
+    pub(super) fn data<S: StatSet>(&self, worker: usize) -> Arc<BlockData> {
+        self.0.block(S::TABLE, worker as u16)
+    }
+
     /// The block for writers that are not workers.
     pub fn shared<S: StatSet>(&self) -> SharedBlock<S> {
         SharedBlock::new(self.0.block(S::TABLE, SHARED), self.keep())

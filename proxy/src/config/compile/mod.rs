@@ -20,6 +20,7 @@ pub mod load_balancing;
 pub mod local_reply;
 pub mod matcher;
 pub mod protocol_options;
+pub mod rbac;
 pub mod route;
 pub mod tcp_proxy;
 pub mod upstream_http;

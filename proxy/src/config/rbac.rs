@@ -1,0 +1,156 @@
+//! Compiled `envoy.config.rbac.v3.RBAC`, and its evaluation: pure, shared by the HTTP filter and the
+//! network filter.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::codec::head::RequestHead;
+use crate::config::matcher::cidr::CidrRange;
+use crate::config::matcher::header::HeaderMatcher;
+use crate::config::matcher::{PathMatcher, StringMatcher};
+use crate::stream_info::{Address, ConnectionInfo, StreamInfo};
+
+/// Policies and what it means that one matches.
+#[derive(Debug)]
+pub struct RbacEngine {
+    pub action: RbacAction,
+    /// By name: the first that matches is the one that is named.
+    pub policies: Box<[RbacPolicy]>,
+}
+
+/// `RBAC.Action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RbacAction {
+    /// Passes what a policy matches.
+    Allow,
+    /// Passes what no policy matches.
+    Deny,
+    /// Passes everything; whether a policy matches goes into the metadata `envoy.common`, `access_log_hint`.
+    Log,
+}
+
+/// One policy: a permission and a principal must match.
+#[derive(Debug)]
+pub struct RbacPolicy {
+    pub name: Arc<str>,
+    pub permissions: Box<[RbacRule]>,
+    pub principals: Box<[RbacRule]>,
+}
+
+/// A permission or a principal.
+#[derive(Debug)]
+pub enum RbacRule {
+    Any,
+    And(Box<[RbacRule]>),
+    Or(Box<[RbacRule]>),
+    Not(Box<RbacRule>),
+    Header(HeaderMatcher),
+    UrlPath(PathMatcher),
+    /// Local address of the connection, as redirected or proxied.
+    DestinationIp(CidrRange),
+    DestinationPort(u16),
+    /// Half open.
+    DestinationPortRange {
+        start: u32,
+        end: u32,
+    },
+    /// SNI; without one, the empty text.
+    RequestedServerName(StringMatcher),
+    /// The connection's peer, PROXY protocol believed.
+    SourceIp(CidrRange),
+    /// The socket's peer.
+    DirectRemoteIp(CidrRange),
+    /// The client, `x-forwarded-for` believed as the connection manager believes it.
+    RemoteIp(CidrRange),
+    /// A peer certificate; without TLS nobody has one.
+    Authenticated,
+}
+
+/// Who asks for what.
+#[derive(Debug, Clone, Copy)]
+pub struct RbacSubject<'a> {
+    /// `None` for network filters: no header, no path.
+    pub head: Option<&'a RequestHead>,
+    pub connection: &'a ConnectionInfo,
+    /// See `RbacRule::RemoteIp`.
+    pub remote: &'a Address,
+}
+
+impl<'a> RbacSubject<'a> {
+    pub fn of_request(head: &'a RequestHead, info: &'a StreamInfo) -> Self {
+        Self { head: Some(head), connection: &info.connection, remote: &info.remote }
+    }
+
+    pub fn of_connection(connection: &'a ConnectionInfo) -> Self {
+        Self { head: None, connection, remote: &connection.remote }
+    }
+}
+
+/// What an engine says.
+#[derive(Debug, Clone, Copy)]
+pub struct RbacVerdict<'a> {
+    pub allowed: bool,
+    /// The policy that matched.
+    pub policy: Option<&'a Arc<str>>,
+    /// For `RbacAction::Log`: whether a policy matched.
+    pub log: Option<bool>,
+}
+
+impl RbacEngine {
+    pub fn evaluate(&self, subject: &RbacSubject<'_>) -> RbacVerdict<'_> {
+        let matched = self.policies.iter().find(|policy| policy.matches(subject));
+        let policy = matched.map(|policy| &policy.name);
+        match self.action {
+            RbacAction::Allow => RbacVerdict { allowed: matched.is_some(), policy, log: None },
+            RbacAction::Deny => RbacVerdict { allowed: matched.is_none(), policy, log: None },
+            RbacAction::Log => RbacVerdict { allowed: true, policy, log: Some(matched.is_some()) },
+        }
+    }
+}
+
+impl RbacPolicy {
+    fn matches(&self, subject: &RbacSubject<'_>) -> bool {
+        self.permissions.iter().any(|rule| rule.matches(subject))
+            && self.principals.iter().any(|rule| rule.matches(subject))
+    }
+}
+
+impl RbacRule {
+    fn matches(&self, subject: &RbacSubject<'_>) -> bool {
+        let connection = subject.connection;
+        match self {
+            Self::Any => true,
+            Self::And(rules) => rules.iter().all(|rule| rule.matches(subject)),
+            Self::Or(rules) => rules.iter().any(|rule| rule.matches(subject)),
+            Self::Not(rule) => !rule.matches(subject),
+            Self::Header(matcher) => matcher.matches(&subject.head),
+            Self::UrlPath(matcher) => {
+                subject.head.and_then(RequestHead::path).is_some_and(|path| matcher.matches(path))
+            }
+            Self::DestinationIp(range) => contains(range, &connection.local),
+            Self::DestinationPort(port) => {
+                connection.local.ip().is_some_and(|local| local.port() == *port)
+            }
+            Self::DestinationPortRange { start, end } => {
+                let in_range = |port: u16| (*start..*end).contains(&u32::from(port));
+                connection.local.ip().is_some_and(|local| in_range(local.port()))
+            }
+            Self::RequestedServerName(matcher) => {
+                let name = connection.requested_server_name.as_deref().unwrap_or_default();
+                matcher.matches(name.as_bytes())
+            }
+            Self::SourceIp(range) => contains(range, &connection.remote),
+            Self::DirectRemoteIp(range) => contains(range, &connection.direct_remote),
+            Self::RemoteIp(range) => contains(range, subject.remote),
+            Self::Authenticated => false,
+        }
+    }
+}
+
+fn contains(range: &CidrRange, address: &Address) -> bool {
+    address.ip().is_some_and(|address| {
+        // A dual-stack socket's IPv4 peers are IPv4 to Envoy.
+        let ip: IpAddr = address.ip().to_canonical();
+        range.contains(ip)
+    })
+}
