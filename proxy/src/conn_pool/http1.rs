@@ -311,3 +311,7 @@ impl Drop for Place<'_> {
         }
     }
 }
+
+/// What the pool itself keeps of an idle connection.
+#[cfg(test)]
+pub(super) const IDLE_BYTES: usize = size_of::<Idle>();
