@@ -136,7 +136,7 @@ impl Fault {
     pub fn is_unprocessed(self) -> bool {
         match self {
             Self::Reset { code, remote: true } => code == H2_REFUSED_STREAM,
-            Self::GoAway { .. } => true,
+            Self::GoAway { remote, .. } => remote,
             Self::Reset { .. } | Self::Parse(_) | Self::Eof | Self::Io(_) => false,
         }
     }

@@ -97,6 +97,22 @@ impl HeaderList {
         self.entries.iter().map(|e| (e.id, self.slice(e.name), self.slice(e.value)))
     }
 
+    /// As `iter_known`, with where the value stands in `to_shared`.
+    pub(super) fn iter_ranges(
+        &self,
+    ) -> impl Iterator<Item = (u8, &[u8], &[u8], std::ops::Range<usize>)> {
+        self.entries.iter().map(|e| {
+            let start = e.value.start as usize;
+            let range = start..start + e.value.len as usize;
+            (e.id, self.slice(e.name), self.slice(e.value), range)
+        })
+    }
+
+    /// One copy of the arena, for values that share it.
+    pub(super) fn to_shared(&self) -> bytes::Bytes {
+        bytes::Bytes::copy_from_slice(&self.arena)
+    }
+
     /// Keeps the lines whose name (a range of the arena) passes.
     pub(super) fn retain_names(&mut self, mut keep: impl FnMut(&Self, Span) -> bool) {
         self.retain(|list, e| keep(list, e.name));

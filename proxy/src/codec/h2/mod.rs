@@ -3,11 +3,14 @@
 use crate::config::protocol_options::{CommonHttpOptions, Http2Options};
 
 pub use client::{ClientConn, ClientStream, Driver};
-pub use server::{ServerConn, ServerStream};
+pub use server::{Accepted, ServerConn, ServerStream};
 
 mod client;
-
+mod convert;
+mod keepalive;
 mod server;
+mod stream;
+mod wire;
 
 /// What an HTTP/2 connection is configured with.
 #[derive(Debug, Clone)]
@@ -29,6 +32,15 @@ impl Settings {
             max_head_bytes: max_headers_kb * 1024,
             max_header_count: common.max_headers_count as usize,
             max_send_buffer_bytes: 256 * 1024,
+        }
+    }
+
+    fn budgets(&self) -> wire::Budgets {
+        wire::Budgets {
+            priority_per_stream: self.options.max_inbound_priority_frames_per_stream,
+            window_updates_per_data: self
+                .options
+                .max_inbound_window_update_frames_per_data_frame_sent,
         }
     }
 }

@@ -1,0 +1,249 @@
+//! Heads between our arena and the types of the crate http, which h2 speaks.
+//!
+//! Towards h2 a list is copied once and its values are slices of that copy. An HTTP/1 upgrade and an
+//! extended CONNECT (RFC 8441) are one thing inside the proxy, in its HTTP/1 form, as in Envoy.
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version, uri};
+
+use crate::codec::ParseFault;
+use crate::codec::h1;
+use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead, Scheme};
+use crate::codec::name::{ids, names};
+
+/// Why a message of the peer is not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reject {
+    /// RFC 9113 §8.1.1: RST_STREAM(PROTOCOL_ERROR).
+    Malformed,
+    TooManyHeaders,
+}
+
+impl From<Reject> for ParseFault {
+    fn from(reject: Reject) -> Self {
+        match reject {
+            Reject::Malformed => Self::InvalidHeaderField,
+            Reject::TooManyHeaders => Self::TooManyHeaders,
+        }
+    }
+}
+
+/// A request of the peer; `max_count` bounds its fields, split cookies counted one by one.
+pub(super) fn request_from_h2(
+    parts: http::request::Parts,
+    max_count: usize,
+) -> Result<RequestHead, Reject> {
+    if parts.headers.len() > max_count {
+        return Err(Reject::TooManyHeaders);
+    }
+    let mut head = RequestHead::new(parts.method, Protocol::Http2);
+    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    if let Some(authority) = authority {
+        h1::check_authority(authority).map_err(|_| Reject::Malformed)?;
+        head.set_authority(authority);
+    }
+    let is_connect = head.method == Method::CONNECT;
+    let protocol = parts.extensions.get::<h2::ext::Protocol>();
+    if !is_connect || protocol.is_some() {
+        let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
+        if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+            return Err(Reject::Malformed);
+        }
+        head.set_path(path.as_bytes());
+        head.scheme = match parts.uri.scheme_str() {
+            None => None,
+            Some(s) if s.eq_ignore_ascii_case("http") => Some(Scheme::Http),
+            Some(s) if s.eq_ignore_ascii_case("https") => Some(Scheme::Https),
+            Some(_) => return Err(Reject::Malformed),
+        };
+    }
+    list_from_h2(&parts.headers, &mut head.headers)?;
+    take_host(&mut head)?;
+    if let Some(protocol) = protocol {
+        let value = head.headers.store(protocol.as_str().as_bytes());
+        head.method = Method::GET;
+        head.upgrade = Some(value);
+        head.headers.append(&names::UPGRADE, protocol.as_str().as_bytes());
+        head.headers.append(&names::CONNECTION, b"Upgrade");
+    }
+    Ok(head)
+}
+
+/// `host` beside `:authority` has to say the same (FAULTS D17); alone it takes its place.
+fn take_host(head: &mut RequestHead) -> Result<(), Reject> {
+    let Some(host) = head.headers.get(&names::HOST) else { return Ok(()) };
+    let host = host.to_vec();
+    if head.headers.remove(&names::HOST) > 1 {
+        return Err(Reject::Malformed);
+    }
+    match head.authority() {
+        Some(authority) if authority.eq_ignore_ascii_case(&host) => Ok(()),
+        Some(_) => Err(Reject::Malformed),
+        None => {
+            h1::check_authority(&host).map_err(|_| Reject::Malformed)?;
+            head.set_authority(&host);
+            Ok(())
+        }
+    }
+}
+
+/// A response of the peer. `upgrade` is the value of the request that asked for one.
+pub(super) fn response_from_h2(
+    status: StatusCode,
+    headers: &HeaderMap,
+    max_count: usize,
+    upgrade: Option<&[u8]>,
+) -> Result<ResponseHead, Reject> {
+    if headers.len() > max_count {
+        return Err(Reject::TooManyHeaders);
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // RFC 9113 §8.6: there is none in HTTP/2.
+        return Err(Reject::Malformed);
+    }
+    let mut head = ResponseHead::new(status, Protocol::Http2);
+    list_from_h2(headers, &mut head.headers)?;
+    if let Some(upgrade) = upgrade
+        && status.is_success()
+    {
+        head.status = StatusCode::SWITCHING_PROTOCOLS;
+        head.headers.remove(&names::CONTENT_LENGTH);
+        head.headers.append(&names::UPGRADE, upgrade);
+        head.headers.append(&names::CONNECTION, b"Upgrade");
+    }
+    Ok(head)
+}
+
+/// Trailers of the peer.
+pub(super) fn trailers_from_h2(map: &HeaderMap, max_count: usize) -> Result<HeaderList, Reject> {
+    if map.len() > max_count {
+        return Err(Reject::TooManyHeaders);
+    }
+    let mut all = HeaderList::new();
+    list_from_h2(map, &mut all)?;
+    all.retain_lines(|name, _| !h1::is_forbidden_trailer(name));
+    Ok(all)
+}
+
+fn list_from_h2(map: &HeaderMap, list: &mut HeaderList) -> Result<(), Reject> {
+    let mut cookies = 0;
+    for (name, value) in map {
+        let value = value.as_bytes();
+        // RFC 9113 §8.2.1: no white space around a value.
+        if let ([b' ' | b'\t', ..], _) | (_, [.., b' ' | b'\t']) = (value, value) {
+            return Err(Reject::Malformed);
+        }
+        if *name == http::header::COOKIE {
+            cookies += 1;
+            if cookies > 1 {
+                continue;
+            }
+        }
+        list.push_raw(name.as_str().as_bytes(), value);
+    }
+    if cookies > 1 {
+        // RFC 9113 §8.2.3: crumbs are one field to whoever does not speak HTTP/2.
+        let crumbs: Vec<&[u8]> =
+            map.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        list.set(&names::COOKIE, &crumbs.join(&b"; "[..]));
+    }
+    Ok(())
+}
+
+/// Our request for h2; `None` where a part cannot be said in HTTP/2.
+pub(super) fn request_to_h2(head: &RequestHead) -> Option<Request<()>> {
+    let is_connect = head.method == Method::CONNECT;
+    let upgrade = head.upgrade_str().filter(|_| !is_connect);
+    let authority = head.authority().unwrap_or(b"");
+    let mut parts = uri::Parts::default();
+    if !authority.is_empty() {
+        parts.authority = Some(uri::Authority::from_maybe_shared(shared(authority)).ok()?);
+    }
+    if !is_connect {
+        parts.scheme = Some(match head.scheme {
+            Some(Scheme::Https) => uri::Scheme::HTTPS,
+            Some(Scheme::Http) | None => uri::Scheme::HTTP,
+        });
+        parts.path_and_query = Some(path_to_h2(head.path().unwrap_or(b"/"))?);
+    }
+    if parts.authority.is_none() {
+        // The crate http has no URI with a scheme and no authority.
+        parts.scheme = None;
+    }
+    let mut request = Request::new(());
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    *request.method_mut() = if upgrade.is_some() { Method::CONNECT } else { head.method.clone() };
+    *request.version_mut() = if authority.is_empty() { Version::HTTP_11 } else { Version::HTTP_2 };
+    if let Some(upgrade) = upgrade {
+        let protocol = h2::ext::Protocol::from(std::str::from_utf8(upgrade).ok()?);
+        request.extensions_mut().insert(protocol);
+    }
+    *request.headers_mut() = list_to_h2(&head.headers, upgrade.is_some() || is_connect);
+    Some(request)
+}
+
+fn shared(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// Bytes that the crate http refuses in a path though HTTP/1 clients send them go percent-encoded.
+fn path_to_h2(path: &[u8]) -> Option<uri::PathAndQuery> {
+    if let Ok(path) = uri::PathAndQuery::from_maybe_shared(shared(path)) {
+        return Some(path);
+    }
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = Vec::with_capacity(path.len() + 16);
+    for &b in path {
+        if b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&b) {
+            encoded.push(b);
+        } else {
+            encoded.extend_from_slice(&[b'%', HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
+        }
+    }
+    uri::PathAndQuery::from_maybe_shared(Bytes::from(encoded)).ok()
+}
+
+/// Our response for h2. A 101 answers an extended CONNECT as 200.
+pub(super) fn response_to_h2(head: &ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
+    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    *response.status_mut() = if switching { StatusCode::OK } else { head.status };
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = list_to_h2(&head.headers, switching);
+    response
+}
+
+/// A list for h2, without what RFC 9113 §8.2.2 forbids; in a tunnel's head without a length either.
+fn list_to_h2(list: &HeaderList, tunnel: bool) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(list.len());
+    let arena = list.to_shared();
+    for (id, name, value, range) in list.iter_ranges() {
+        match id {
+            ids::CONNECTION
+            | ids::UPGRADE
+            | ids::KEEP_ALIVE
+            | ids::PROXY_CONNECTION
+            | ids::TRANSFER_ENCODING
+            | ids::HTTP2_SETTINGS
+            | ids::HOST => continue,
+            ids::CONTENT_LENGTH if tunnel => continue,
+            ids::TE if !value.eq_ignore_ascii_case(b"trailers") => continue,
+            _ => {}
+        }
+        // Names and values of decoders and of the configuration are valid; what a filter made up and is
+        // not cannot be sent.
+        let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(arena.slice(range)))
+        else {
+            continue;
+        };
+        map.append(name, value);
+    }
+    map
+}
+
+/// Trailers for h2.
+pub(super) fn trailers_to_h2(list: &HeaderList) -> HeaderMap {
+    list_to_h2(list, true)
+}
