@@ -16,6 +16,9 @@ pub use fault::{Fault, ParseFault};
 
 mod buffer;
 
+#[cfg(test)]
+mod conformance;
+
 pub mod fault;
 
 pub mod head;

@@ -198,7 +198,14 @@ impl ClientStream {
     }
 
     pub(in crate::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        self.send.poll_flush(cx)
+        match ready!(self.send.poll_flush(cx)) {
+            // RFC 9113 §8.1: the server has answered and does not want the rest of the request.
+            Err(Fault::Reset { code: 0, remote: true }) => {
+                self.send.abandon();
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
     }
 
     pub(in crate::codec) fn poll_head(

@@ -72,6 +72,14 @@ impl SendHalf {
         self.fault.get_or_insert(fault);
     }
 
+    /// Drops what is not sent: nobody wants it.
+    pub(super) fn abandon(&mut self) {
+        self.queue.clear();
+        self.queued = 0;
+        self.ending = Ending::Ended;
+        self.fault = None;
+    }
+
     pub(super) fn fault(&self) -> Option<Fault> {
         self.fault
     }

@@ -1,0 +1,589 @@
+//! One suite over every implementation: the same exchanges through HTTP/1 and HTTP/2, our server with our
+//! client here, with hyper as the other side in `foreign`.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+
+use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead, Scheme};
+use crate::codec::name::{HeaderName, names};
+use crate::codec::{ClientStream, Fault, Frame, ServerStream, h1, h2};
+use crate::config::protocol_options::Http2Options;
+use crate::io::Io;
+
+mod foreign;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    H1,
+    H2,
+}
+
+const VERSIONS: [Version; 2] = [Version::H1, Version::H2];
+
+/// Everything that one side says and the other should hear.
+#[derive(Debug, Clone)]
+struct Exchange {
+    name: &'static str,
+    method: Method,
+    request_fields: &'static [(&'static str, &'static str)],
+    request_body: &'static [usize],
+    request_trailers: &'static [(&'static str, &'static str)],
+    informational: &'static [u16],
+    status: u16,
+    response_fields: &'static [(&'static str, &'static str)],
+    response_body: &'static [usize],
+    response_trailers: &'static [(&'static str, &'static str)],
+    /// Bytes of the response that arrive; others than sent where there can be none.
+    heard_response_body: Option<usize>,
+}
+
+const PLAIN: Exchange = Exchange {
+    name: "plain",
+    method: Method::GET,
+    request_fields: &[("accept", "x"), ("x-dup", "1"), ("x-dup", "2")],
+    request_body: &[],
+    request_trailers: &[],
+    informational: &[],
+    status: 200,
+    response_fields: &[("set-cookie", "a"), ("set-cookie", "b"), ("content-length", "5")],
+    response_body: &[5],
+    response_trailers: &[],
+    heard_response_body: None,
+};
+
+fn exchanges() -> Vec<Exchange> {
+    let stream = Exchange { response_fields: &[("x-a", "b")], ..PLAIN };
+    let none = Exchange { response_fields: &[], response_body: &[], ..PLAIN };
+    vec![
+        PLAIN,
+        Exchange {
+            name: "lengths both ways",
+            method: Method::POST,
+            request_fields: &[("content-length", "7")],
+            request_body: &[3, 4],
+            ..PLAIN
+        },
+        Exchange {
+            name: "no lengths",
+            method: Method::PUT,
+            request_body: &[1, 5000, 70_000],
+            response_body: &[1, 2, 5000, 70_000],
+            ..stream.clone()
+        },
+        Exchange {
+            name: "a megabyte both ways",
+            method: Method::POST,
+            request_body: &[1 << 19, 1 << 19],
+            response_body: &[1 << 20],
+            ..stream.clone()
+        },
+        Exchange {
+            name: "end behind the head",
+            method: Method::POST,
+            request_body: &[0],
+            response_body: &[0],
+            ..stream.clone()
+        },
+        Exchange {
+            name: "head",
+            method: Method::HEAD,
+            response_fields: &[("content-length", "5")],
+            response_body: &[],
+            ..PLAIN
+        },
+        Exchange { name: "no content", status: 204, ..none.clone() },
+        Exchange {
+            name: "not modified",
+            status: 304,
+            response_fields: &[("content-length", "5"), ("etag", "x")],
+            ..none.clone()
+        },
+        Exchange { name: "error without body", status: 503, ..none.clone() },
+        Exchange {
+            name: "trailers",
+            method: Method::POST,
+            request_fields: &[("te", "trailers"), ("content-type", "application/grpc")],
+            request_body: &[5],
+            request_trailers: &[("x-sum", "1")],
+            response_body: &[5, 6],
+            response_trailers: &[("grpc-status", "0"), ("grpc-message", "fine")],
+            ..stream.clone()
+        },
+        Exchange { name: "informational", informational: &[100, 103, 103], ..PLAIN },
+        Exchange {
+            name: "cookies",
+            request_fields: &[("cookie", "a=1; b=2"), ("x-after", "1")],
+            ..PLAIN
+        },
+    ]
+}
+
+fn fill(list: &mut HeaderList, fields: &[(&str, &str)]) {
+    for (name, value) in fields {
+        list.push_raw(name.as_bytes(), value.as_bytes());
+    }
+}
+
+fn lines(list: &HeaderList) -> Vec<(String, String)> {
+    list.iter()
+        .map(|(n, v)| {
+            (String::from_utf8_lossy(n).to_lowercase(), String::from_utf8_lossy(v).into_owned())
+        })
+        .collect()
+}
+
+fn has_all(list: &HeaderList, fields: &[(&str, &str)], name: &str) {
+    for (field, value) in fields {
+        let header = HeaderName::parse(field).unwrap();
+        assert!(
+            list.get_all(&header).any(|v| v == value.as_bytes()),
+            "{name}: {field} missing in {list:?}"
+        );
+    }
+}
+
+fn request_head(x: &Exchange) -> RequestHead {
+    let mut head = RequestHead::new(x.method.clone(), Protocol::Http11);
+    head.scheme = Some(Scheme::Http);
+    head.set_authority(b"example.com:80");
+    head.set_path(b"/path?query");
+    fill(&mut head.headers, x.request_fields);
+    head
+}
+
+fn response_head(status: u16, fields: &[(&str, &str)]) -> ResponseHead {
+    let mut head = ResponseHead::new(StatusCode::from_u16(status).unwrap(), Protocol::Http11);
+    fill(&mut head.headers, fields);
+    head
+}
+
+fn piece(n: usize) -> Bytes {
+    Bytes::from(vec![b'x'; n])
+}
+
+async fn read_request(stream: &mut ServerStream<'_>) -> Result<(usize, Option<HeaderList>), Fault> {
+    let mut body = 0;
+    let mut trailers = None;
+    while let Some(frame) = poll_fn(|cx| stream.poll_frame(cx)).await? {
+        match frame {
+            Frame::Data(data) => body += data.len(),
+            Frame::Trailers(list) => trailers = Some(list),
+        }
+    }
+    Ok((body, trailers))
+}
+
+async fn read_response(stream: &mut ClientStream) -> Result<(usize, Option<HeaderList>), Fault> {
+    let mut body = 0;
+    let mut trailers = None;
+    while let Some(frame) = poll_fn(|cx| stream.poll_frame(cx)).await? {
+        match frame {
+            Frame::Data(data) => body += data.len(),
+            Frame::Trailers(list) => trailers = Some(list),
+        }
+    }
+    Ok((body, trailers))
+}
+
+/// Serves one exchange and checks what was asked.
+async fn serve(x: &Exchange, head: RequestHead, end: bool, stream: &mut ServerStream<'_>) {
+    assert_eq!(head.method, x.method, "{}", x.name);
+    assert_eq!(head.path_str(), "/path?query", "{}", x.name);
+    assert_eq!(head.authority_str(), "example.com:80", "{}", x.name);
+    assert_eq!(head.upgrade, None);
+    has_all(&head.headers, x.request_fields, x.name);
+    let (body, trailers) = read_request(stream).await.unwrap();
+    assert_eq!(body, x.request_body.iter().sum::<usize>(), "{}", x.name);
+    assert!(!end || body == 0);
+    assert!(stream.is_end());
+    let trailers = trailers.map(|t| lines(&t)).unwrap_or_default();
+    assert_eq!(trailers.len(), x.request_trailers.len(), "{}", x.name);
+    for status in x.informational {
+        stream.send_informational(&response_head(*status, &[("x-early", "1")]));
+    }
+    let ends = x.response_body.is_empty() && x.response_trailers.is_empty();
+    stream.send_head(&response_head(x.status, x.response_fields), ends);
+    let last = x.response_body.len().wrapping_sub(1);
+    for (i, size) in x.response_body.iter().enumerate() {
+        stream.send_data(piece(*size), i == last && x.response_trailers.is_empty());
+        poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+        assert_eq!(stream.buffered(), 0);
+    }
+    if !x.response_trailers.is_empty() {
+        let mut list = HeaderList::new();
+        fill(&mut list, x.response_trailers);
+        stream.send_trailers(&list);
+    }
+    poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+    assert!(stream.meter().wire_sent as usize >= x.response_body.iter().sum());
+    assert!(stream.meter().wire_received as usize >= body);
+}
+
+/// Asks one exchange and checks the answer.
+async fn ask(x: &Exchange, stream: &mut ClientStream) {
+    let ends = x.request_body.is_empty() && x.request_trailers.is_empty();
+    stream.send_head(&request_head(x), ends);
+    let last = x.request_body.len().wrapping_sub(1);
+    for (i, size) in x.request_body.iter().enumerate() {
+        stream.send_data(piece(*size), i == last && x.request_trailers.is_empty());
+        poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+        assert_eq!(stream.buffered(), 0);
+    }
+    if !x.request_trailers.is_empty() {
+        let mut list = HeaderList::new();
+        fill(&mut list, x.request_trailers);
+        stream.send_trailers(&list);
+    }
+    poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+    let mut informational = Vec::new();
+    let (head, end) = loop {
+        let (head, end) = poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+        assert!(stream.received_any());
+        if !head.is_informational() {
+            break (head, end);
+        }
+        informational.push(head.status.as_u16());
+        has_all(&head.headers, &[("x-early", "1")], x.name);
+    };
+    assert_eq!(informational, x.informational, "{}", x.name);
+    assert_eq!(head.status.as_u16(), x.status, "{}", x.name);
+    has_all(&head.headers, x.response_fields, x.name);
+    let (body, trailers) = read_response(stream).await.unwrap();
+    let want = x.heard_response_body.unwrap_or_else(|| x.response_body.iter().sum());
+    assert_eq!(body, want, "{}", x.name);
+    assert!(!end || body == 0);
+    let mut trailers = trailers.map(|t| lines(&t)).unwrap_or_default();
+    trailers.sort();
+    let mut want: Vec<_> =
+        x.response_trailers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    want.sort();
+    assert_eq!(trailers, want, "{}", x.name);
+}
+
+fn server_settings() -> Arc<h1::ServerSettings> {
+    Arc::new(h1::ServerSettings { enable_trailers: true, ..h1::ServerSettings::default() })
+}
+
+fn client_settings() -> Arc<h1::ClientSettings> {
+    Arc::new(h1::ClientSettings { enable_trailers: true, ..h1::ClientSettings::default() })
+}
+
+/// Small windows, so that flow control is met.
+fn h2_settings() -> Arc<h2::Settings> {
+    Arc::new(h2::Settings {
+        options: Http2Options {
+            allow_connect: true,
+            initial_stream_window_size: 65_535,
+            initial_connection_window_size: 65_535,
+            ..Http2Options::default()
+        },
+        ..h2::Settings::default()
+    })
+}
+
+/// Serves every stream of a connection with `serve`, one after the other (h1) or each in a task (h2).
+fn spawn_server(
+    version: Version,
+    io: Io,
+    serve: impl AsyncFn(RequestHead, bool, &mut ServerStream<'_>) + 'static,
+) -> JoinHandle<()> {
+    let serve = Rc::new(serve);
+    match version {
+        Version::H1 => spawn_local(async move {
+            let mut conn = h1::ServerConn::new(io, BytesMut::new(), server_settings());
+            while let Ok(Some((head, end))) = poll_fn(|cx| conn.poll_head(cx)).await {
+                serve(head, end, &mut ServerStream::H1(&mut conn)).await;
+                if !conn.is_reusable() {
+                    break;
+                }
+            }
+            poll_fn(|cx| conn.poll_close(cx)).await;
+        }),
+        Version::H2 => spawn_local(async move {
+            let mut conn = h2::ServerConn::new(io, BytesMut::new(), h2_settings());
+            let mut tasks = Vec::new();
+            while let Some(Ok((head, end, stream))) = poll_fn(|cx| conn.poll_accept(cx)).await {
+                let serve = Rc::clone(&serve);
+                tasks.push(spawn_local(async move {
+                    serve(head, end, &mut ServerStream::H2(stream)).await;
+                }));
+            }
+            for task in tasks {
+                task.await.unwrap();
+            }
+        }),
+    }
+}
+
+/// Opens a stream; the second value keeps the connection of an h2 one.
+async fn open(version: Version, io: Io) -> (ClientStream, Option<h2::ClientConn>) {
+    match version {
+        Version::H1 => (ClientStream::H1(h1::ClientConn::new(io, client_settings())), None),
+        Version::H2 => {
+            let (mut conn, driver) = h2::ClientConn::handshake(io, h2_settings()).await.unwrap();
+            spawn_local(driver);
+            (ClientStream::H2(conn.open()), Some(conn))
+        }
+    }
+}
+
+fn run(test: impl AsyncFnOnce()) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limit = std::time::Duration::from_secs(20);
+    LocalSet::new().block_on(&runtime, async {
+        tokio::time::timeout(limit, test()).await.expect("the exchange hangs");
+    });
+}
+
+#[test]
+fn every_exchange_passes_between_our_own_ends() {
+    for version in VERSIONS {
+        for x in exchanges() {
+            let served = x.clone();
+            run(async || {
+                let (a, b) = Io::pair(16 * 1024);
+                let server = spawn_server(version, a, async move |head, end, stream| {
+                    serve(&served, head, end, stream).await;
+                });
+                let (mut stream, conn) = open(version, b).await;
+                ask(&x, &mut stream).await;
+                drop((stream, conn));
+                server.await.unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn a_connection_carries_exchange_after_exchange() {
+    for version in VERSIONS {
+        let served = Rc::new(RefCell::new(exchanges().into_iter()));
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let server = spawn_server(version, a, async move |head, end, stream| {
+                let x = served.borrow_mut().next().unwrap();
+                serve(&x, head, end, stream).await;
+            });
+            let (mut stream, mut conn) = open(version, b).await;
+            for x in exchanges() {
+                ask(&x, &mut stream).await;
+                stream = match (stream, &mut conn) {
+                    (ClientStream::H1(conn), _) => {
+                        assert!(conn.is_reusable(), "{}", x.name);
+                        ClientStream::H1(conn)
+                    }
+                    (ClientStream::H2(_), Some(conn)) => {
+                        assert!(!conn.is_closed());
+                        ClientStream::H2(conn.open())
+                    }
+                    (ClientStream::H2(_), None) => unreachable!(),
+                };
+            }
+            drop((stream, conn));
+            server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn an_upgrade_is_a_tunnel_with_two_ends() {
+    for version in VERSIONS {
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let server = spawn_server(version, a, async |head, end, stream| {
+                assert_eq!(head.upgrade_str(), Some(&b"websocket"[..]));
+                assert_eq!((head.method.as_str(), head.path_str(), end), ("GET", "/chat", false));
+                let fields = [("upgrade", "websocket"), ("connection", "Upgrade")];
+                stream.send_head(&response_head(101, &fields), false);
+                stream.send_data(piece(10), false);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+                let (got, _) = read_request(stream).await.unwrap();
+                // Our direction is still open after the client's end.
+                stream.send_data(piece(got), true);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            });
+            let (mut stream, conn) = open(version, b).await;
+            let mut head = request_head(&PLAIN);
+            head.set_path(b"/chat");
+            head.headers.append(&names::UPGRADE, b"websocket");
+            head.headers.append(&names::CONNECTION, b"Upgrade");
+            let protocol = head.headers.store(b"websocket");
+            head.upgrade = Some(protocol);
+            if let Some(conn) = &conn {
+                while !conn.is_connect_protocol_enabled() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            stream.send_head(&head, false);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            let (head, end) = poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+            assert_eq!((head.status.as_u16(), end), (101, false));
+            has_all(&head.headers, &[("upgrade", "websocket")], "upgrade");
+            stream.send_data(piece(32), true);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            assert_eq!(read_response(&mut stream).await.unwrap().0, 42);
+            drop((stream, conn));
+            server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn connect_is_a_tunnel_without_a_path() {
+    for version in VERSIONS {
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let server = spawn_server(version, a, async |head, end, stream| {
+                assert_eq!((head.method.as_str(), head.path(), end), ("CONNECT", None, false));
+                assert_eq!(head.authority_str(), "example.com:443");
+                stream.send_head(&response_head(200, &[]), false);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+                let (got, _) = read_request(stream).await.unwrap();
+                stream.send_data(piece(got), true);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            });
+            let (mut stream, conn) = open(version, b).await;
+            let mut head = RequestHead::new(Method::CONNECT, Protocol::Http11);
+            head.set_authority(b"example.com:443");
+            stream.send_head(&head, false);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            let (head, _) = poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+            assert_eq!(head.status.as_u16(), 200);
+            stream.send_data(piece(32), true);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            assert_eq!(read_response(&mut stream).await.unwrap().0, 32);
+            drop((stream, conn));
+            server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn an_early_answer_arrives_while_the_request_goes_on() {
+    for version in VERSIONS {
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let server = spawn_server(version, a, async |_, end, stream| {
+                assert!(!end);
+                stream.send_head(&response_head(413, &[]), true);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            });
+            let (mut stream, conn) = open(version, b).await;
+            stream.send_head(&request_head(&Exchange { method: Method::POST, ..PLAIN }), false);
+            stream.send_data(piece(10), false);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            let (head, end) = poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+            assert_eq!((head.status.as_u16(), end), (413, true));
+            drop((stream, conn));
+            server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_response_cut_short_is_never_a_clean_end() {
+    for version in VERSIONS {
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let server = spawn_server(version, a, async |_, _, stream| {
+                stream.send_head(&response_head(200, &[]), false);
+                stream.send_data(piece(10), false);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+                // A reset drops what the connection's task has not written yet.
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                stream.reset(2);
+            });
+            let (mut stream, conn) = open(version, b).await;
+            stream.send_head(&request_head(&PLAIN), true);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+            let fault = read_response(&mut stream).await.unwrap_err();
+            match version {
+                Version::H1 => assert_eq!(fault, Fault::Eof),
+                Version::H2 => assert_eq!(fault, Fault::Reset { code: 2, remote: true }),
+            }
+            drop((stream, conn));
+            server.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_server_notices_that_its_client_gave_up() {
+    for version in VERSIONS {
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let seen = Rc::new(RefCell::new(None));
+            let noted = Rc::clone(&seen);
+            let server = spawn_server(version, a, async move |_, end, stream| {
+                assert!(end);
+                let fault = poll_fn(|cx| stream.poll_closed(cx)).await;
+                *noted.borrow_mut() = Some(fault);
+            });
+            let (mut stream, conn) = open(version, b).await;
+            stream.send_head(&request_head(&PLAIN), true);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            stream.reset(8);
+            drop((stream, conn));
+            server.await.unwrap();
+            let want = match version {
+                Version::H1 => Fault::Eof,
+                Version::H2 => Fault::Reset { code: 8, remote: true },
+            };
+            assert_eq!(*seen.borrow(), Some(want));
+        });
+    }
+}
+
+#[test]
+fn a_reader_that_stops_holds_the_writer_back() {
+    for version in VERSIONS {
+        run(async || {
+            let (a, b) = Io::pair(16 * 1024);
+            let server = spawn_server(version, a, async |_, _, stream| {
+                stream.send_head(&response_head(200, &[]), false);
+                for _ in 0..64 {
+                    stream.send_data(piece(32 * 1024), false);
+                }
+                // Two megabytes, of which windows and pipes admit a few hundred kilobytes.
+                let mut turns = 0;
+                let flushed = poll_fn(|cx| {
+                    turns += 1;
+                    let polled = stream.poll_flush(cx);
+                    if polled.is_pending() && turns < 50 {
+                        cx.waker().wake_by_ref();
+                        return std::task::Poll::Pending;
+                    }
+                    std::task::Poll::Ready(polled.is_ready())
+                });
+                assert!(!flushed.await);
+                assert!(stream.buffered() > 1 << 20, "{}", stream.buffered());
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+                assert_eq!(stream.buffered(), 0);
+                stream.send_data(Bytes::new(), true);
+                poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            });
+            let (mut stream, conn) = open(version, b).await;
+            stream.send_head(&request_head(&PLAIN), true);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(read_response(&mut stream).await.unwrap().0, 2 << 20);
+            drop((stream, conn));
+            server.await.unwrap();
+        });
+    }
+}
