@@ -326,7 +326,7 @@ async fn open(version: Version, io: Io) -> (ClientStream, Option<h2::ClientConn>
     match version {
         Version::H1 => (ClientStream::H1(h1::ClientConn::new(io, client_settings())), None),
         Version::H2 => {
-            let (mut conn, driver) = h2::ClientConn::handshake(io, h2_settings()).await.unwrap();
+            let (conn, driver) = h2::ClientConn::handshake(io, h2_settings()).await.unwrap();
             spawn_local(driver);
             (ClientStream::H2(conn.open()), Some(conn))
         }
@@ -370,10 +370,10 @@ fn a_connection_carries_exchange_after_exchange() {
                 let x = served.borrow_mut().next().unwrap();
                 serve(&x, head, end, stream).await;
             });
-            let (mut stream, mut conn) = open(version, b).await;
+            let (mut stream, conn) = open(version, b).await;
             for x in exchanges() {
                 ask(&x, &mut stream).await;
-                stream = match (stream, &mut conn) {
+                stream = match (stream, &conn) {
                     (ClientStream::H1(conn), _) => {
                         assert!(conn.is_reusable(), "{}", x.name);
                         ClientStream::H1(conn)

@@ -1,6 +1,6 @@
 //! The client's end of an HTTP/2 connection.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ const MAX_INFORMATIONAL: u8 = 100;
 /// The pool's handle on an upstream HTTP/2 connection, whose `Driver` runs as a task of its own.
 #[derive(Debug)]
 pub struct ClientConn {
-    send: SendRequest<Bytes>,
+    /// In a cell because asking whether it is ready wants `&mut`.
+    send: RefCell<SendRequest<Bytes>>,
     settings: Arc<Settings>,
     shared: Rc<Shared>,
     ended: Rc<Cell<bool>>,
@@ -97,15 +98,15 @@ impl ClientConn {
         let ended = Rc::new(Cell::new(false));
         let driver =
             Driver { connection, keepalive, shared: Rc::clone(&shared), ended: Rc::clone(&ended) };
-        Ok((Self { send, settings, shared, ended }, driver))
+        Ok((Self { send: RefCell::new(send), settings, shared, ended }, driver))
     }
 
     /// A stream for one request. Nothing is sent before its head.
-    pub fn open(&mut self) -> ClientStream {
+    pub fn open(&self) -> ClientStream {
         self.shared.opened.set(self.shared.opened.get() + 1);
         self.shared.active.set(self.shared.active.get() + 1);
         ClientStream {
-            conn: self.send.clone(),
+            conn: self.send.borrow().clone(),
             send: SendHalf::new(Rc::clone(&self.shared)),
             response: None,
             recv: None,
@@ -121,7 +122,7 @@ impl ClientConn {
     /// Streams that may be open at once: the peer's SETTINGS, and our own limit.
     pub fn max_concurrent_streams(&self) -> usize {
         let ours = self.settings.options.max_concurrent_streams as usize;
-        self.send.current_max_send_streams().min(ours)
+        self.send.borrow().current_max_send_streams().min(ours)
     }
 
     /// Streams that are open.
@@ -130,17 +131,17 @@ impl ClientConn {
     }
 
     /// Whether the connection takes no new streams: it ended, failed, or the peer sent GOAWAY.
-    pub fn is_closed(&mut self) -> bool {
+    pub fn is_closed(&self) -> bool {
         if self.ended.get() {
             return true;
         }
         let mut cx = Context::from_waker(Waker::noop());
-        matches!(self.send.poll_ready(&mut cx), Poll::Ready(Err(_)))
+        matches!(self.send.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// Whether the peer takes extended CONNECT (RFC 8441).
     pub fn is_connect_protocol_enabled(&self) -> bool {
-        self.send.is_extended_connect_protocol_enabled()
+        self.send.borrow().is_extended_connect_protocol_enabled()
     }
 }
 
