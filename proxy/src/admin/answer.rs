@@ -47,7 +47,7 @@ impl Answer {
         content_type: &'static str,
         pieces: impl Iterator<Item = String> + 'static,
     ) -> Self {
-        let body = AdminBody(Source::Pieces { pieces: Box::new(pieces), yielded: true });
+        let body = AdminBody::new(Source::Pieces { pieces: Box::new(pieces), yielded: true });
         Self { status: StatusCode::OK, content_type, body }
     }
 
@@ -65,7 +65,12 @@ impl Answer {
 
 /// Body of an answer, of unknown length as Envoy's are. Between two pieces the task gives way to others, so that a
 /// long dump does not hold up `/ready`.
-pub(super) struct AdminBody(Source);
+pub(super) struct AdminBody {
+    source: Source,
+    sent: u64,
+    /// Told the number of bytes when the body is through or given up.
+    on_end: Option<Box<dyn FnOnce(u64)>>,
+}
 
 enum Source {
     Whole(Option<Bytes>),
@@ -73,23 +78,30 @@ enum Source {
 }
 
 impl AdminBody {
-    fn whole(body: String) -> Self {
-        Self(Source::Whole((!body.is_empty()).then(|| Bytes::from(body))))
+    fn new(source: Source) -> Self {
+        Self { source, sent: 0, on_end: None }
     }
 
-    /// The whole body at once, for tests.
-    #[cfg(test)]
-    pub(super) fn collect(self) -> String {
-        match self.0 {
-            Source::Whole(body) => String::from_utf8(body.unwrap_or_default().to_vec()).unwrap(),
-            Source::Pieces { pieces, .. } => pieces.collect(),
-        }
+    fn whole(body: String) -> Self {
+        Self::new(Source::Whole((!body.is_empty()).then(|| Bytes::from(body))))
+    }
+
+    pub(super) fn on_end(&mut self, then: impl FnOnce(u64) + 'static) {
+        self.on_end = Some(Box::new(then));
     }
 }
 
 impl std::fmt::Debug for AdminBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AdminBody").finish_non_exhaustive()
+    }
+}
+
+impl Drop for AdminBody {
+    fn drop(&mut self) {
+        if let Some(then) = self.on_end.take() {
+            then(self.sent);
+        }
     }
 }
 
@@ -101,7 +113,7 @@ impl Body for AdminBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = match &mut self.0 {
+        let piece = match &mut self.source {
             Source::Whole(body) => body.take(),
             Source::Pieces { yielded, .. } if !*yielded => {
                 *yielded = true;
@@ -113,6 +125,7 @@ impl Body for AdminBody {
                 pieces.find(|piece| !piece.is_empty()).map(Bytes::from)
             }
         };
+        self.sent += piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 }

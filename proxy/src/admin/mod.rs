@@ -3,20 +3,25 @@
 //! It reads the server through [`AdminState`] and writes in pieces of at most some 16 KB, giving way between them.
 //! It lives on one control thread: `serve` runs inside of a `LocalSet`.
 
+mod access_log;
 mod answer;
+mod bind;
 mod endpoints;
 mod query;
 mod serve;
 mod state;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::access_log::AccessLogs;
+use crate::config::admin::AdminConfig;
 use crate::config::matcher::StringMatcher;
 use crate::stats::names::{
     HttpStat, ListenerHttpStat, ListenerStat, ListenerWorkerStat, ServerStat,
 };
 use crate::stats::{Registry, SharedBlock};
-pub use serve::AdminListener;
+pub use bind::AdminListener;
 pub use state::{
     AdminAddress, AdminState, CertificateDetails, CertificateStatus, ClusterStatus, ConfigKind,
     ConfigResource, ConfigState, DrainListeners, HostHealth, HostStats, HostStatus, ListenerStatus,
@@ -28,7 +33,12 @@ pub struct Admin {
     state: Rc<dyn AdminState>,
     registry: Registry,
     /// `admin.allow_paths`; all paths when empty.
-    allow_paths: Vec<StringMatcher>,
+    allow_paths: Box<[StringMatcher]>,
+    /// `admin.access_log`.
+    access_log: Option<AccessLogs>,
+    /// Connections and requests so far: their numbers in the access log.
+    connections: Cell<u64>,
+    requests: Cell<u64>,
     server: SharedBlock<ServerStat>,
     http: SharedBlock<HttpStat>,
     listener: SharedBlock<ListenerStat>,
@@ -43,11 +53,12 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// `allow_paths` is `admin.allow_paths`, matched against path and query.
+    /// `access_log` is `config.access_log` bound on the control thread; requests are not logged without.
     pub fn new(
         state: Rc<dyn AdminState>,
         registry: Registry,
-        allow_paths: Vec<StringMatcher>,
+        config: &AdminConfig,
+        access_log: Option<AccessLogs>,
     ) -> Self {
         let listener = registry.scope("listener.admin");
         let http = registry.scope("http.admin");
@@ -59,7 +70,10 @@ impl Admin {
             listener_http: listener.scope("http.admin").shared(),
             state,
             registry,
-            allow_paths,
+            allow_paths: config.allow_paths.clone(),
+            access_log: access_log.filter(|logs| !logs.is_empty()),
+            connections: Cell::new(0),
+            requests: Cell::new(0),
         };
         admin.update_server_stats();
         admin

@@ -2,33 +2,29 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 
 use super::Admin;
+use super::access_log::{self, Entry};
 use super::answer::{AdminBody, Answer};
+use super::bind::AdminListener;
 use super::endpoints;
 use super::query::Query;
 use crate::stats::names::{HttpStat, ListenerHttpStat, ListenerStat, ListenerWorkerStat};
+use crate::stream_info::{Address, ConnectionInfo};
 
 /// A posted form is read up to here.
 const MAX_FORM: usize = 64 * 1024;
-
-/// Where the admin interface listens.
-#[derive(Debug)]
-pub enum AdminListener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
 
 impl Admin {
     /// Accepts connections for as long as it is polled; must run inside of a `LocalSet`. Cancel safe: dropping it
@@ -36,14 +32,17 @@ impl Admin {
     pub async fn serve(self: Rc<Self>, listener: AdminListener) {
         loop {
             let accepted = match &listener {
-                AdminListener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                AdminListener::Tcp(listener) => listener.accept().await.map(|(stream, remote)| {
                     // Delayed small answers are worse than small packets here; a failure changes nothing.
                     let _ = stream.set_nodelay(true);
-                    self.spawn(stream);
+                    let local = stream.local_addr().unwrap_or(remote);
+                    self.spawn(stream, Address::Ip(remote), Address::Ip(local));
                 }),
-                AdminListener::Unix(listener) => {
-                    listener.accept().await.map(|(stream, _)| self.spawn(stream))
-                }
+                AdminListener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                    let path = || stream.local_addr().ok()?.as_pathname()?.to_str().map(Arc::from);
+                    let local = Address::Pipe(path().unwrap_or_default());
+                    self.spawn(stream, Address::Pipe(Arc::default()), local);
+                }),
             };
             if let Err(error) = accepted {
                 tracing::warn!(%error, "cannot accept an admin connection");
@@ -53,22 +52,31 @@ impl Admin {
         }
     }
 
-    fn spawn(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    fn spawn(
+        self: &Rc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        remote: Address,
+        local: Address,
+    ) {
         let admin = self.clone();
-        tokio::task::spawn_local(async move { admin.connection(stream).await });
+        tokio::task::spawn_local(async move { admin.connection(stream, remote, local).await });
     }
 
     /// Serves one connection to its end.
     pub(super) async fn connection(
         self: Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        remote: Address,
+        local: Address,
     ) {
         let started = Instant::now();
         self.connection_begins();
+        self.connections.set(self.connections.get() + 1);
+        let info = access_log::connection(self.connections.get(), remote, local);
         let admin = self.clone();
         let service = service_fn(move |request| {
-            let admin = admin.clone();
-            async move { admin.respond(request).await }
+            let (admin, info) = (admin.clone(), info.clone());
+            async move { admin.respond(request, info).await }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -105,20 +113,35 @@ impl Admin {
     async fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
+        connection: Rc<ConnectionInfo>,
     ) -> Result<Response<AdminBody>, Infallible> {
         let started = Instant::now();
         self.http.inc(HttpStat::DownstreamRqTotal);
         self.http.inc(HttpStat::DownstreamRqHttp1Total);
         self.http.gauge_inc(HttpStat::DownstreamRqActive);
-        let answer = self.answer(request).await;
+        self.requests.set(self.requests.get() + 1);
+        let (head, body) = request.into_parts();
+        let mut entry = self
+            .access_log
+            .as_ref()
+            .map(|logs| Entry::begin(logs.clone(), connection, self.requests.get(), &head));
+        let answer = self.answer(&head, body).await;
         self.count(answer.status);
-        self.http.gauge_dec(HttpStat::DownstreamRqActive);
-        self.http.record(HttpStat::DownstreamRqTime, started.elapsed().as_millis() as u64);
-        Ok(answer.into_response())
+        let (head, mut body) = answer.into_response().into_parts();
+        if let Some(entry) = &mut entry {
+            entry.answered(&head);
+        }
+        body.on_end(move |sent| {
+            self.http.gauge_dec(HttpStat::DownstreamRqActive);
+            self.http.record(HttpStat::DownstreamRqTime, started.elapsed().as_millis() as u64);
+            if let Some(entry) = entry {
+                entry.end(sent);
+            }
+        });
+        Ok(Response::from_parts(head, body))
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let (head, body) = request.into_parts();
+    async fn answer(&self, head: &request::Parts, body: Incoming) -> Answer {
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let allowed = self.allow_paths.is_empty()
             || self.allow_paths.iter().any(|matcher| matcher.matches(target.as_bytes()));

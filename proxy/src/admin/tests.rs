@@ -15,7 +15,11 @@ use super::{
     DrainListeners, HostHealth, HostStats, HostStatus, ListenerStatus, RejectedUpdate,
     RuntimeEntry, RuntimeValues, ServerState, Thresholds,
 };
-use crate::config::compile::diagnostic::{Diagnostic, Severity};
+use crate::access_log::{AccessLogWriter, FlushOptions, WorkerAccessLogs};
+use crate::config::access_log::AccessLogConfigs;
+use crate::config::admin::AdminConfig;
+use crate::config::compile::admin::compile_admin;
+use crate::config::compile::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::config::json::from_yaml;
 use crate::config::matcher::StringMatcher;
 use crate::config::pb::envoy::admin::v3::CommandLineOptions;
@@ -24,6 +28,7 @@ use crate::config::pb::envoy::config::cluster::v3::Cluster;
 use crate::config::pb::envoy::config::core::v3::Node;
 use crate::config::pb::envoy::config::listener::v3::Listener;
 use crate::stats::Registry;
+use crate::stream_info::Address;
 
 /// A server that remembers what it was told to do.
 #[derive(Default)]
@@ -217,6 +222,10 @@ impl AdminState for Sample {
     }
 }
 
+fn address() -> Address {
+    Address::Ip(SocketAddr::from(([127, 0, 0, 1], 1)))
+}
+
 struct Fixture {
     state: Rc<Sample>,
     admin: Rc<Admin>,
@@ -225,7 +234,13 @@ struct Fixture {
 impl Fixture {
     fn new(allow_paths: Vec<StringMatcher>) -> Self {
         let state = Rc::new(Sample::default());
-        let admin = Rc::new(Admin::new(state.clone(), Registry::default(), allow_paths));
+        let config = AdminConfig {
+            address: None,
+            socket_options: Box::default(),
+            access_log: AccessLogConfigs(Arc::default()),
+            allow_paths: allow_paths.into(),
+        };
+        let admin = Rc::new(Admin::new(state.clone(), Registry::default(), &config, None));
         Self { state, admin }
     }
 
@@ -239,7 +254,7 @@ impl Fixture {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let ((), answer) = tokio::join!(admin.connection(server), exchange);
+        let ((), answer) = tokio::join!(admin.connection(server, address(), address()), exchange);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.to_owned(), dechunk(body))
     }
@@ -492,4 +507,35 @@ async fn stats_are_served_in_all_forms() {
     assert_eq!(fixture.post("/reset_counters").await.1, "OK\n");
     let (_, body) = fixture.get("/stats?filter=^http.admin.downstream_rq_4xx$").await;
     assert_eq!(body, "http.admin.downstream_rq_4xx: 0\n");
+}
+
+#[tokio::test]
+async fn requests_are_logged_when_their_body_is_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.log");
+    let yaml = format!(
+        "{{access_log: [{{name: f, typed_config: {{'@type': \
+         type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: \
+         {{text_format_source: {{inline_string: '%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %BYTES_SENT%\n'}}}}}}}}]}}",
+        path.display()
+    );
+    let found = Diagnostics::new("bootstrap");
+    let config = compile_admin(&from_yaml(&yaml).unwrap(), &found.root()).unwrap();
+    let registry = Registry::default();
+    let options = FlushOptions { interval: Duration::from_secs(1), min_size: 1 };
+    let writer = AccessLogWriter::start(options, &registry).unwrap();
+    let logs = WorkerAccessLogs::new(writer.clone(), 0);
+    let bound = logs.bind(&config.access_log);
+    let state = Rc::new(Sample::default());
+    let admin = Rc::new(Admin::new(state.clone(), registry, &config, Some(bound)));
+    let fixture = Fixture { state, admin };
+    let local = tokio::task::LocalSet::new();
+    local.run_until(fixture.get("/ready")).await;
+    local.run_until(fixture.get("/nope")).await;
+    logs.flush();
+    writer.drain();
+    let log = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines[0], "GET /ready 200 5");
+    assert!(lines[1].starts_with("GET /nope 404 "), "{log}");
 }
