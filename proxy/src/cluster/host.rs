@@ -60,6 +60,8 @@ pub struct Host {
     pub metadata: Option<Metadata>,
     pub priority: u32,
     pub stats: HostStats,
+    /// Endpoint metadata `envoy.lb: {canary: true}`.
+    pub canary: bool,
     weight: AtomicU32,
     /// `HealthStatus` as the control plane gave it.
     health: AtomicU8,
@@ -69,7 +71,10 @@ pub struct Host {
 
 impl Host {
     fn new(spec: HostSpec) -> Self {
+        let lb = spec.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
+        let canary = lb.and_then(|lb| lb.get("canary")).and_then(serde_json::Value::as_bool);
         Self {
+            canary: canary.unwrap_or(false),
             address: spec.address,
             hostname: spec.hostname,
             locality: spec.locality,

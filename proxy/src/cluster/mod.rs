@@ -7,6 +7,7 @@ pub mod circuit_breaker;
 pub mod dns;
 pub mod host;
 mod shared;
+mod status;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

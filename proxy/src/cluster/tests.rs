@@ -123,3 +123,47 @@ fn retries_are_limited_and_given_back() {
     drop(retries);
     assert!(cluster.try_retry(RoutingPriority::Default).is_ok());
 }
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// ≤ 20 KB a cluster with everything is the promise; the cluster's own share must leave room for the rest.
+#[test]
+#[ignore = "measures the whole process: run it alone"]
+fn five_thousand_clusters_are_small() {
+    const CLUSTERS: usize = 5000;
+    let registry = Registry::default();
+    let configs: Vec<_> = (0..CLUSTERS)
+        .map(|i| {
+            let hosts: &[HealthStatus] = &[HEALTHY; 10];
+            let mut config = cluster(&[hosts], LbPolicy::RoundRobin);
+            config.name = format!("outbound|80||service-{i}.namespace.svc.cluster.local").into();
+            config
+        })
+        .collect();
+    let names: Vec<_> = configs.iter().map(|config| config.name.clone()).collect();
+    let before = resident();
+    let all: Vec<_> = configs
+        .into_iter()
+        .map(|config| Arc::new(SharedCluster::new(Arc::new(config), &registry)))
+        .collect();
+    let cold = resident();
+    let map = Arc::new(ClusterMap::new(all.iter().cloned()));
+    let clusters = WorkerClusters::new(map, 0, Timers::new(Instant::now()), 1);
+    for name in &names {
+        let cluster = clusters.get(name).unwrap();
+        for _ in 0..10 {
+            cluster.pick(&PickContext::default()).unwrap();
+        }
+    }
+    let touched = resident();
+    eprintln!(
+        "shared {} B, touched {} B",
+        (cold - before) / CLUSTERS,
+        (touched - before) / CLUSTERS
+    );
+    assert!((touched - before) / CLUSTERS < 10_000);
+}

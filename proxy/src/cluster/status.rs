@@ -1,0 +1,102 @@
+//! A cluster as the admin interface shows it (`/clusters`), live hosts or, for a cluster that nothing has used, those of
+//! its configuration.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::SharedCluster;
+use super::host::{Host, HostSet};
+use crate::admin::{AdminAddress, ClusterStatus, HostHealth, HostStats, HostStatus, Thresholds};
+use crate::config::cluster::{self, Discovery};
+use crate::config::endpoint::HealthStatus;
+use crate::stream_info::Address;
+
+impl SharedCluster {
+    /// For `/clusters`. Makes no hosts that were not there.
+    pub fn status(&self) -> ClusterStatus {
+        let config = &self.config;
+        let hosts = match (self.hosts_if_made(), &config.discovery) {
+            (Some(set), _) => set.hosts.iter().map(|host| host_status(host)).collect(),
+            (None, Discovery::Static) => {
+                let set = HostSet::of_static(config, None);
+                set.hosts.iter().map(|host| host_status(host)).collect()
+            }
+            (None, Discovery::StrictDns(_)) => Vec::new(),
+        };
+        ClusterStatus {
+            name: Arc::clone(&config.name),
+            observability_name: config.observability_name().to_string(),
+            added_via_api: false,
+            eds_service_name: String::new(),
+            default_thresholds: thresholds(&config.circuit_breakers.default),
+            high_thresholds: thresholds(&config.circuit_breakers.high),
+            hosts,
+        }
+    }
+}
+
+fn thresholds(config: &cluster::Thresholds) -> Thresholds {
+    Thresholds {
+        max_connections: config.max_connections.into(),
+        max_pending_requests: config.max_pending_requests.into(),
+        max_requests: config.max_requests.into(),
+        max_retries: config.max_retries.into(),
+    }
+}
+
+fn host_status(host: &Host) -> HostStatus {
+    let status = host.health_status();
+    let stats = &host.stats;
+    HostStatus {
+        address: match &host.address {
+            Address::Ip(address) => AdminAddress::Socket(*address),
+            Address::Pipe(path) => AdminAddress::Pipe(path.to_string().into()),
+            Address::Internal(name) => AdminAddress::Internal(name.to_string(), String::new()),
+        },
+        hostname: host.hostname.as_deref().unwrap_or_default().to_owned(),
+        health: HostHealth {
+            failed_eds_health: matches!(
+                status,
+                HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout
+            ),
+            degraded_eds_health: status == HealthStatus::Degraded,
+            ..HostHealth::default()
+        },
+        weight: host.weight(),
+        priority: host.priority,
+        region: host.locality.region.to_string(),
+        zone: host.locality.zone.to_string(),
+        sub_zone: host.locality.sub_zone.to_string(),
+        canary: host.canary,
+        stats: HostStats {
+            cx_active: stats.cx_active.load(Relaxed).into(),
+            cx_connect_fail: stats.cx_connect_fail.load(Relaxed),
+            cx_total: stats.cx_total.load(Relaxed),
+            rq_active: stats.rq_active.load(Relaxed).into(),
+            rq_error: stats.rq_error.load(Relaxed),
+            rq_success: stats.rq_success.load(Relaxed),
+            rq_timeout: stats.rq_timeout.load(Relaxed),
+            rq_total: stats.rq_total.load(Relaxed),
+            rq_pending_active: stats.rq_pending_active.load(Relaxed).into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cluster::LbPolicy;
+    use crate::stats::Registry;
+
+    #[test]
+    fn an_unused_cluster_shows_its_hosts_and_stays_unused() {
+        let hosts: &[HealthStatus] = &[HealthStatus::Healthy, HealthStatus::Draining];
+        let config = crate::cluster::tests::cluster(&[hosts], LbPolicy::RoundRobin);
+        let cluster = SharedCluster::new(Arc::new(config), &Registry::default());
+        let status = cluster.status();
+        assert_eq!(status.hosts.len(), 2);
+        assert!(status.hosts[1].health.failed_eds_health);
+        assert_eq!(status.default_thresholds.max_retries, 3);
+        assert!(cluster.hosts_if_made().is_none());
+    }
+}
