@@ -78,10 +78,11 @@ pub async fn h2spec(port: u16, dir: &Path) -> Result<Verdict> {
     let xml = std::fs::read_to_string(&report).context("h2spec wrote no report")?;
     let case =
         Regex::new(r#"(?s)<testcase package="([^"]*)" classname="([^"]*)"[^>]*>(.*?)</testcase>"#)?;
+    let markup = Regex::new(r"<[^>]*>|\s+")?;
     let mut verdict = Verdict::default();
     for found in case.captures_iter(&xml) {
         if found[3].contains("<failure") || found[3].contains("<error") {
-            let text = Regex::new(r"<[^>]*>|\s+")?.replace_all(&found[3], " ").trim().to_owned();
+            let text = markup.replace_all(&found[3], " ").trim().to_owned();
             verdict.failed.insert(format!("{} {}", &found[1], &found[2]), text);
         } else {
             verdict.passed += 1;

@@ -1,5 +1,6 @@
 //! `--mode validate` on broken configurations: the same exit code as Envoy, and a message that
 //! names what is wrong.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::process::{Command, Output};
 
