@@ -19,6 +19,14 @@ test:
 test-all:
     tests/run
 
+# The HTTP/1 decoder against random bytes, for as long as the arguments say.
+fuzz *args:
+    cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run {{args}}
+
+# The differential suite against real Envoy: just conformance routing
+conformance *areas:
+    tests/run {{areas}}
+
 bench:
     cargo bench --package benches
 
