@@ -516,7 +516,7 @@ async fn requests_are_logged_when_their_body_is_sent() {
     let yaml = format!(
         "{{access_log: [{{name: f, typed_config: {{'@type': \
          type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: \
-         {{text_format_source: {{inline_string: '%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %BYTES_SENT%\n'}}}}}}}}]}}",
+         {{text_format_source: {{inline_string: \"%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %BYTES_SENT%\\n\"}}}}}}}}]}}",
         path.display()
     );
     let found = Diagnostics::new("bootstrap");
