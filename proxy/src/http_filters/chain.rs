@@ -77,7 +77,11 @@ macro_rules! registry {
     };
 }
 
-registry! {}
+registry! {
+    Cors = cors,
+    HeaderMutation = header_mutation,
+    Rbac = rbac,
+}
 
 impl std::fmt::Debug for FilterConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

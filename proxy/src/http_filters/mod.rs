@@ -5,6 +5,10 @@
 //! behind the filters wants it, so a filter that waits holds the peer back by not reading.
 
 pub mod chain;
+pub mod cors;
+pub mod header_mutation;
+pub mod query_mutation;
+pub mod rbac;
 
 use std::any::Any;
 use std::sync::Arc;

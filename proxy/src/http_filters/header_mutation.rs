@@ -1,0 +1,158 @@
+//! `envoy.filters.http.header_mutation`: changes headers, query parameters and trailers; the filter's own
+//! mutations first, then those of every level of the route.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
+use crate::codec::head::{HeaderList, ResponseHead};
+use crate::config::compile::core::unpack_any;
+use crate::config::compile::diagnostic::FieldPath;
+use crate::config::compile::header_ops::compile_header_mutations;
+use crate::config::header_ops::HeaderOps;
+use crate::config::pb::envoy::extensions::filters::http::header_mutation::v3 as pb;
+use crate::config::pb::google::protobuf::Any;
+use crate::http_filters::query_mutation::{QueryMutation, compile_query_mutations, mutate_query};
+
+pub const TYPE: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+pub const PER_ROUTE_TYPE: &str =
+    "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute";
+
+/// `HeaderMutation`.
+#[derive(Debug)]
+pub struct Config {
+    mutations: Mutations,
+    most_specific_wins: bool,
+}
+
+/// `Mutations`, of the filter or of one level of a route.
+#[derive(Debug, Default)]
+struct Mutations {
+    request: HeaderOps,
+    query: Box<[QueryMutation]>,
+    request_trailers: HeaderOps,
+    response: HeaderOps,
+    response_trailers: HeaderOps,
+}
+
+pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {
+    let config: pb::HeaderMutation = unpack_any(any, path)?;
+    Some(Arc::new(Config {
+        mutations: compile_mutations(config.mutations.as_ref(), path)?,
+        most_specific_wins: config.most_specific_header_mutations_wins,
+    }))
+}
+
+pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
+    let config: pb::HeaderMutationPerRoute = unpack_any(any, path)?;
+    Some(Arc::new(compile_mutations(config.mutations.as_ref(), path)?))
+}
+
+fn compile_mutations(mutations: Option<&pb::Mutations>, path: &FieldPath<'_>) -> Option<Mutations> {
+    let Some(mutations) = mutations else { return Some(Mutations::default()) };
+    let path = path.field("mutations");
+    let ops = |list, field| compile_header_mutations(list, field, &path);
+    Some(Mutations {
+        request: ops(&mutations.request_mutations, "request_mutations"),
+        query: compile_query_mutations(
+            &mutations.query_parameter_mutations,
+            "query_parameter_mutations",
+            &path,
+        )?,
+        request_trailers: ops(&mutations.request_trailers_mutations, "request_trailers_mutations"),
+        response: ops(&mutations.response_mutations, "response_mutations"),
+        response_trailers: ops(
+            &mutations.response_trailers_mutations,
+            "response_trailers_mutations",
+        ),
+    })
+}
+
+/// One stream's mutations.
+#[derive(Debug)]
+pub struct Filter {
+    config: Arc<Config>,
+    /// The route's levels in the order in which they run; found once, as the route is at the request's head.
+    levels: Option<SmallVec<[PerRouteConfig; 2]>>,
+}
+
+impl Filter {
+    pub fn new(config: &Arc<Config>) -> Self {
+        Self { config: config.clone(), levels: None }
+    }
+
+    fn resolve(&mut self, cx: &FilterContext<'_>) {
+        let most_specific_wins = self.config.most_specific_wins;
+        self.levels.get_or_insert_with(|| {
+            let Some(matched) = cx.route.matched() else { return SmallVec::new() };
+            let mut levels: SmallVec<[PerRouteConfig; 2]> =
+                cx.route.table().filter_configs(matched, cx.slot).cloned().collect();
+            if !most_specific_wins {
+                levels.reverse();
+            }
+            levels
+        });
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Mutations> {
+        let levels = self.levels.iter().flatten();
+        std::iter::once(&self.config.mutations)
+            .chain(levels.filter_map(|level| level.downcast_ref::<Mutations>()))
+    }
+}
+
+impl HttpFilter for Filter {
+    fn on_request_head(&mut self, cx: &mut FilterContext<'_>, _end: bool) -> Flow {
+        self.resolve(cx);
+        for mutations in self.all() {
+            mutations.request.apply_request(cx.request, cx.info);
+            mutate_query(&mutations.query, cx.request, cx.info);
+        }
+        Flow::Continue
+    }
+
+    fn on_request_trailers(
+        &mut self,
+        cx: &mut FilterContext<'_>,
+        trailers: &mut HeaderList,
+    ) -> Flow {
+        for mutations in self.all() {
+            mutations.request_trailers.apply_trailers(trailers, Some(cx.request), None, cx.info);
+        }
+        Flow::Continue
+    }
+
+    fn on_response_head(
+        &mut self,
+        cx: &mut FilterContext<'_>,
+        head: &mut ResponseHead,
+        _end: bool,
+    ) -> Flow {
+        // A local reply may come before the request's head was seen.
+        self.resolve(cx);
+        for mutations in self.all() {
+            mutations.response.apply_response(head, Some(cx.request), cx.info);
+        }
+        Flow::Continue
+    }
+
+    fn on_response_trailers(
+        &mut self,
+        cx: &mut FilterContext<'_>,
+        trailers: &mut HeaderList,
+    ) -> Flow {
+        for mutations in self.all() {
+            mutations.response_trailers.apply_trailers(trailers, Some(cx.request), None, cx.info);
+        }
+        Flow::Continue
+    }
+
+    fn wants_request_frames(&self) -> bool {
+        self.all().any(|mutations| !mutations.request_trailers.is_empty())
+    }
+
+    fn wants_response_frames(&self) -> bool {
+        self.all().any(|mutations| !mutations.response_trailers.is_empty())
+    }
+}

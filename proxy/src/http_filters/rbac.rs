@@ -1,0 +1,258 @@
+//! `envoy.filters.http.rbac`: lets requests pass by policies over who asks (principals) and for what
+//! (permissions); shadow rules only say what they would have done.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::StatusCode;
+use rustc_hash::FxHashMap;
+use serde_json::Value;
+
+use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
+use crate::config::compile::core::unpack_any;
+use crate::config::compile::diagnostic::FieldPath;
+use crate::config::compile::rbac::compile_rbac;
+use crate::config::pb::envoy::extensions::filters::http::rbac::v3 as pb;
+use crate::config::pb::google::protobuf::Any;
+use crate::config::rbac::{RbacEngine, RbacSubject};
+use crate::hcm::local_reply::LocalReply;
+use crate::stats::{FilterStats, Scope};
+
+pub const TYPE: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
+pub const PER_ROUTE_TYPE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+
+/// Namespace of the dynamic metadata that the filter leaves.
+const METADATA: &str = "envoy.filters.http.rbac";
+
+crate::metrics! {
+    /// `http.<stat_prefix>.rbac.[<rules_stat_prefix>.]`
+    pub enum RbacStat {
+        Allowed: counter "allowed",
+        Denied: counter "denied",
+    }
+}
+
+crate::metrics! {
+    /// `http.<stat_prefix>.rbac.[<shadow_rules_stat_prefix>.]`
+    pub enum RbacShadowStat {
+        Allowed: counter "shadow_allowed",
+        Denied: counter "shadow_denied",
+    }
+}
+
+crate::metrics! {
+    /// One policy, where `track_per_rule_stats` is set: `….policy.<name>.`
+    pub enum RbacPolicyStat {
+        Allowed: counter "allowed" lazy,
+        Denied: counter "denied" lazy,
+        ShadowAllowed: counter "shadow_allowed" lazy,
+        ShadowDenied: counter "shadow_denied" lazy,
+    }
+}
+
+/// `RBAC`.
+#[derive(Debug)]
+pub struct Config {
+    engines: Engines,
+    rules: Side,
+    shadow: Side,
+    stats: FilterStats<RbacStat>,
+    shadow_stats: FilterStats<RbacShadowStat>,
+}
+
+/// Names of one kind of rules: what they count under and leave in the metadata.
+#[derive(Debug)]
+struct Side {
+    /// Empty, or with a dot at its end.
+    stat_prefix: String,
+    /// `<prefix>enforced_effective_policy_id` or its shadow twin.
+    policy_field: String,
+    result_field: String,
+}
+
+impl Side {
+    fn new(prefix: &str, kind: &str) -> Self {
+        let stat_prefix = match prefix.strip_suffix('.').unwrap_or(prefix) {
+            "" => String::new(),
+            prefix => format!("{prefix}."),
+        };
+        Self {
+            stat_prefix,
+            policy_field: format!("{prefix}{kind}_effective_policy_id"),
+            result_field: format!("{prefix}{kind}_engine_result"),
+        }
+    }
+
+    fn scope(&self, hcm: &Scope, below: &str) -> Scope {
+        let suffix = format!("rbac.{}{below}", self.stat_prefix);
+        hcm.scope(suffix.trim_end_matches('.'))
+    }
+}
+
+/// What is asked: the filter's own, or a route's in its place.
+#[derive(Debug, Default)]
+struct Engines {
+    rules: Option<RbacEngine>,
+    shadow_rules: Option<RbacEngine>,
+    /// By policy; `None` unless `track_per_rule_stats`.
+    policy_stats: Option<FxHashMap<Arc<str>, FilterStats<RbacPolicyStat>>>,
+}
+
+/// `RBACPerRoute`: engines that take the place of the filter's; none at all let everything pass.
+struct PerRoute(Engines);
+
+pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {
+    let config: pb::Rbac = unpack_any(any, path)?;
+    Some(Arc::new(Config {
+        engines: compile_engines(&config, path)?,
+        rules: Side::new(&config.rules_stat_prefix, "enforced"),
+        shadow: Side::new(&config.shadow_rules_stat_prefix, "shadow"),
+        stats: FilterStats::default(),
+        shadow_stats: FilterStats::default(),
+    }))
+}
+
+pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
+    let config: pb::RbacPerRoute = unpack_any(any, path)?;
+    let engines = match &config.rbac {
+        Some(rbac) => compile_engines(rbac, &path.field("rbac"))?,
+        None => Engines::default(),
+    };
+    Some(Arc::new(PerRoute(engines)))
+}
+
+fn compile_engines(config: &pb::Rbac, path: &FieldPath<'_>) -> Option<Engines> {
+    for (set, field) in
+        [(config.matcher.is_some(), "matcher"), (config.shadow_matcher.is_some(), "shadow_matcher")]
+    {
+        if set {
+            path.field(field).error("matcher trees are not supported");
+            return None;
+        }
+    }
+    let rules = match &config.rules {
+        Some(rules) => Some(compile_rbac(rules, &path.field("rules"))?),
+        None => None,
+    };
+    let shadow_rules = match &config.shadow_rules {
+        Some(rules) => Some(compile_rbac(rules, &path.field("shadow_rules"))?),
+        None => None,
+    };
+    let policy_stats = config.track_per_rule_stats.then(|| {
+        let policies = rules.iter().chain(&shadow_rules).flat_map(|engine| &engine.policies);
+        policies.map(|policy| (policy.name.clone(), FilterStats::default())).collect()
+    });
+    Some(Engines { rules, shadow_rules, policy_stats })
+}
+
+/// One stream's check; it keeps nothing.
+#[derive(Debug)]
+pub struct Filter(Arc<Config>);
+
+impl Filter {
+    pub fn new(config: &Arc<Config>) -> Self {
+        Self(config.clone())
+    }
+}
+
+impl HttpFilter for Filter {
+    fn on_request_head(&mut self, cx: &mut FilterContext<'_>, _end: bool) -> Flow {
+        let config = &*self.0;
+        let per_route = cx.route.per_filter_config(cx.slot).cloned();
+        let per_route = per_route.as_ref().and_then(|config| config.downcast_ref::<PerRoute>());
+        let engines = per_route.map_or(&config.engines, |PerRoute(engines)| engines);
+        if let Some(engine) = &engines.shadow_rules {
+            let verdict = engine.evaluate(&RbacSubject::of_request(cx.request, cx.info));
+            let scope = || config.shadow.scope(&cx.hcm_stats.scope, "");
+            let stats = config.shadow_stats.block(cx.worker.index, scope);
+            let (stat, policy_stat) = match verdict.allowed {
+                true => (RbacShadowStat::Allowed, RbacPolicyStat::ShadowAllowed),
+                false => (RbacShadowStat::Denied, RbacPolicyStat::ShadowDenied),
+            };
+            stats.inc(stat);
+            charge_policy(engines, verdict.policy, policy_stat, &config.shadow, cx);
+            leave_metadata(&config.shadow, verdict.policy, verdict.allowed, cx);
+        }
+        let Some(engine) = &engines.rules else { return Flow::Continue };
+        let verdict = engine.evaluate(&RbacSubject::of_request(cx.request, cx.info));
+        if let Some(log) = verdict.log {
+            cx.info.metadata_mut("envoy.common").insert("access_log_hint".into(), log.into());
+        }
+        let scope = || config.rules.scope(&cx.hcm_stats.scope, "");
+        let stats = config.stats.block(cx.worker.index, scope);
+        let (stat, policy_stat) = match verdict.allowed {
+            true => (RbacStat::Allowed, RbacPolicyStat::Allowed),
+            false => (RbacStat::Denied, RbacPolicyStat::Denied),
+        };
+        stats.inc(stat);
+        charge_policy(engines, verdict.policy, policy_stat, &config.rules, cx);
+        leave_metadata(&config.rules, verdict.policy, verdict.allowed, cx);
+        if verdict.allowed {
+            return Flow::Continue;
+        }
+        let details = denied_details(verdict.policy.map(|name| &**name));
+        let reply = LocalReply::new(StatusCode::FORBIDDEN, Cow::Owned(details));
+        Flow::Reply(Box::new(reply.body("RBAC: access denied")))
+    }
+}
+
+fn charge_policy(
+    engines: &Engines,
+    policy: Option<&Arc<str>>,
+    stat: RbacPolicyStat,
+    side: &Side,
+    cx: &FilterContext<'_>,
+) {
+    let (Some(all), Some(policy)) = (&engines.policy_stats, policy) else { return };
+    let Some(stats) = all.get(policy) else { return };
+    let scope = || side.scope(&cx.hcm_stats.scope, &format!("policy.{policy}"));
+    stats.block(cx.worker.index, scope).inc(stat);
+}
+
+fn leave_metadata(
+    side: &Side,
+    policy: Option<&Arc<str>>,
+    allowed: bool,
+    cx: &mut FilterContext<'_>,
+) {
+    let metadata = cx.info.metadata_mut(METADATA);
+    if let Some(policy) = policy {
+        metadata.insert(side.policy_field.clone(), Value::String(policy.to_string()));
+    }
+    let result = if allowed { "allowed" } else { "denied" };
+    metadata.insert(side.result_field.clone(), Value::String(result.to_owned()));
+}
+
+/// `response_code_details` of a denial: the policy's name without blanks, since log lines are split at them.
+pub fn denied_details(policy: Option<&str>) -> String {
+    let name: String = policy
+        .unwrap_or("none")
+        .chars()
+        .map(|c| if c.is_ascii_whitespace() { '_' } else { c })
+        .collect();
+    format!("rbac_access_denied_matched_policy[{name}]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_statistics_and_metadata() {
+        let registry = crate::stats::Registry::new(Default::default());
+        let hcm = registry.scope("http.t");
+        let plain = Side::new("", "enforced");
+        assert_eq!(plain.scope(&hcm, "").prefix(), "http.t.rbac");
+        assert_eq!(plain.policy_field, "enforced_effective_policy_id");
+        let named = Side::new("rp_", "shadow");
+        assert_eq!(named.scope(&hcm, "").prefix(), "http.t.rbac.rp_");
+        assert_eq!(named.scope(&hcm, "policy.p one").prefix(), "http.t.rbac.rp_.policy.p one");
+        assert_eq!(named.result_field, "rp_shadow_engine_result");
+    }
+
+    #[test]
+    fn details_have_no_blanks() {
+        assert_eq!(denied_details(Some("p one")), "rbac_access_denied_matched_policy[p_one]");
+        assert_eq!(denied_details(None), "rbac_access_denied_matched_policy[none]");
+    }
+}
