@@ -45,6 +45,8 @@ pub struct Case {
     /// Listener to connect to.
     #[serde(default = "main")]
     pub to: String,
+    /// Connect to this address instead of 127.0.0.1, or to the Unix socket of this path.
+    pub via: Option<String>,
     #[serde(default)]
     pub protocol: Protocol,
     #[serde(flatten)]

@@ -4,7 +4,7 @@
 //! two become one filter chain with an access log of every operator. Inside a connection manager
 //! `routes: [...]` stands for one virtual host, an HTTP filter may be `{fault: {...}}`, and the
 //! router is appended. A cluster is `{name, up: NAME or [NAMES], h2: true, ...Cluster}`; each `up`
-//! is a scripted upstream, `refused` a port nobody listens on.
+//! is a scripted upstream, `refused…` a port nobody listens on, `pipe…` a Unix socket.
 //! In all strings `${port:LISTENER}`, `${up:NAME}`, `${dir}` are filled in per proxy.
 
 use std::collections::BTreeMap;
@@ -212,7 +212,11 @@ fn cluster(short: &Value) -> Result<Value> {
     if !out.contains_key("load_assignment") {
         let hosts: Vec<_> = cluster_upstreams(short)
             .iter()
-            .map(|up| json!({"endpoint": {"address": address(json!(format!("${{up:{up}}}")))}}))
+            .map(|up| match up.starts_with("pipe") {
+                true => json!({"pipe": {"path": format!("${{dir}}/{up}.sock")}}),
+                false => address(json!(format!("${{up:{up}}}"))),
+            })
+            .map(|address| json!({"endpoint": {"address": address}}))
             .collect();
         out.insert(
             "load_assignment".into(),

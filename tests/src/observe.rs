@@ -115,7 +115,7 @@ impl Normaliser {
         Ok(Self {
             ports,
             port: Regex::new(r"\b[1-6][0-9]{4}\b")?,
-            address: Regex::new(r"(127\.0\.0\.1|\[::1\])([:_])[0-9]{4,5}\b")?,
+            address: Regex::new(r"(127\.0\.0\.\d+|\[::1\])([:_])[0-9]{4,5}\b")?,
             uuid: Regex::new(
                 r"\b[0-9a-f]{8}-[0-9a-f]{4}-([0-9a-f])[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b",
             )?,

@@ -1,10 +1,12 @@
 //! One proxy with its own upstreams, ports and files; runs the cases of an area one by one.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::sleep;
 
 use crate::area::{Area, Case, Protocol};
@@ -46,6 +48,10 @@ impl Sandbox {
             dir: dir.path().display().to_string(),
             ..Places::default()
         };
+        for (name, port) in upstreams.ports().iter().filter(|(name, _)| name.starts_with("pipe")) {
+            let listener = UnixListener::bind(dir.path().join(format!("{name}.sock")))?;
+            tokio::spawn(from_unix(listener, *port));
+        }
         for name in area.listeners.keys() {
             places.listeners.insert(name.clone(), ports::free()?);
         }
@@ -83,14 +89,14 @@ impl Sandbox {
         let before = self.stats().await?;
         self.upstreams.begin(&case.upstream, case.protocol == Protocol::Tcp);
         let linger = Duration::from_millis(case.linger_ms) * patience;
-        let port = self.port(&case.to)?;
+        let to = self.address(case).await?;
         let mut lines = match case.protocol {
             Protocol::H1 | Protocol::Tcp => {
-                let client = h1::Client::connect(port, &self.upstreams, &self.normaliser).await?;
+                let client = h1::Client::connect(to, &self.upstreams, &self.normaliser).await?;
                 client.run(case, linger).await?
             }
-            Protocol::H2 => h2::run(port, case, &self.normaliser, linger).await?,
-            Protocol::H2Raw => h2_raw::run(port, case, linger).await?,
+            Protocol::H2 => h2::run(to, case, &self.normaliser, linger).await?,
+            Protocol::H2Raw => h2_raw::run(to, case, linger).await?,
         };
         self.settle("listener.", "downstream_cx_active").await?;
         self.upstreams.close_all().await;
@@ -129,6 +135,15 @@ impl Sandbox {
         Ok(Observation { lines, h2 })
     }
 
+    /// Where the client of a case connects to.
+    async fn address(&self, case: &Case) -> Result<SocketAddr> {
+        match case.via.as_deref() {
+            Some(path) if path.starts_with('/') => to_unix(path.into()).await,
+            Some(ip) => Ok(SocketAddr::new(ip.parse()?, self.port(&case.to)?)),
+            None => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port(&case.to)?)),
+        }
+    }
+
     /// Placeholders in the strings that a case sends.
     fn filled(&self, case: &Case) -> Result<Case> {
         let fill = |text: &mut String| -> Result<()> {
@@ -137,6 +152,7 @@ impl Sandbox {
         };
         let mut case = case.clone();
         case.raw.iter_mut().try_for_each(fill)?;
+        case.via.iter_mut().try_for_each(fill)?;
         for request in std::iter::once(&mut case.request).chain(&mut case.requests) {
             request.path.iter_mut().try_for_each(fill)?;
             request.host.iter_mut().try_for_each(fill)?;
@@ -217,6 +233,31 @@ impl Sandbox {
             sleep(Duration::from_millis(4)).await;
         }
     }
+}
+
+/// A Unix socket as one more way to a scripted upstream.
+async fn from_unix(listener: UnixListener, port: u16) {
+    while let Ok((mut unix, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            if let Ok(mut tcp) = TcpStream::connect(("127.0.0.1", port)).await {
+                let _ = tokio::io::copy_bidirectional(&mut unix, &mut tcp).await;
+            }
+        });
+    }
+}
+
+/// An address that leads one client to a Unix socket.
+async fn to_unix(path: PathBuf) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        if let Ok((mut tcp, _)) = listener.accept().await
+            && let Ok(mut unix) = UnixStream::connect(path).await
+        {
+            let _ = tokio::io::copy_bidirectional(&mut tcp, &mut unix).await;
+        }
+    });
+    Ok(address)
 }
 
 /// Requests and TCP connections counted between two scrapes.

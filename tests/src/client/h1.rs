@@ -1,5 +1,6 @@
 //! The HTTP/1 and plain TCP client: writes exactly the bytes of the case.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,7 +18,7 @@ use crate::wire::{End, Framing, Wire, find, latin1};
 
 /// One connection of the client.
 pub struct Client<'a> {
-    port: u16,
+    to: SocketAddr,
     wire: Wire<OwnedReadHalf>,
     write: Option<OwnedWriteHalf>,
     upstreams: &'a Upstreams,
@@ -37,15 +38,15 @@ impl<'a> Client<'a> {
     /// # Errors
     /// When the proxy does not accept.
     pub async fn connect(
-        port: u16,
+        to: SocketAddr,
         upstreams: &'a Upstreams,
         normaliser: &'a Normaliser,
     ) -> Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
         Ok(Self {
-            port,
+            to,
             wire: Wire::new(read, DEADLINE),
             write: Some(write),
             upstreams,
@@ -151,7 +152,7 @@ impl<'a> Client<'a> {
         } else if let Some(ms) = step.pause_ms {
             sleep(Duration::from_millis(ms)).await;
         } else if step.reconnect {
-            let (read, write) = TcpStream::connect(("127.0.0.1", self.port)).await?.into_split();
+            let (read, write) = TcpStream::connect(self.to).await?.into_split();
             self.wire = Wire::new(read, DEADLINE);
             self.write = Some(write);
             self.end = None;

@@ -1,5 +1,6 @@
 //! The HTTP/2 client on the crate h2, prior knowledge, one connection per case.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,12 +25,12 @@ use crate::upstream::h2::{insert, map_lines, send};
 /// # Errors
 /// When the proxy does not accept the connection, or the case cannot be said in HTTP/2.
 pub async fn run(
-    port: u16,
+    to: SocketAddr,
     case: &Case,
     normaliser: &Normaliser,
     linger: Duration,
 ) -> Result<Vec<String>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = h2::client::Builder::new()
         .initial_window_size(1 << 20)

@@ -4,6 +4,7 @@
 //! `e` end of stream, `h` end of headers, or `-`), `data STREAM FLAGS text`, `rst STREAM CODE`,
 //! `settings`, `ping`, `window STREAM N`, `raw HEX`. Header fields are literals without indexing.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,8 +20,8 @@ const HEADERS: u8 = 1;
 ///
 /// # Errors
 /// When the proxy does not accept, or a frame of the case cannot be read.
-pub async fn run(port: u16, case: &Case, quiet: Duration) -> Result<Vec<String>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+pub async fn run(to: SocketAddr, case: &Case, quiet: Duration) -> Result<Vec<String>> {
+    let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     out.extend(frame(4, 0, 0, &[]));
