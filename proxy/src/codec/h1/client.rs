@@ -193,20 +193,22 @@ impl ClientConn {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(ResponseHead, bool), Fault>> {
+        let mut end = false;
         loop {
-            if self.scan.should_parse(&self.read.bytes) {
+            if self.scan.should_parse(&self.read.bytes, end) {
                 match parse_response(&self.read.bytes, &self.settings, self.asked) {
                     Ok(Some(parsed)) => return Poll::Ready(self.begin(parsed)),
                     Ok(None) => {}
                     Err(fault) => return Poll::Ready(Err(self.refuse(fault))),
                 }
             }
-            let read = ready!(self.read.poll_fill(&mut self.io, cx));
-            if self.fail_on(read)? == 0 {
-                self.close = true;
+            if end {
                 return Poll::Ready(Err(Fault::Eof));
             }
-            self.received_any = true;
+            let read = ready!(self.read.poll_fill(&mut self.io, cx));
+            end = self.fail_on(read)? == 0;
+            self.close |= end;
+            self.received_any |= !end;
         }
     }
 

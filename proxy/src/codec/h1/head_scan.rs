@@ -6,24 +6,29 @@
 pub(super) struct HeadScan {
     /// Bytes seen at the last look.
     seen: usize,
-    /// Parse when there are as many.
-    parse_at: usize,
+    /// Bytes there were at the last parsing.
+    parsed: usize,
 }
 
 impl HeadScan {
-    /// Whether parsing may give something new.
-    pub(super) fn should_parse(&mut self, bytes: &[u8]) -> bool {
+    /// Whether parsing may give something new; at the `end` of the stream, whether bytes are left that were
+    /// not parsed: their fault is better than none.
+    pub(super) fn should_parse(&mut self, bytes: &[u8], end: bool) -> bool {
+        if end && self.parsed < bytes.len() {
+            self.parsed = bytes.len();
+            return true;
+        }
         if bytes.len() <= self.seen {
             return false;
         }
         // An end that began in the bytes of the last look: up to three of its four.
         let fresh = bytes.get(self.seen.saturating_sub(3)..).unwrap_or(bytes);
-        let parse = bytes.len() >= self.parse_at
+        let parse = bytes.len() >= 2 * self.parsed
             || memchr::memmem::find(fresh, b"\n\r\n").is_some()
             || memchr::memmem::find(fresh, b"\n\n").is_some();
         self.seen = bytes.len();
         if parse {
-            self.parse_at = bytes.len() * 2;
+            self.parsed = bytes.len();
         }
         parse
     }

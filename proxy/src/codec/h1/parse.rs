@@ -36,6 +36,12 @@ pub(super) fn lines_end_with_crlf(buf: &[u8], headers: &[Header<'_>], consumed: 
         && buf.get(consumed - 4..consumed) == Some(b"\r\n\r\n")
 }
 
+/// Bytes of a head as it stands on the wire. The separators of each line are not what limits count, so they
+/// are allowed for; unlimited white space around values is not.
+pub(super) fn raw_limit(max_bytes: usize, max_count: usize) -> usize {
+    max_bytes + 4 * (max_count + 8)
+}
+
 /// A Content-Length value: digits only, 64 bits (RFC 9110 §8.6).
 pub(super) fn parse_content_length(value: &[u8]) -> Result<u64, ParseFault> {
     // 2^64 has twenty digits; longer ones with leading zeros are nobody's honest length.

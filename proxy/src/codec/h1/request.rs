@@ -16,7 +16,7 @@ use super::ServerSettings;
 use super::body::Framing;
 use super::parse::{
     ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, list_members,
-    parse_content_length,
+    parse_content_length, raw_limit,
 };
 
 /// A request head with what it means for its connection.
@@ -76,9 +76,7 @@ fn parse_with<'b>(
     let consumed = match request.parse_with_uninit_headers(buf, storage) {
         Ok(httparse::Status::Complete(n)) => n,
         Ok(httparse::Status::Partial) => {
-            // The separators of each line are not counted, so allow for them until the head is there.
-            let slack = 4 * (settings.max_header_count + 8);
-            if buf.len() > settings.max_head_bytes + slack {
+            if buf.len() > raw_limit(settings.max_head_bytes, settings.max_header_count) {
                 return Err(ParseFault::HeadersTooLarge);
             }
             return Ok(None);
@@ -110,7 +108,8 @@ fn parse_with<'b>(
         let (name, value) = (span(header.name.as_bytes()), span(header.value));
         fields.take(&mut head.headers, name, value)?;
     }
-    if size > settings.max_head_bytes {
+    let raw_limit = raw_limit(settings.max_head_bytes, settings.max_header_count);
+    if size > settings.max_head_bytes || consumed > raw_limit {
         return Err(ParseFault::HeadersTooLarge);
     }
     let target_span = HeaderList::sub_span(arena, target.as_ptr() as usize - base, target.len());

@@ -12,7 +12,7 @@ use crate::codec::name::{id_of, ids, names};
 use super::ClientSettings;
 use super::body::Framing;
 use super::parse::{
-    ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, parse_content_length,
+    ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, parse_content_length, raw_limit,
 };
 
 /// What the request was, as far as the response's framing depends on it.
@@ -69,8 +69,7 @@ fn parse_with<'b>(
     let consumed = match parsed {
         Ok(httparse::Status::Complete(n)) => n,
         Ok(httparse::Status::Partial) => {
-            let slack = 4 * (settings.max_header_count + 8);
-            if buf.len() > settings.max_head_bytes + slack {
+            if buf.len() > raw_limit(settings.max_head_bytes, settings.max_header_count) {
                 return Err(ParseFault::HeadersTooLarge);
             }
             return Ok(None);
@@ -100,7 +99,8 @@ fn parse_with<'b>(
         let (name, value) = (span(header.name.as_bytes()), span(header.value));
         fields.take(&mut head.headers, name, value)?;
     }
-    if size > settings.max_head_bytes {
+    let raw_limit = raw_limit(settings.max_head_bytes, settings.max_header_count);
+    if size > settings.max_head_bytes || consumed > raw_limit {
         return Err(ParseFault::HeadersTooLarge);
     }
     fields.finish(head, consumed, asked).map(Some)

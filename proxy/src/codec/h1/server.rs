@@ -96,7 +96,7 @@ impl ServerConn {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<(RequestHead, bool)>, Fault>> {
         loop {
-            if self.scan.should_parse(&self.read.bytes) {
+            if self.scan.should_parse(&self.read.bytes, self.peer_closed) {
                 match parse_request(&self.read.bytes, &self.settings, self.io.is_tls()) {
                     Ok(Some(parsed)) => {
                         self.read.bytes.advance(parsed.consumed);
@@ -108,11 +108,14 @@ impl ServerConn {
                     Err(fault) => return Poll::Ready(Err(self.refuse_head(fault))),
                 }
             }
-            if self.peer_closed || ready!(self.read.poll_fill(&mut self.io, cx))? == 0 {
-                self.peer_closed = true;
-                let clean = self.read.bytes.iter().all(|b| matches!(b, b'\r' | b'\n'));
-                return Poll::Ready(if clean { Ok(None) } else { Err(Fault::Eof) });
+            if !self.peer_closed && ready!(self.read.poll_fill(&mut self.io, cx))? > 0 {
+                continue;
             }
+            if !std::mem::replace(&mut self.peer_closed, true) {
+                continue;
+            }
+            let clean = self.read.bytes.iter().all(|b| matches!(b, b'\r' | b'\n'));
+            return Poll::Ready(if clean { Ok(None) } else { Err(Fault::Eof) });
         }
     }
 
