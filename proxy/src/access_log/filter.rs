@@ -21,7 +21,7 @@ pub fn matches(filter: &Filter, ctx: &Ctx<'_>) -> bool {
         Filter::Traceable => info.is_traced && !info.is_health_check,
         Filter::Runtime { percent, independent } => {
             let of_request = ctx.request.filter(|_| !independent).and_then(request_random);
-            percent.default.hits(of_request.unwrap_or_else(rand::random))
+            percent.is_hit(of_request.unwrap_or_else(rand::random))
         }
         Filter::And(filters) => filters.iter().all(|filter| matches(filter, ctx)),
         Filter::Or(filters) => filters.iter().any(|filter| matches(filter, ctx)),

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod bootstrap;
 pub mod cidr;
 pub mod cluster;
 pub mod compile;

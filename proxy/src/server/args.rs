@@ -134,9 +134,9 @@ pub struct Options {
     /// Levels by component, over --log-level: upstream:debug,config:trace
     #[arg(long, value_name = "NAME:LEVEL,…", default_value = "")]
     pub component_log_level: ComponentLogLevels,
-    /// Form of a log line, in spdlog's syntax
-    #[arg(long, value_name = "FORMAT", default_value = DEFAULT_LOG_FORMAT)]
-    pub log_format: String,
+    /// Form of a log line, in spdlog's syntax [default: "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
     /// Escape line breaks and their kin in log messages
     #[arg(long)]
     pub log_format_escaped: bool,
@@ -373,6 +373,11 @@ impl Options {
         Duration::from_millis(self.file_flush_interval_msec.into())
     }
 
+    /// `--log-format`, or Envoy's default.
+    pub fn log_format(&self) -> &str {
+        self.log_format.as_deref().unwrap_or(DEFAULT_LOG_FORMAT)
+    }
+
     /// What `/server_info` shows; `concurrency` is the number of workers that really run.
     pub fn to_proto(&self, concurrency: u32) -> CommandLineOptions {
         let path = |path: &Option<PathBuf>| {
@@ -400,7 +405,7 @@ impl Options {
             },
             log_level: self.log_level.to_string(),
             component_log_level: self.component_log_level.to_string(),
-            log_format: self.log_format.clone(),
+            log_format: self.log_format().to_owned(),
             log_format_escaped: self.log_format_escaped,
             log_path: path(&self.log_path),
             service_cluster: self.service_cluster.clone(),

@@ -23,7 +23,8 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.resource, self.path, self.reason)
+        let separator = if self.path.is_empty() { "" } else { ": " };
+        write!(f, "{}{separator}{}: {}", self.resource, self.path, self.reason)
     }
 }
 

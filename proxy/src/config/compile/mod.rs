@@ -7,7 +7,9 @@ pub mod admin;
 pub mod stats;
 
 pub mod access_log;
+pub mod bootstrap;
 pub mod cluster;
+pub mod configuration;
 pub mod core;
 pub mod cors;
 pub mod endpoint;

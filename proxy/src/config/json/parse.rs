@@ -379,7 +379,9 @@ impl<'t, 's> Parse<'t, 's> {
                 self.wrong(&event, at, "true or false")?;
                 return Ok(None);
             }
-            (Kind::Enum(names), Plain::Word) => return Ok(self.enum_name(names, text, at, out)),
+            (Kind::Enum(names), Plain::Word | Plain::Bool(_)) => {
+                return Ok(self.enum_name(names, text, at, out));
+            }
             (Kind::Enum(_), Plain::Null) => Number::Integer(0),
             (_, Plain::Integer(integer)) => Number::Integer(integer),
             (_, Plain::Float(float)) => Number::Float(float),

@@ -1,0 +1,37 @@
+//! The compiled bootstrap: what the process itself is made of, beside its listeners and clusters.
+
+use bytes::Bytes;
+
+use super::admin::AdminConfig;
+use super::core::BindConfig;
+use super::runtime::Runtime;
+use super::stats::StatsConfig;
+use crate::telemetry::Pattern;
+
+/// `envoy.config.bootstrap.v3.Bootstrap` without its static resources.
+#[derive(Debug)]
+pub struct Bootstrap {
+    pub node: Node,
+    /// `admin`; without an address there is no admin interface.
+    pub admin: Option<AdminConfig>,
+    /// `stats_config`, `stats_flush_interval`, and `--stats-tag`.
+    pub stats: StatsConfig,
+    /// `deferred_stat_options.enable_deferred_creation_stats`
+    pub deferred_stats: bool,
+    /// `application_log_config.log_format`; `--log-format` counts without it.
+    pub log_pattern: Option<Pattern>,
+    /// `layered_runtime`; to be published.
+    pub runtime: Runtime,
+    /// `cluster_manager.upstream_bind_config`
+    pub upstream_bind: Option<BindConfig>,
+}
+
+/// `node`, with the command line's flags over it.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    pub zone: String,
+    /// The whole message, encoded: what a control plane is told, and `/server_info` shows.
+    pub bytes: Bytes,
+}

@@ -1,0 +1,192 @@
+//! A whole static configuration: read, every resource decoded, checked against the support table, and compiled.
+
+use prost::Message as _;
+use rustc_hash::FxHashSet;
+
+use super::CompileContext;
+use super::bootstrap::compile_bootstrap;
+use super::cluster::compile_cluster;
+use super::diagnostic::{Diagnostic, Diagnostics, FieldPath, Severity};
+use super::listener::compile_listener;
+use crate::config::bootstrap::Bootstrap;
+use crate::config::cluster::Cluster;
+use crate::config::core::BindConfig;
+use crate::config::json::{LoadError, LoadedBootstrap, RawResource, Sources, load};
+use crate::config::listener::Listener;
+use crate::config::support;
+use crate::server::args::Options;
+
+/// What a process starts with.
+#[derive(Debug)]
+pub struct Configuration {
+    pub bootstrap: Bootstrap,
+    /// As read, and as compiled; in order.
+    pub listeners: Vec<(RawResource, Listener)>,
+    pub clusters: Vec<(RawResource, Cluster)>,
+    /// Nothing uses them yet.
+    pub secrets: Vec<RawResource>,
+    /// The bootstrap without static resources, encoded.
+    pub raw: bytes::Bytes,
+    /// Fields that are applied without.
+    pub ignored: Vec<Diagnostic>,
+    /// Fields that the API does not have, passed over as `--allow-unknown-static-fields` asks.
+    pub unknown_fields: Vec<String>,
+}
+
+/// Why there is no configuration. Prints a line for each problem.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("{}", .0.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n"))]
+    Compile(Vec<Diagnostic>),
+}
+
+/// Reads and compiles what the command line names.
+///
+/// # Errors
+/// All that is wrong with it: with the text if it cannot be read as the API's messages, else with their content.
+pub fn load_configuration(
+    options: &Options,
+    cx: &CompileContext<'_>,
+) -> Result<Configuration, ConfigurationError> {
+    let loaded = load(&Sources {
+        config_path: options.config_path.clone(),
+        config_yaml: options.config_yaml.clone(),
+        allow_unknown_fields: options.allow_unknown_static_fields,
+    })?;
+    compile_configuration(loaded, options, cx)
+}
+
+fn compile_configuration(
+    loaded: LoadedBootstrap,
+    options: &Options,
+    cx: &CompileContext<'_>,
+) -> Result<Configuration, ConfigurationError> {
+    let found = Diagnostics::new("bootstrap");
+    let bootstrap = compile_bootstrap(&loaded.bootstrap, options, &found.root());
+    let mut found = found.into_vec();
+    let bind = bootstrap.upstream_bind.as_ref();
+    let clusters = compile_each(loaded.clusters, &mut found, |raw| compile_raw_cluster(raw, bind));
+    let listeners = compile_each(loaded.listeners, &mut found, |raw| compile_raw_listener(raw, cx));
+    let (errors, ignored): (Vec<_>, _) =
+        found.into_iter().partition(|one| one.severity == Severity::Error);
+    if !errors.is_empty() {
+        return Err(ConfigurationError::Compile(errors));
+    }
+    Ok(Configuration {
+        bootstrap,
+        listeners,
+        clusters,
+        secrets: loaded.secrets,
+        raw: loaded.bootstrap.encode_to_vec().into(),
+        ignored,
+        unknown_fields: loaded.unknown_fields,
+    })
+}
+
+fn compile_each<T>(
+    all: Vec<RawResource>,
+    found: &mut Vec<Diagnostic>,
+    compile: impl Fn(&RawResource) -> (Option<T>, Vec<Diagnostic>),
+) -> Vec<(RawResource, T)> {
+    let mut names = FxHashSet::default();
+    let mut compiled = Vec::with_capacity(all.len());
+    for raw in all {
+        if !raw.name.is_empty() && !names.insert(raw.name.clone()) {
+            let twice = Diagnostics::new(resource(&raw));
+            twice.root().field("name").error("another has the same name");
+            found.append(&mut twice.into_vec());
+        }
+        let (value, mut more) = compile(&raw);
+        found.append(&mut more);
+        compiled.extend(value.map(|value| (raw, value)));
+    }
+    compiled
+}
+
+/// `envoy.yaml: static_resources.clusters[2] "name"`
+fn resource(raw: &RawResource) -> String {
+    format!("{} {:?}", raw.origin, raw.name)
+}
+
+/// Compiles a cluster from its bytes; `bind` is the bootstrap's. `None` if anything in it is an error.
+pub fn compile_raw_cluster(
+    raw: &RawResource,
+    bind: Option<&BindConfig>,
+) -> (Option<Cluster>, Vec<Diagnostic>) {
+    compile_raw(raw, |pb, path| compile_cluster(pb, bind, path))
+}
+
+/// Compiles a listener from its bytes. `None` if anything in it is an error.
+pub fn compile_raw_listener(
+    raw: &RawResource,
+    cx: &CompileContext<'_>,
+) -> (Option<Listener>, Vec<Diagnostic>) {
+    compile_raw(raw, |pb, path| compile_listener(pb, cx, path))
+}
+
+fn compile_raw<M: prost::Message + Default, T>(
+    raw: &RawResource,
+    compile: impl FnOnce(&M, &FieldPath<'_>) -> Option<T>,
+) -> (Option<T>, Vec<Diagnostic>) {
+    let found = Diagnostics::new(resource(raw));
+    let decoded = M::decode(raw.bytes.clone());
+    let compiled = found.root().ok_or_error(decoded).and_then(|pb| {
+        support::check(raw.type_url, &raw.bytes, &found.root());
+        compile(&pb, &found.root())
+    });
+    (compiled.filter(|_| !found.has_errors()), found.into_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::http_filters::ExtraFilters;
+    use crate::server::args::Command;
+
+    fn load_with(arguments: &[&str]) -> Result<Configuration, String> {
+        let line = ["outrigger"].iter().chain(arguments).map(OsString::from);
+        let Ok(Command::Run(options)) = Command::parse(line) else {
+            unreachable!("the line is right")
+        };
+        let extra_filters = ExtraFilters::default();
+        load_configuration(&options, &CompileContext { extra_filters: &extra_filters })
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_sidecar_and_a_gateway_start() {
+        for name in ["sidecar.json", "gateway.json"] {
+            let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .join("src/config/json/testdata")
+                .join(name);
+            let path = path.to_str().unwrap();
+            let configuration = load_with(&["-c", path, "--allow-unknown-static-fields"]).unwrap();
+            assert_eq!((configuration.clusters.len(), configuration.listeners.len()), (4, 2));
+            assert!(configuration.unknown_fields.is_empty());
+            assert!(configuration.ignored.iter().any(|one| one.path == "dynamic_resources"));
+        }
+    }
+
+    #[test]
+    fn every_problem_of_every_resource_is_named() {
+        let problems = load_with(&[
+            "--config-yaml",
+            "static_resources: {clusters: [{name: a}, {name: a, lb_policy: MAGLEV}, {connect_timeout: 0s}]}",
+        ])
+        .unwrap_err();
+        assert_eq!(
+            problems.lines().collect::<Vec<_>>(),
+            [
+                "--config-yaml: static_resources.clusters[1] \"a\": name: another has the same name",
+                "--config-yaml: static_resources.clusters[1] \"a\": lb_policy: MAGLEV is not supported",
+                "--config-yaml: static_resources.clusters[2] \"\": name: value length must be at least 1 characters",
+                "--config-yaml: static_resources.clusters[2] \"\": connect_timeout: value must be greater than 0s",
+            ]
+        );
+    }
+}
