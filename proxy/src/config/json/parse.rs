@@ -204,8 +204,11 @@ impl<'t, 's> Parse<'t, 's> {
                 continue;
             };
             self.at(field.name(), |this| {
-                let is_null_value =
-                    matches!(field.kind(), Kind::Message(m) if m.name() == "google.protobuf.Value");
+                let is_null_value = match field.kind() {
+                    Kind::Message(m) => m.name() == "google.protobuf.Value",
+                    Kind::Enum(e) => e.name() == "google.protobuf.NullValue",
+                    _ => false,
+                };
                 if !is_null_value && this.peek_null()? {
                     return this.reader.skip();
                 }
