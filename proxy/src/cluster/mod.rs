@@ -4,6 +4,7 @@
 //! A worker reads the newest host set at each pick; only a changed generation costs more than one load.
 
 pub mod circuit_breaker;
+pub mod codes;
 pub mod dns;
 pub mod host;
 mod shared;
@@ -35,6 +36,7 @@ pub struct ClusterContext {
     pub shared: Arc<SharedCluster>,
     pub stats: Block<ClusterStat>,
     pub lb_stats: Block<ClusterLbStat>,
+    pub codes: codes::ClusterCodes,
     pub timers: Timers,
     ids: Rc<ConnectionIds>,
 }
@@ -164,6 +166,7 @@ impl WorkerCluster {
             config: shared.config.clone(),
             stats: shared.scope.block(worker),
             lb_stats: shared.scope.block(worker),
+            codes: codes::ClusterCodes::new(shared.scope.clone(), worker),
             timers,
             ids,
             shared,

@@ -9,6 +9,11 @@ use rustc_hash::FxHashMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NameId(u32);
 
+impl NameId {
+    /// No name's number.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+}
+
 static NAMES: OnceLock<RwLock<FxHashMap<Arc<str>, u32>>> = OnceLock::new();
 
 /// The number of a name. Takes a lock: for compile functions, not for the data path.

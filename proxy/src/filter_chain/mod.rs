@@ -1,1 +1,165 @@
-//! The filter chain of one connection: match, transport socket, network filters.
+//! Stage 2: the filter chain of one connection: found by its facts, network filters in order, then the terminal.
+
+pub mod copy;
+pub mod tcp_proxy;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+use rustc_hash::FxHashMap;
+
+use crate::config::filter_chain::{ConnectionFacts, FilterChain, Terminal};
+use crate::config::listener::Listener;
+use crate::format;
+use crate::hcm::connection::HttpConnection;
+use crate::hcm::live::HcmSlot;
+use crate::io::Io;
+use crate::listener::{Found, WorkerListener};
+use crate::stats::names::ListenerStat;
+use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo};
+use crate::worker::WorkerContext;
+use crate::worker::connections::ConnectionHandle;
+use tcp_proxy::WorkerTcpProxy;
+
+/// A listener's chains on one worker: what their terminals need, made once.
+pub struct WorkerChains(FxHashMap<*const FilterChain, WorkerTerminal>);
+
+enum WorkerTerminal {
+    Http(Rc<HcmSlot>),
+    Tcp(Rc<WorkerTcpProxy>),
+}
+
+impl fmt::Debug for WorkerChains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerChains({})", self.0.len())
+    }
+}
+
+impl WorkerChains {
+    /// The chains live as long as `listener`, whose addresses are the keys.
+    pub fn new(listener: &Listener, worker: &WorkerContext) -> Self {
+        let mut chains = FxHashMap::default();
+        for chain in listener.filter_chains.iter() {
+            let live = match &chain.terminal {
+                Terminal::Http(published) => WorkerTerminal::Http(Rc::new(HcmSlot::new(
+                    published.clone(),
+                    listener.stat_prefix.clone(),
+                    worker,
+                ))),
+                Terminal::TcpProxy(config) => {
+                    WorkerTerminal::Tcp(Rc::new(WorkerTcpProxy::new(config.clone(), worker)))
+                }
+                Terminal::Close => continue,
+            };
+            chains.insert(Arc::as_ptr(chain), live);
+        }
+        Self(chains)
+    }
+}
+
+/// Serves a connection that the listener filters have passed.
+pub async fn serve(
+    listener: Rc<WorkerListener>,
+    io: Io,
+    read: BytesMut,
+    found: Found,
+    handle: ConnectionHandle,
+    started: Instant,
+) {
+    let chain = find(&listener, &found);
+    let worker = listener.worker.clone();
+    let info = Rc::new(ConnectionInfo {
+        id: worker.next_id(),
+        remote: found.remote,
+        direct_remote: found.direct_remote,
+        local: found.local,
+        direct_local: found.direct_local,
+        requested_server_name: found.server_name,
+        is_tls: io.is_tls(),
+        started,
+        filter_chain_name: chain.as_ref().map_or_else(|| "".into(), |c| c.name.clone()),
+        listener_name: listener.config.name.clone(),
+        state: FilterState::default(),
+    });
+    let Some(chain) = chain else {
+        listener.stats.inc(ListenerStat::NoFilterChainMatch);
+        log_connection(&listener, &info, Some("filter_chain_not_found"));
+        return;
+    };
+    // A network filter that denies closes the connection here; there is none to be built yet whose state a
+    // connection would have to carry.
+    debug_assert!(chain.filters.is_empty());
+    match listener.chains.0.get(&Arc::as_ptr(&chain)) {
+        Some(WorkerTerminal::Http(slot)) => {
+            let connection = HttpConnection {
+                worker,
+                slot: slot.clone(),
+                info: info.clone(),
+                handle,
+                limit: listener.config.per_connection_buffer_limit,
+            };
+            connection.serve(io, read).await;
+        }
+        Some(WorkerTerminal::Tcp(proxy)) => {
+            let limit = listener.config.per_connection_buffer_limit;
+            let connection = tcp_proxy::TcpConnection {
+                worker,
+                proxy: proxy.clone(),
+                info: info.clone(),
+                handle,
+                limit,
+            };
+            Box::pin(connection.serve(io, read)).await;
+        }
+        // No filters: closed at once.
+        None => {}
+    }
+    log_connection(&listener, &info, None);
+}
+
+fn find(listener: &WorkerListener, found: &Found) -> Option<Arc<FilterChain>> {
+    let ip = |address: &crate::stream_info::Address| {
+        address.ip().map(|a| (a.ip().to_canonical(), a.port()))
+    };
+    let protocols: &[&str] = match &found.application_protocol {
+        Some(protocol) => &[*protocol],
+        None => &[],
+    };
+    let facts = ConnectionFacts {
+        destination: ip(&found.local),
+        source: ip(&found.remote),
+        direct_source: ip(&found.direct_remote).map(|(ip, _)| ip),
+        server_name: found.server_name.as_deref().unwrap_or(""),
+        transport_protocol: "raw_buffer",
+        application_protocols: protocols,
+    };
+    listener.config.filter_chains.find(&facts).cloned()
+}
+
+/// The listener's own access log, one line for each connection.
+fn log_connection(
+    listener: &WorkerListener,
+    info: &Rc<ConnectionInfo>,
+    details: Option<&'static str>,
+) {
+    if listener.logs.is_empty() {
+        return;
+    }
+    let mut stream = StreamInfo::new(
+        info.clone(),
+        info.id,
+        info.started,
+        SystemTime::now() - info.started.elapsed(),
+    );
+    stream.timing.end = Some(Instant::now());
+    if let Some(details) = details {
+        stream.flags.insert(ResponseFlags::NO_ROUTE_FOUND);
+        stream.set_details(details);
+    }
+    let mut cx = format::Ctx::new(&stream);
+    cx.access_log_type = format::AccessLogType::NotSet;
+    listener.logs.log(&cx);
+}

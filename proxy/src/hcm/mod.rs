@@ -1,10 +1,17 @@
 //! Stage 3, the HTTP connection manager: one downstream connection and its streams.
 
+pub mod connection;
+pub mod frames;
+pub mod live;
 pub mod local_reply;
 pub mod path;
+pub mod request_head;
 pub mod request_headers;
 pub mod request_id;
+mod respond;
 pub mod response_headers;
+pub mod stream;
+pub mod stream_timers;
 
 use std::net::IpAddr;
 use std::sync::OnceLock;

@@ -58,7 +58,18 @@ pub struct FilterContext<'a> {
     pub(crate) slot: NameId,
 }
 
-impl FilterContext<'_> {
+impl<'a> FilterContext<'a> {
+    pub(crate) fn new(
+        request: &'a mut RequestHead,
+        info: &'a mut StreamInfo,
+        route: &'a mut RouteState,
+        worker: &'a WorkerContext,
+        now: Instant,
+        hcm_stats: &'a crate::hcm::HcmScope,
+    ) -> Self {
+        Self { request, info, route, worker, now, hcm_stats, slot: NameId::NONE }
+    }
+
     /// This filter's configuration for the matched route, most specific level first.
     pub fn per_route<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.route.per_filter_config(self.slot).and_then(|config| config.downcast_ref())

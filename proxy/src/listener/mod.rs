@@ -1,1 +1,346 @@
-//! Listening sockets, accept, listener filters.
+//! Stage 1: one accepted socket: listener filters, then the filter chain that fits.
+
+pub mod http_inspector;
+pub mod proxy_protocol;
+pub mod sockets;
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, UnixListener};
+
+use self::http_inspector::Inspected;
+use self::proxy_protocol::{ProxyError, ProxyHeader};
+use self::sockets::BoundSocket;
+use crate::access_log::AccessLogs;
+use crate::config::listener::{Listener, ListenerFilterKind};
+use crate::filter_chain::{self, WorkerChains};
+use crate::io::Io;
+use crate::stats::Block;
+use crate::stats::names::{ListenerStat, ListenerWorkerStat};
+use crate::stream_info::Address;
+use crate::worker::WorkerContext;
+use crate::worker::connections::Drain;
+
+/// Longest wait after an accept that failed for want of resources (FAULTS F2).
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A listener on one worker. `!Send`.
+pub struct WorkerListener {
+    pub config: Arc<Listener>,
+    /// Position in the process's list; drains are by number.
+    pub number: usize,
+    pub worker: Rc<WorkerContext>,
+    pub chains: WorkerChains,
+    pub stats: Block<ListenerStat>,
+    pub worker_stats: Block<ListenerWorkerStat>,
+    pub logs: AccessLogs,
+    stopped: Cell<bool>,
+}
+
+impl fmt::Debug for WorkerListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerListener").field("name", &self.config.name).finish_non_exhaustive()
+    }
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    /// Must be called on the worker's runtime.
+    fn new(socket: BoundSocket) -> io::Result<Self> {
+        Ok(match socket {
+            BoundSocket::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            BoundSocket::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Io, Address)>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
+                // A response must not wait for the next one (Nagle against delayed ACK).
+                let _ = stream.set_nodelay(true);
+                (Io::from(stream), Address::Ip(peer))
+            }),
+            Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
+                let path = peer.as_pathname().and_then(|p| p.to_str()).unwrap_or("");
+                (Io::from(stream), Address::Pipe(path.into()))
+            }),
+        }
+    }
+}
+
+impl WorkerListener {
+    pub fn new(config: Arc<Listener>, number: usize, worker: Rc<WorkerContext>) -> Rc<Self> {
+        let scope = worker.registry.scope(&format!("listener.{}", config.stat_prefix));
+        let worker_scope = scope.scope(&format!("worker_{}", worker.index));
+        Rc::new(Self {
+            chains: WorkerChains::new(&config, &worker),
+            stats: scope.block(worker.index),
+            worker_stats: worker_scope.block(worker.index),
+            logs: worker.access_logs.bind(&config.access_log),
+            config,
+            number,
+            worker,
+            stopped: Cell::new(false),
+        })
+    }
+
+    /// Accepts until `stop`; then takes what is left in the queue and closes the socket.
+    ///
+    /// # Errors
+    /// The socket cannot be registered with the runtime.
+    pub async fn accept_loop(
+        self: Rc<Self>,
+        socket: BoundSocket,
+        stop: StopSignal,
+    ) -> io::Result<()> {
+        let acceptor = Acceptor::new(socket)?;
+        loop {
+            let mut accepted = 0;
+            let failed = poll_fn(|cx| {
+                loop {
+                    match acceptor.poll_accept(cx) {
+                        Poll::Ready(Ok((io, peer))) => {
+                            self.admit(io, peer);
+                            accepted += 1;
+                            if accepted >= self.config.max_accepts_per_event {
+                                cx.waker().wake_by_ref();
+                                return Poll::Pending;
+                            }
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
+                        Poll::Pending => break,
+                    }
+                }
+                if accepted > 0 {
+                    let stat = ListenerStat::ConnectionsAcceptedPerSocketEvent;
+                    self.stats.record(stat, accepted as u64);
+                    accepted = 0;
+                }
+                // The queue is empty: closing now refuses nobody who was let in.
+                if stop.poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+            })
+            .await;
+            let Some(error) = failed else { return Ok(()) };
+            if is_transient(&error) {
+                continue;
+            }
+            tracing::warn!(listener = %self.config.name, %error, "accept failed");
+            self.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
+        }
+    }
+
+    fn admit(self: &Rc<Self>, io: Io, peer: Address) {
+        self.stats.inc(ListenerStat::DownstreamCxTotal);
+        self.stats.gauge_inc(ListenerStat::DownstreamCxActive);
+        self.worker_stats.inc(ListenerWorkerStat::DownstreamCxTotal);
+        self.worker_stats.gauge_inc(ListenerWorkerStat::DownstreamCxActive);
+        let listener = self.clone();
+        tokio::task::spawn_local(async move {
+            let started = Instant::now();
+            listener.clone().serve(io, peer, started).await;
+            listener.stats.gauge_dec(ListenerStat::DownstreamCxActive);
+            listener.stats.inc(ListenerStat::DownstreamCxDestroy);
+            let age = started.elapsed().as_millis() as u64;
+            listener.stats.record(ListenerStat::DownstreamCxLengthMs, age);
+            listener.worker_stats.gauge_dec(ListenerWorkerStat::DownstreamCxActive);
+        });
+    }
+
+    async fn serve(self: Rc<Self>, mut io: Io, peer: Address, started: Instant) {
+        let Ok(local) = io.local_address() else { return };
+        let handle = self.worker.connections.enter(self.number);
+        let mut found = Found::new(local, peer);
+        let mut read = BytesMut::new();
+        if !self.config.listener_filters.is_empty() {
+            self.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
+            let passed = Box::pin(self.listener_filters(&mut io, &mut read, &mut found)).await;
+            self.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
+            if !passed {
+                return;
+            }
+        }
+        if handle.drain_state() == Drain::Now {
+            return;
+        }
+        filter_chain::serve(self, io, read, found, handle, started).await;
+    }
+
+    /// Runs the listener filters; false when the connection is to be closed.
+    async fn listener_filters(&self, io: &mut Io, read: &mut BytesMut, found: &mut Found) -> bool {
+        let mut timer = self.worker.timers.timer();
+        if let Some(timeout) = self.config.listener_filters_timeout {
+            timer.arm(Instant::now() + timeout);
+        }
+        for filter in &self.config.listener_filters {
+            if filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local)) {
+                continue;
+            }
+            let outcome = poll_fn(|cx| {
+                loop {
+                    match filter_step(&filter.kind, read, found) {
+                        Step::Done => return Poll::Ready(Outcome::Passed),
+                        Step::Refuse => return Poll::Ready(Outcome::Refused),
+                        Step::More => {}
+                    }
+                    if timer.poll(cx).is_ready() {
+                        return Poll::Ready(Outcome::TimedOut);
+                    }
+                    read.reserve(INSPECT_BYTES);
+                    match io.poll_read(cx, read) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
+                            return Poll::Ready(Outcome::Closed);
+                        }
+                        Poll::Ready(Ok(_)) => {}
+                    }
+                }
+            })
+            .await;
+            match outcome {
+                Outcome::Passed => {}
+                Outcome::Refused => {
+                    self.stats.inc(ListenerStat::DownstreamListenerFilterError);
+                    return false;
+                }
+                Outcome::Closed => {
+                    self.stats.inc(ListenerStat::DownstreamListenerFilterRemoteClose);
+                    return false;
+                }
+                Outcome::TimedOut => {
+                    self.stats.inc(ListenerStat::DownstreamPreCxTimeout);
+                    return self.config.continue_on_listener_filters_timeout;
+                }
+            }
+        }
+        true
+    }
+
+    /// Nothing new is accepted from here on.
+    pub fn mark_stopped(&self) {
+        self.stopped.set(true);
+    }
+}
+
+/// A first read of listener filters; small, since a silent connection holds it.
+const INSPECT_BYTES: usize = 1024;
+
+enum Outcome {
+    Passed,
+    Refused,
+    Closed,
+    TimedOut,
+}
+
+enum Step {
+    Done,
+    More,
+    Refuse,
+}
+
+fn filter_step(kind: &ListenerFilterKind, read: &mut BytesMut, found: &mut Found) -> Step {
+    match kind {
+        ListenerFilterKind::HttpInspector => match http_inspector::inspect(read) {
+            Inspected::More => Step::More,
+            Inspected::NotHttp => Step::Done,
+            Inspected::Http(protocol) => {
+                found.application_protocol = Some(protocol);
+                Step::Done
+            }
+        },
+        ListenerFilterKind::ProxyProtocol(config) => match proxy_protocol::parse(read, config) {
+            Ok(Some((header, length))) => {
+                let _ = read.split_to(length);
+                if let ProxyHeader::Addresses { source, destination } = header {
+                    found.remote = Address::Ip(source);
+                    found.local = Address::Ip(destination);
+                }
+                Step::Done
+            }
+            Ok(None) => Step::More,
+            Err(ProxyError::Absent) if config.allow_without_header => Step::Done,
+            Err(_) => Step::Refuse,
+        },
+    }
+}
+
+/// What listener filters found out.
+#[derive(Debug)]
+pub struct Found {
+    pub local: Address,
+    pub direct_local: Address,
+    pub remote: Address,
+    pub direct_remote: Address,
+    pub server_name: Option<Arc<str>>,
+    pub application_protocol: Option<&'static str>,
+}
+
+impl Found {
+    fn new(local: Address, peer: Address) -> Self {
+        Self {
+            direct_local: local.clone(),
+            local,
+            direct_remote: peer.clone(),
+            remote: peer,
+            server_name: None,
+            application_protocol: None,
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was accepted.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Tells an accept loop to end.
+#[derive(Clone, Default)]
+pub struct StopSignal(Rc<Stop>);
+
+#[derive(Default)]
+struct Stop {
+    stopped: Cell<bool>,
+    waker: std::cell::RefCell<Vec<std::task::Waker>>,
+}
+
+impl fmt::Debug for StopSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StopSignal({})", self.0.stopped.get())
+    }
+}
+
+impl StopSignal {
+    pub fn stop(&self) {
+        self.0.stopped.set(true);
+        for waker in self.0.waker.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.stopped.get() {
+            return Poll::Ready(());
+        }
+        let mut wakers = self.0.waker.borrow_mut();
+        if !wakers.iter().any(|w| w.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}

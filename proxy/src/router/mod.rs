@@ -1,7 +1,16 @@
 //! Stage 5, the router: route match, attempts, retries, mirrors.
 
+mod attempt;
+mod charge;
+pub mod failure;
+pub mod forward;
+mod relay;
+pub mod replay;
+pub mod retry;
 pub mod rewrite;
 pub mod route_table;
+mod shadow;
+pub mod timeouts;
 
 use std::sync::Arc;
 

@@ -1,0 +1,383 @@
+//! Body frames of a stream through its filters, pulled by whoever stands behind them.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use http::StatusCode;
+
+use super::local_reply::LocalReply;
+use super::stream::{ActiveStream, Passing, StreamEnd, reset_code};
+use super::stream_timers::Expired;
+use crate::codec::{Fault, Frame};
+use crate::http_filters::Flow;
+use crate::stats::names::HttpStat;
+use crate::stream_info::ResponseFlags;
+
+/// The response before any filter: an upstream's, or a local reply's.
+pub trait ResponseSource {
+    /// The next frame; `None` is the end.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamEnd>>;
+
+    /// Whether the last frame has been given out, as far as is known without reading on.
+    fn is_end(&self) -> bool;
+
+    /// Moves the request on while the response is already under way.
+    ///
+    /// # Errors
+    /// The stream cannot go on.
+    fn poll_request(
+        &mut self,
+        stream: &mut ActiveStream<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StreamEnd>;
+
+    /// A timer of the router ran out after the head was sent on.
+    fn timed_out(&mut self, stream: &mut ActiveStream<'_>, expired: Expired) -> Option<StreamEnd>;
+}
+
+impl ActiveStream<'_> {
+    /// The next frame of the request behind all filters; `None` is its end.
+    pub fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamEnd>> {
+        if !self.chain.reads_request() && self.inbound.collected.is_empty() {
+            if self.inbound.ended {
+                return Poll::Ready(Ok(None));
+            }
+            return self.poll_inbound(cx);
+        }
+        self.poll_request_upto(cx, self.chain.len())
+    }
+
+    /// A frame as the codec gives it.
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamEnd>> {
+        let frame = match ready!(self.down.poll_frame(cx)) {
+            Ok(frame) => frame,
+            Err(fault) => return Poll::Ready(Err(self.downstream_fault(fault))),
+        };
+        self.timers.touch(self.now);
+        match &frame {
+            Some(Frame::Data(data)) => self.info.bytes_received += data.len() as u64,
+            Some(Frame::Trailers(_)) => self.inbound.had_trailers = true,
+            None => self.note_request_end(),
+        }
+        Poll::Ready(Ok(frame))
+    }
+
+    /// As `poll_request`, through the filters before `upto` only.
+    fn poll_request_upto(
+        &mut self,
+        cx: &mut Context<'_>,
+        upto: usize,
+    ) -> Poll<Result<Option<Frame>, StreamEnd>> {
+        loop {
+            if let Some(wait) = &mut self.inbound.wait {
+                ready!(wait.poll_unpin(cx));
+                self.inbound.wait = None;
+            }
+            let next = self.inbound.current.take().or_else(|| self.inbound.collected.pop_front());
+            let mut passing = match next {
+                Some(passing) => passing,
+                None if self.inbound.ended => return Poll::Ready(Ok(None)),
+                None => match ready!(self.poll_inbound(cx)) {
+                    Ok(frame) => Passing { frame, at: 0 },
+                    Err(end) => return Poll::Ready(Err(end)),
+                },
+            };
+            if self.request_hooks(&mut passing, upto)? {
+                self.inbound.current = Some(passing);
+                continue;
+            }
+            if matches!(&passing.frame, Some(Frame::Data(data)) if data.is_empty()) {
+                continue;
+            }
+            return Poll::Ready(Ok(passing.frame));
+        }
+    }
+
+    /// Runs the hooks that are due; true when one of them waits.
+    fn request_hooks(&mut self, passing: &mut Passing, upto: usize) -> Result<bool, StreamEnd> {
+        let had_trailers = self.inbound.had_trailers;
+        while passing.at < upto {
+            let at = passing.at;
+            let mut last = Bytes::new();
+            let (chain, mut cx) = self.filter_context();
+            let flow = match &mut passing.frame {
+                Some(Frame::Data(data)) => chain.request_data(at, &mut cx, data, false),
+                Some(Frame::Trailers(trailers)) => chain.request_trailers(at, &mut cx, trailers),
+                None if had_trailers => Flow::Continue,
+                None => chain.request_data(at, &mut cx, &mut last, true),
+            };
+            if pass(flow, &mut self.inbound.wait)? {
+                return Ok(true);
+            }
+            passing.at += 1;
+            if !last.is_empty() {
+                // A filter added bytes at the end: they go first, then the end.
+                let end = Passing { frame: None, at: passing.at };
+                self.inbound.collected.push_front(end);
+                passing.frame = Some(Frame::Data(last));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the whole body in, through filter `at`, which holds the head back.
+    pub(super) async fn collect_request(
+        &mut self,
+        at: usize,
+        limit: usize,
+    ) -> Result<(), StreamEnd> {
+        let mut bytes = 0usize;
+        let mut collected = std::collections::VecDeque::new();
+        if self.inbound.ended && self.inbound.collected.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let frame = self.during(|s, cx| s.poll_request_upto(cx, at + 1)).await?;
+            let end = frame.is_none();
+            if let Some(Frame::Data(data)) = &frame {
+                bytes = bytes.saturating_add(data.len());
+            }
+            if bytes > limit {
+                self.hcm.stats.inc(HttpStat::DownstreamRqTooLarge);
+                let reply =
+                    LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
+                        .body("Payload Too Large");
+                return Err(StreamEnd::Reply(Box::new(reply)));
+            }
+            collected.push_back(Passing { frame, at: at + 1 });
+            if end {
+                break;
+            }
+        }
+        self.inbound.collected = collected;
+        Ok(())
+    }
+
+    /// Body bytes that a filter has collected: the request's whole length is then known.
+    pub fn collected_bytes(&self) -> Option<usize> {
+        if self.inbound.collected.is_empty() || !self.inbound.ended {
+            return None;
+        }
+        Some(
+            self.inbound
+                .collected
+                .iter()
+                .map(|p| match &p.frame {
+                    Some(Frame::Data(data)) => data.len(),
+                    _ => 0,
+                })
+                .sum(),
+        )
+    }
+
+    /// Nothing of the request is left to send on.
+    pub fn request_is_empty(&self) -> bool {
+        self.inbound.ended
+            && self.inbound.current.is_none()
+            && self.inbound.collected.iter().all(|p| p.frame.is_none())
+    }
+
+    /// Whether the frame just taken was the request's last; if so its end is taken too.
+    pub fn take_end(&mut self) -> bool {
+        if self.inbound.ended || self.chain.reads_request() || !self.inbound.collected.is_empty() {
+            return false;
+        }
+        let end = self.down.is_end();
+        if end {
+            self.note_request_end();
+        }
+        end
+    }
+
+    fn note_request_end(&mut self) {
+        self.inbound.ended = true;
+        self.info.timing.last_downstream_rx = Some(self.now);
+        self.timers.set_request(None);
+    }
+
+    /// Everything of the request has been taken from the client.
+    pub fn request_received(&self) -> bool {
+        self.inbound.ended
+    }
+
+    /// The next frame of the response behind all filters; `None` is its end.
+    pub fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn ResponseSource,
+    ) -> Poll<Result<Option<Frame>, StreamEnd>> {
+        if !self.chain.reads_response() && self.outbound.collected.is_empty() {
+            return source.poll_frame(cx);
+        }
+        loop {
+            if let Some(wait) = &mut self.outbound.wait {
+                ready!(wait.poll_unpin(cx));
+                self.outbound.wait = None;
+            }
+            let next = self.outbound.current.take().or_else(|| self.outbound.collected.pop_front());
+            let mut passing = match next {
+                Some(passing) => passing,
+                None if self.outbound.ended => return Poll::Ready(Ok(None)),
+                None => {
+                    let frame = ready!(source.poll_frame(cx))?;
+                    self.outbound.ended = frame.is_none();
+                    self.outbound.had_trailers |= matches!(frame, Some(Frame::Trailers(_)));
+                    Passing { frame, at: self.chain.len() }
+                }
+            };
+            if self.response_hooks(&mut passing, 0)? {
+                self.outbound.current = Some(passing);
+                continue;
+            }
+            if matches!(&passing.frame, Some(Frame::Data(data)) if data.is_empty()) {
+                continue;
+            }
+            return Poll::Ready(Ok(passing.frame));
+        }
+    }
+
+    /// Runs the hooks that are due, last filter first, down to filter `downto`; true when one waits.
+    pub(super) fn response_hooks(
+        &mut self,
+        passing: &mut Passing,
+        downto: usize,
+    ) -> Result<bool, StreamEnd> {
+        let had_trailers = self.outbound.had_trailers;
+        while passing.at > downto {
+            let at = passing.at - 1;
+            let mut last = Bytes::new();
+            let (chain, mut cx) = self.filter_context();
+            let flow = match &mut passing.frame {
+                Some(Frame::Data(data)) => chain.response_data(at, &mut cx, data, false),
+                Some(Frame::Trailers(trailers)) => chain.response_trailers(at, &mut cx, trailers),
+                None if had_trailers => Flow::Continue,
+                None => chain.response_data(at, &mut cx, &mut last, true),
+            };
+            if pass(flow, &mut self.outbound.wait)? {
+                return Ok(true);
+            }
+            passing.at -= 1;
+            if !last.is_empty() {
+                self.outbound.collected.push_front(Passing { frame: None, at: passing.at });
+                passing.frame = Some(Frame::Data(last));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for a filter, a pool, a timer of a retry: ends early when the client goes or a timer runs out.
+    /// Cancel-safe as `poll` is.
+    pub async fn during<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<T, StreamEnd>>,
+    ) -> Result<T, StreamEnd> {
+        poll_fn(|cx| {
+            self.now = Instant::now();
+            if let Poll::Ready(done) = poll(self, cx) {
+                return Poll::Ready(done);
+            }
+            self.poll_interrupted(cx).map(Err)
+        })
+        .await
+    }
+
+    pub(super) async fn wait(
+        &mut self,
+        mut done: LocalBoxFuture<'static, ()>,
+    ) -> Result<(), StreamEnd> {
+        self.during(|_, cx| done.poll_unpin(cx).map(Ok)).await
+    }
+
+    /// Ready when the stream cannot go on: the client is gone, or a timer of the connection manager or the route
+    /// ran out. Per-try timers are the router's own.
+    pub fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        match self.poll_event(cx) {
+            Poll::Ready(Interrupt::End(end)) => Poll::Ready(end),
+            // Outside an attempt a per-try timer has nothing to cut off.
+            Poll::Ready(Interrupt::Try(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// As `poll_interrupted`, per-try timers included.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        if let Poll::Ready(expired) = self.timers.poll(cx) {
+            return Poll::Ready(match expired {
+                Expired::PerTry | Expired::PerTryIdle | Expired::Route => Interrupt::Try(expired),
+                Expired::Request | Expired::StreamIdle | Expired::MaxStreamDuration => {
+                    Interrupt::End(self.timed_out(expired))
+                }
+            });
+        }
+        if self.inbound.ended
+            && let Poll::Ready(fault) = self.down.poll_closed(cx)
+        {
+            return Poll::Ready(Interrupt::End(self.downstream_fault(fault)));
+        }
+        Poll::Pending
+    }
+
+    fn timed_out(&mut self, expired: Expired) -> StreamEnd {
+        let (stat, body, details, flag) = match expired {
+            Expired::Request => {
+                let stat = HttpStat::DownstreamRqTimeout;
+                (stat, "request timeout", "request_overall_timeout", ResponseFlags::default())
+            }
+            Expired::StreamIdle => {
+                let flag = ResponseFlags::STREAM_IDLE_TIMEOUT;
+                (HttpStat::DownstreamRqIdleTimeout, "stream timeout", "stream_idle_timeout", flag)
+            }
+            _ => (
+                HttpStat::DownstreamRqMaxDurationReached,
+                "downstream duration timeout",
+                "max_duration_timeout",
+                ResponseFlags::DURATION_TIMEOUT,
+            ),
+        };
+        self.hcm.stats.inc(stat);
+        let status = if self.inbound.ended {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        };
+        StreamEnd::Reply(Box::new(LocalReply::new(status, details).body(body).flag(flag)))
+    }
+
+    /// What a fault of the client's side means for the stream.
+    pub fn downstream_fault(&mut self, fault: Fault) -> StreamEnd {
+        if let Fault::Parse(parse) = fault {
+            self.close_after = true;
+            self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            if self.progress == super::stream::Progress::Nothing {
+                let reply = LocalReply::new(parse.status(), parse.details());
+                return StreamEnd::Reply(Box::new(reply));
+            }
+        }
+        StreamEnd::Downstream(fault)
+    }
+}
+
+/// What cuts a wait short.
+#[derive(Debug)]
+pub enum Interrupt {
+    End(StreamEnd),
+    /// A timer of the router.
+    Try(Expired),
+}
+
+/// True when the hook waits.
+fn pass(flow: Flow, wait: &mut Option<LocalBoxFuture<'static, ()>>) -> Result<bool, StreamEnd> {
+    match flow {
+        // Only a head hook can hold a body back; from a data hook there is nothing left to hold.
+        Flow::Continue | Flow::BufferBody { .. } => Ok(false),
+        Flow::Wait(done) => {
+            *wait = Some(done);
+            Ok(true)
+        }
+        Flow::Reply(reply) => Err(StreamEnd::Reply(reply)),
+        Flow::Reset => Err(StreamEnd::Reset(reset_code::NO_ERROR)),
+    }
+}

@@ -1,0 +1,98 @@
+//! A connection manager on one worker: its compiled configuration with everything resolved.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::HcmScope;
+use crate::access_log::AccessLogs;
+use crate::codec::{h1, h2};
+use crate::config::hcm::HttpConnectionManager;
+use crate::stats::Block;
+use crate::stats::names::{HttpStat, ListenerHttpStat, RouterStat};
+use crate::worker::WorkerContext;
+
+/// A connection manager's compiled form, its counters, logs and codec settings. `!Send`.
+pub struct WorkerHcm {
+    pub config: Arc<HttpConnectionManager>,
+    pub scope: HcmScope,
+    pub stats: Block<HttpStat>,
+    pub router_stats: Block<RouterStat>,
+    pub listener_stats: Block<ListenerHttpStat>,
+    pub logs: AccessLogs,
+    pub upstream_logs: AccessLogs,
+    pub h1: Arc<h1::ServerSettings>,
+    pub h2: Arc<h2::Settings>,
+}
+
+impl fmt::Debug for WorkerHcm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHcm").field("stat_prefix", &self.config.stat_prefix).finish()
+    }
+}
+
+impl WorkerHcm {
+    /// `listener_prefix` is the listener's `stat_prefix`.
+    pub fn new(
+        config: Arc<HttpConnectionManager>,
+        listener_prefix: &str,
+        worker: &WorkerContext,
+    ) -> Self {
+        let registry = &worker.registry;
+        let scope = registry.scope(&format!("http.{}", config.stat_prefix));
+        let listener_scope =
+            registry.scope(&format!("listener.{listener_prefix}.http.{}", config.stat_prefix));
+        let kb = config.max_request_headers_kb;
+        let mut h1 = h1::ServerSettings::new(&config.http1, &config.common, Some(kb));
+        h1.validate_scheme = config.use_remote_address && config.xff_num_trusted_hops == 0;
+        Self {
+            stats: scope.block(worker.index),
+            router_stats: scope.block(worker.index),
+            listener_stats: listener_scope.block(worker.index),
+            logs: worker.access_logs.bind(&config.access_log),
+            upstream_logs: worker.access_logs.bind(&config.router.upstream_log),
+            h1: Arc::new(h1),
+            h2: Arc::new(h2::Settings::new(&config.http2, &config.common, kb)),
+            scope: HcmScope { scope, registry: registry.clone() },
+            config,
+        }
+    }
+}
+
+/// The place where new streams look for their connection manager: remakes the live form when control has
+/// published a new compiled one.
+pub struct HcmSlot {
+    published: Arc<ArcSwap<HttpConnectionManager>>,
+    listener_prefix: Arc<str>,
+    live: RefCell<Rc<WorkerHcm>>,
+}
+
+impl fmt::Debug for HcmSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HcmSlot").field("live", &self.live).finish_non_exhaustive()
+    }
+}
+
+impl HcmSlot {
+    pub fn new(
+        published: Arc<ArcSwap<HttpConnectionManager>>,
+        listener_prefix: Arc<str>,
+        worker: &WorkerContext,
+    ) -> Self {
+        let live = WorkerHcm::new(published.load_full(), &listener_prefix, worker);
+        Self { published, listener_prefix, live: RefCell::new(Rc::new(live)) }
+    }
+
+    /// The newest one.
+    pub fn current(&self, worker: &WorkerContext) -> Rc<WorkerHcm> {
+        let published = self.published.load();
+        let mut live = self.live.borrow_mut();
+        if !Arc::ptr_eq(&live.config, &published) {
+            *live = Rc::new(WorkerHcm::new(published.clone(), &self.listener_prefix, worker));
+        }
+        live.clone()
+    }
+}

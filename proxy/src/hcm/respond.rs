@@ -1,0 +1,356 @@
+//! The response's way out: through the filters, the connection manager's own changes, to the client; and the
+//! end of the stream, which every way out passes.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::frames::{Interrupt, ResponseSource};
+use super::local_reply::{self, LocalReply};
+use super::response_headers;
+use super::stream::{ActiveStream, Passing, Progress, StreamEnd, reset_code};
+use super::stream_timers::Expired;
+use crate::codec::head::{Protocol, ResponseHead};
+use crate::codec::{Fault, Frame};
+use crate::format;
+use crate::http_filters::Flow;
+use crate::stats::names::{HttpStat, ListenerHttpStat};
+use crate::stream_info::ResponseFlags;
+
+/// The body of a local reply.
+struct LocalBody(Option<Bytes>);
+
+impl ResponseSource for LocalBody {
+    fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamEnd>> {
+        Poll::Ready(Ok(self.0.take().map(Frame::Data)))
+    }
+
+    fn is_end(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn poll_request(
+        &mut self,
+        _stream: &mut ActiveStream<'_>,
+        _cx: &mut Context<'_>,
+    ) -> Result<(), StreamEnd> {
+        Ok(())
+    }
+
+    fn timed_out(
+        &mut self,
+        _stream: &mut ActiveStream<'_>,
+        _expired: Expired,
+    ) -> Option<StreamEnd> {
+        None
+    }
+}
+
+impl ActiveStream<'_> {
+    /// Sends a reply of our own; it passes the response hooks of every filter. After the head has gone the
+    /// stream can only be cut off.
+    pub(super) async fn local_reply(&mut self, reply: LocalReply) -> Result<(), StreamEnd> {
+        if self.progress != Progress::Nothing {
+            self.info.flags.insert(reply.flags);
+            self.info.set_details(reply.details);
+            return Err(StreamEnd::Reset(reset_code::INTERNAL_ERROR));
+        }
+        self.make_filters();
+        let (head, mut body) = self.compose(reply);
+        let end = body.0.is_none();
+        match self.respond(head, end, &mut body).await {
+            // A filter answers in place of the answer: that goes straight out.
+            Err(StreamEnd::Reply(reply)) if self.progress == Progress::Nothing => {
+                let (head, mut body) = self.compose(*reply);
+                let end = body.0.is_none();
+                self.send_head(head, end);
+                self.pump(&mut body, end).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn compose(&mut self, reply: LocalReply) -> (ResponseHead, LocalBody) {
+        let config = &self.hcm.config.local_reply;
+        let (head, body) = local_reply::respond(reply, config, Some(&self.request), &mut self.info);
+        self.local_reply_body = body.clone();
+        (head, LocalBody(Some(body).filter(|b| !b.is_empty())))
+    }
+
+    /// Sends a response whose head is here and whose body comes from `source`.
+    pub async fn respond(
+        &mut self,
+        mut head: ResponseHead,
+        end: bool,
+        source: &mut dyn ResponseSource,
+    ) -> Result<(), StreamEnd> {
+        let mut end = end;
+        let mut at = self.chain.len();
+        while at > 0 {
+            let (chain, mut cx) = self.filter_context();
+            match chain.response_head(at - 1, &mut cx, &mut head, end) {
+                Flow::Continue => at -= 1,
+                Flow::BufferBody { limit } => {
+                    if !end {
+                        end = self.collect_response(at - 1, limit, source).await?;
+                    }
+                    at -= 1;
+                }
+                Flow::Reply(reply) => return Err(StreamEnd::Reply(reply)),
+                Flow::Reset => return Err(StreamEnd::Reset(reset_code::NO_ERROR)),
+                Flow::Wait(done) => self.wait(done).await?,
+            }
+        }
+        self.send_head(head, end);
+        self.pump(source, end).await
+    }
+
+    /// Takes the whole body in, through filter `at`, which holds the head back; whether it is empty.
+    async fn collect_response(
+        &mut self,
+        at: usize,
+        limit: usize,
+        source: &mut dyn ResponseSource,
+    ) -> Result<bool, StreamEnd> {
+        let mut bytes = 0usize;
+        loop {
+            let frame = self
+                .during(|s, cx| {
+                    if s.outbound.wait.is_none() {
+                        return source.poll_frame(cx);
+                    }
+                    Poll::Pending
+                })
+                .await?;
+            self.outbound.had_trailers |= matches!(frame, Some(Frame::Trailers(_)));
+            let end = frame.is_none();
+            let mut passing = Passing { frame, at: self.chain.len() };
+            while self.response_hooks(&mut passing, at)? {
+                if let Some(wait) = self.outbound.wait.take() {
+                    self.wait(wait).await?;
+                }
+            }
+            if let Some(Frame::Data(data)) = &passing.frame {
+                bytes = bytes.saturating_add(data.len());
+            }
+            if bytes > limit {
+                self.hcm.stats.inc(HttpStat::RsTooLarge);
+                let reply = LocalReply::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "response_payload_too_large",
+                )
+                .body("Internal Server Error");
+                return Err(StreamEnd::Reply(Box::new(reply)));
+            }
+            self.outbound.collected.push_back(passing);
+            if end {
+                self.outbound.ended = true;
+                return Ok(bytes == 0 && !self.outbound.had_trailers);
+            }
+        }
+    }
+
+    /// The head as the client gets it.
+    pub(super) fn send_head(&mut self, mut head: ResponseHead, end: bool) {
+        let hcm = self.hcm.clone();
+        self.info.response_code = Some(head.status);
+        response_headers::mutate(
+            &mut head,
+            Some(&self.request),
+            &self.info,
+            &hcm.config,
+            &self.worker.local.service_node,
+            &self.worker.date,
+        );
+        self.count_response(head.status);
+        if self.close_after
+            && let crate::codec::ServerStream::H1(conn) = &mut self.down
+        {
+            conn.close_after_response();
+        }
+        self.info.timing.first_downstream_tx = Some(self.now);
+        self.down.send_head(&head, end);
+        self.progress = Progress::HeadSent;
+        self.response = Some(head);
+    }
+
+    /// Moves the body until everything is out; the request goes on meanwhile.
+    async fn pump(&mut self, source: &mut dyn ResponseSource, end: bool) -> Result<(), StreamEnd> {
+        let mut ended = end;
+        poll_fn(|cx| {
+            self.now = Instant::now();
+            source.poll_request(self, cx)?;
+            if !ended {
+                ended = self.poll_body(source, cx)?;
+            }
+            let flushed = match self.down.poll_flush(cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(fault)) => {
+                    let end = self.downstream_fault(fault);
+                    return Poll::Ready(Err(end));
+                }
+                Poll::Pending => false,
+            };
+            if ended && flushed {
+                self.info.timing.last_downstream_tx = Some(self.now);
+                self.progress = Progress::Complete;
+                return Poll::Ready(Ok(()));
+            }
+            if flushed && !ended && self.was_full {
+                // There is room again and the source was left with frames.
+                self.was_full = false;
+                cx.waker().wake_by_ref();
+            }
+            match ready!(self.poll_event(cx)) {
+                Interrupt::End(end) => Poll::Ready(Err(end)),
+                Interrupt::Try(expired) => match source.timed_out(self, expired) {
+                    Some(end) => Poll::Ready(Err(end)),
+                    None => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                },
+            }
+        })
+        .await
+    }
+
+    /// Frames from the source to the codec, as long as there is room; whether that was the last.
+    fn poll_body(
+        &mut self,
+        source: &mut dyn ResponseSource,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, StreamEnd> {
+        while self.down.buffered() < self.limit {
+            let frame = match self.poll_response(cx, source) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(frame) => frame?,
+            };
+            self.timers.touch(self.now);
+            match frame {
+                Some(Frame::Data(data)) => {
+                    self.info.bytes_sent += data.len() as u64;
+                    let last = source.is_end() && !self.chain.reads_response();
+                    self.down.send_data(data, last);
+                    if last {
+                        return Ok(true);
+                    }
+                }
+                Some(Frame::Trailers(trailers)) => {
+                    self.down.send_trailers(&trailers);
+                    self.response_trailers = Some(trailers);
+                    return Ok(true);
+                }
+                None => {
+                    self.down.send_data(Bytes::new(), true);
+                    return Ok(true);
+                }
+            }
+        }
+        self.was_full = true;
+        Ok(false)
+    }
+
+    pub(super) fn count_request(&self) {
+        let stats = &self.hcm.stats;
+        stats.inc(HttpStat::DownstreamRqTotal);
+        stats.gauge_inc(HttpStat::DownstreamRqActive);
+        stats.inc(match self.request.protocol {
+            Protocol::Http10 | Protocol::Http11 => HttpStat::DownstreamRqHttp1Total,
+            Protocol::Http2 => HttpStat::DownstreamRqHttp2Total,
+        });
+    }
+
+    fn count_response(&self, status: StatusCode) {
+        if self.info.is_health_check {
+            return;
+        }
+        let stats = &self.hcm.stats;
+        let listener = &self.hcm.listener_stats;
+        stats.inc(HttpStat::DownstreamRqCompleted);
+        listener.inc(ListenerHttpStat::DownstreamRqCompleted);
+        let (stat, listener_stat) = match status.as_u16() / 100 {
+            1 => (HttpStat::DownstreamRq1xx, ListenerHttpStat::DownstreamRq1xx),
+            2 => (HttpStat::DownstreamRq2xx, ListenerHttpStat::DownstreamRq2xx),
+            3 => (HttpStat::DownstreamRq3xx, ListenerHttpStat::DownstreamRq3xx),
+            4 => (HttpStat::DownstreamRq4xx, ListenerHttpStat::DownstreamRq4xx),
+            _ => (HttpStat::DownstreamRq5xx, ListenerHttpStat::DownstreamRq5xx),
+        };
+        stats.inc(stat);
+        listener.inc(listener_stat);
+    }
+
+    /// The one place where a stream ends: resets what is cut off, counts, runs `on_end`, logs. Whether the
+    /// connection may go on.
+    pub(super) fn finish(&mut self, outcome: Result<(), StreamEnd>) -> bool {
+        let end = self.info.timing.last_downstream_tx.unwrap_or_else(Instant::now);
+        self.now = end;
+        self.timers.clear();
+        let stats = &self.hcm.stats;
+        let clean = match outcome {
+            Ok(()) => {
+                if !self.inbound.ended {
+                    stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);
+                    self.down.reset(reset_code::NO_ERROR);
+                }
+                true
+            }
+            Err(StreamEnd::Downstream(fault)) => {
+                stats.inc(HttpStat::DownstreamRqRxReset);
+                note_downstream_fault(&mut self.info, fault);
+                self.down.reset(reset_code::CANCEL);
+                false
+            }
+            Err(StreamEnd::Reset(code)) => {
+                stats.inc(HttpStat::DownstreamRqTxReset);
+                self.down.reset(code);
+                false
+            }
+            // A reply in answer to a reply has been sent or dropped by then.
+            Err(StreamEnd::Reply(_)) => {
+                self.down.reset(reset_code::INTERNAL_ERROR);
+                false
+            }
+        };
+        self.hcm.stats.gauge_dec(HttpStat::DownstreamRqActive);
+        if !self.info.is_health_check {
+            let took = end.saturating_duration_since(self.info.start);
+            self.hcm.stats.record(HttpStat::DownstreamRqTime, took.as_millis() as u64);
+        }
+        self.info.timing.end = Some(end);
+        self.info.downstream_bytes = self.down.meter();
+        if !self.chain.is_empty() {
+            let (chain, mut cx) = self.filter_context();
+            chain.end(&mut cx);
+        }
+        if !self.hcm.logs.is_empty() {
+            self.hcm.logs.log(&format::Ctx {
+                info: &self.info,
+                request: Some(&self.request),
+                response: self.response.as_ref(),
+                trailers: self.response_trailers.as_ref(),
+                local_reply_body: &self.local_reply_body,
+                access_log_type: format::AccessLogType::DownstreamEnd,
+            });
+        }
+        clean
+    }
+}
+
+/// Flags and details for a client that went away.
+fn note_downstream_fault(info: &mut crate::stream_info::StreamInfo, fault: Fault) {
+    match fault {
+        Fault::Reset { remote: true, .. } => {
+            info.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+            info.set_details("http2.remote_reset");
+        }
+        Fault::Parse(parse) => info.set_details(parse.details()),
+        Fault::Eof | Fault::Io(_) | Fault::GoAway { .. } | Fault::Reset { .. } => {
+            info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            info.set_details("downstream_remote_disconnect");
+        }
+    }
+}

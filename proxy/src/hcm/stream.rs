@@ -1,0 +1,258 @@
+//! One request and its response: `handle_stream` is the request path on one screen.
+//!
+//! The stream owns the request outside the filter chain and pulls: from the client through the request filters
+//! on behalf of the router (`frames`), from the upstream through the response filters on behalf of the client.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use futures_util::future::LocalBoxFuture;
+
+use super::live::WorkerHcm;
+use super::local_reply::LocalReply;
+use super::stream_timers::StreamTimers;
+use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
+use crate::codec::{Fault, Frame, ServerStream};
+use crate::http_filters::chain::FilterChain;
+use crate::http_filters::{FilterContext, Flow};
+use crate::router::{self, RouteState};
+use crate::stream_info::{ConnectionInfo, StreamInfo};
+use crate::worker::WorkerContext;
+
+/// Why a stream ends before its response is complete.
+#[derive(Debug)]
+pub enum StreamEnd {
+    /// To be answered by us.
+    Reply(Box<LocalReply>),
+    /// The client has gone or broke the protocol.
+    Downstream(Fault),
+    /// Cut off, with an HTTP/2 error code.
+    Reset(u32),
+}
+
+/// HTTP/2 error codes that the proxy sends (RFC 9113 §7).
+pub mod reset_code {
+    pub const NO_ERROR: u32 = 0;
+    pub const PROTOCOL_ERROR: u32 = 1;
+    pub const INTERNAL_ERROR: u32 = 2;
+    pub const CANCEL: u32 = 8;
+}
+
+/// A frame on its way through the filters: `None` is the end of the body.
+pub(super) struct Passing {
+    pub(super) frame: Option<Frame>,
+    /// Request: the filter that sees it next. Response: how many filters are still to see it.
+    pub(super) at: usize,
+}
+
+/// One direction's frames between their source and their taker.
+#[derive(Default)]
+pub(super) struct Direction {
+    /// Collected by a filter that held back the head.
+    pub(super) collected: VecDeque<Passing>,
+    pub(super) current: Option<Passing>,
+    pub(super) wait: Option<LocalBoxFuture<'static, ()>>,
+    /// The source has given its end.
+    pub(super) ended: bool,
+    /// Trailers have passed: no `end` call of a data hook is due.
+    pub(super) had_trailers: bool,
+}
+
+/// How far the response has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    Nothing,
+    HeadSent,
+    Complete,
+}
+
+/// A request being served.
+pub struct ActiveStream<'a> {
+    pub worker: Rc<WorkerContext>,
+    pub hcm: Rc<WorkerHcm>,
+    pub down: ServerStream<'a>,
+    pub request: RequestHead,
+    pub info: StreamInfo,
+    pub route: RouteState,
+    pub timers: StreamTimers,
+    /// The moment of the last poll, so that one turn asks the clock once.
+    pub now: Instant,
+    pub(super) chain: FilterChain,
+    pub(super) chain_made: bool,
+    pub(super) inbound: Direction,
+    pub(super) outbound: Direction,
+    pub progress: Progress,
+    /// The head that the client got, for logs and `on_end`.
+    pub response: Option<ResponseHead>,
+    pub response_trailers: Option<HeaderList>,
+    pub(super) local_reply_body: bytes::Bytes,
+    /// Taken off the host by `strip_*_host_port`; a CONNECT gets it back.
+    pub stripped_port: Option<u32>,
+    /// The codec's buffer was at its limit when the source was last asked.
+    pub(super) was_full: bool,
+    /// The connection is to be closed after this response.
+    pub close_after: bool,
+    pub limit: usize,
+}
+
+/// What a stream needs of its connection.
+pub struct StreamSetup<'a> {
+    pub worker: Rc<WorkerContext>,
+    pub hcm: Rc<WorkerHcm>,
+    pub connection: Rc<ConnectionInfo>,
+    pub down: ServerStream<'a>,
+    pub request: RequestHead,
+    /// The head is all of the request.
+    pub end: bool,
+    /// `per_connection_buffer_limit_bytes`.
+    pub limit: usize,
+    /// The connection drains: the response says so.
+    pub close_after: bool,
+}
+
+/// Serves one request to its end; whether the connection may go on.
+pub async fn handle_stream(setup: StreamSetup<'_>) -> bool {
+    let mut stream = ActiveStream::new(setup);
+    let outcome = match stream.serve().await {
+        Err(StreamEnd::Reply(reply)) => stream.local_reply(*reply).await,
+        outcome => outcome,
+    };
+    stream.finish(outcome)
+}
+
+/// Answers a request whose head could not be read.
+pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) {
+    let mut stream = ActiveStream::new(setup);
+    stream.count_request();
+    let end = stream.downstream_fault(fault);
+    let outcome = match end {
+        StreamEnd::Reply(reply) => stream.local_reply(*reply).await,
+        end => Err(end),
+    };
+    stream.finish(outcome);
+}
+
+/// Answers a request whose head did not come in time: `request_headers_timeout`.
+pub(super) async fn head_timed_out(setup: StreamSetup<'_>) {
+    let mut stream = ActiveStream::new(setup);
+    stream.count_request();
+    let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, "request_header_timeout")
+        .body("request header timeout");
+    let outcome = stream.local_reply(reply).await;
+    stream.finish(outcome);
+}
+
+impl<'a> ActiveStream<'a> {
+    pub fn new(setup: StreamSetup<'a>) -> Self {
+        let now = Instant::now();
+        let worker = setup.worker;
+        let mut info = StreamInfo::new(setup.connection, worker.next_id(), now, SystemTime::now());
+        info.protocol = Some(setup.request.protocol);
+        if setup.end {
+            info.timing.last_downstream_rx = Some(now);
+        }
+        Self {
+            route: RouteState::new(setup.hcm.config.routes.clone(), worker.random()),
+            timers: StreamTimers::new(&worker.timers, now),
+            worker,
+            hcm: setup.hcm,
+            down: setup.down,
+            request: setup.request,
+            info,
+            now,
+            chain: FilterChain::default(),
+            chain_made: false,
+            inbound: Direction { ended: setup.end, ..Direction::default() },
+            outbound: Direction::default(),
+            progress: Progress::Nothing,
+            response: None,
+            response_trailers: None,
+            local_reply_body: bytes::Bytes::new(),
+            stripped_port: None,
+            was_full: false,
+            close_after: setup.close_after,
+            limit: setup.limit,
+        }
+    }
+
+    async fn serve(&mut self) -> Result<(), StreamEnd> {
+        self.start_timers();
+        self.count_request();
+        super::request_head::admit(self)?;
+        self.match_route();
+        self.make_filters();
+        super::request_head::check_upgrade(self)?;
+        self.request_filters().await?;
+        router::forward::forward(self).await
+    }
+
+    fn start_timers(&mut self) {
+        let hcm = &self.hcm.config;
+        if !self.inbound.ended {
+            self.timers.set_request(hcm.request_timeout.map(|t| self.now + t));
+        }
+        self.timers.set_idle(hcm.stream_idle_timeout);
+        self.timers.set_max_duration(hcm.common.max_stream_duration.map(|t| self.now + t));
+    }
+
+    /// Matches the route and takes what it says about the stream as a whole.
+    fn match_route(&mut self) {
+        self.route.resolve(&self.request);
+        let Some(route) = self.route.route() else { return };
+        if !route.name.is_empty() {
+            self.info.route_name = Some(route.name.clone());
+        }
+        self.info.route_metadata = route.metadata.clone();
+        if let Some(action) = self.route.action()
+            && let Some(idle) = action.timeouts.idle
+        {
+            self.timers.set_idle(Some(idle).filter(|d| !d.is_zero()));
+        }
+        if let Some(host) = self.route.virtual_host() {
+            self.info.virtual_host_name = Some(host.name.clone());
+        }
+    }
+
+    /// All filters are made before the first runs; also for a stream that ended before, since every filter sees
+    /// every response.
+    pub(super) fn make_filters(&mut self) {
+        if !self.chain_made {
+            self.chain_made = true;
+            self.chain.create(&self.hcm.config.filters, &self.route);
+        }
+    }
+
+    /// Request heads through the filters, in order.
+    async fn request_filters(&mut self) -> Result<(), StreamEnd> {
+        let mut at = 0;
+        while at < self.chain.len() {
+            let end = self.inbound.ended && self.inbound.collected.is_empty();
+            let (chain, mut cx) = self.filter_context();
+            match chain.request_head(at, &mut cx, end) {
+                Flow::Continue => at += 1,
+                Flow::BufferBody { limit } => {
+                    self.collect_request(at, limit).await?;
+                    at += 1;
+                }
+                Flow::Reply(reply) => return Err(StreamEnd::Reply(reply)),
+                Flow::Reset => return Err(StreamEnd::Reset(reset_code::NO_ERROR)),
+                Flow::Wait(done) => self.wait(done).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The chain beside what its hooks may see.
+    pub(super) fn filter_context(&mut self) -> (&mut FilterChain, FilterContext<'_>) {
+        let cx = FilterContext::new(
+            &mut self.request,
+            &mut self.info,
+            &mut self.route,
+            &self.worker,
+            self.now,
+            &self.hcm.scope,
+        );
+        (&mut self.chain, cx)
+    }
+}

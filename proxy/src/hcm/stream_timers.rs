@@ -1,0 +1,147 @@
+//! The named timers of one stream, on one entry of the worker's wheel.
+//!
+//! Deadlines are kept as instants; the wheel holds the earliest. Activity moves the idle deadline without
+//! touching the wheel: when that entry fires too early it is armed again.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::worker::timers::{Timer, Timers};
+
+/// Which wait has lasted too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expired {
+    /// `request_timeout`: the request did not arrive whole.
+    Request,
+    /// `stream_idle_timeout` or the route's `idle_timeout`: nothing moved in either direction.
+    StreamIdle,
+    /// `max_stream_duration`.
+    MaxStreamDuration,
+    /// The route's `timeout`: no whole response.
+    Route,
+    /// `per_try_timeout`.
+    PerTry,
+    /// `per_try_idle_timeout`.
+    PerTryIdle,
+}
+
+/// Deadlines by name.
+#[derive(Debug)]
+pub struct StreamTimers {
+    wheel: Timer,
+    /// What the wheel is armed for.
+    armed: Option<Instant>,
+    request: Option<Instant>,
+    max_duration: Option<Instant>,
+    route: Option<Instant>,
+    per_try: Option<Instant>,
+    idle: Option<Duration>,
+    per_try_idle: Option<Duration>,
+    last_activity: Instant,
+}
+
+impl StreamTimers {
+    pub fn new(timers: &Timers, now: Instant) -> Self {
+        Self {
+            wheel: timers.timer(),
+            armed: None,
+            request: None,
+            max_duration: None,
+            route: None,
+            per_try: None,
+            idle: None,
+            per_try_idle: None,
+            last_activity: now,
+        }
+    }
+
+    pub fn set_request(&mut self, deadline: Option<Instant>) {
+        self.request = deadline;
+        self.rearm();
+    }
+
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        self.idle = idle;
+        self.rearm();
+    }
+
+    pub fn set_max_duration(&mut self, deadline: Option<Instant>) {
+        self.max_duration = deadline;
+        self.rearm();
+    }
+
+    pub fn set_route(&mut self, deadline: Option<Instant>) {
+        self.route = deadline;
+        self.rearm();
+    }
+
+    pub fn set_per_try(&mut self, deadline: Option<Instant>, idle: Option<Duration>) {
+        self.per_try = deadline;
+        self.per_try_idle = idle;
+        self.rearm();
+    }
+
+    /// Something moved.
+    pub fn touch(&mut self, now: Instant) {
+        self.last_activity = now;
+    }
+
+    pub fn last_activity(&self) -> Instant {
+        self.last_activity
+    }
+
+    /// All off: the stream has ended.
+    pub fn clear(&mut self) {
+        (self.request, self.max_duration, self.route, self.per_try) = (None, None, None, None);
+        (self.idle, self.per_try_idle) = (None, None);
+        self.armed = None;
+        self.wheel.disarm();
+    }
+
+    fn deadlines(&self) -> [(Option<Instant>, Expired); 6] {
+        let after = |idle: Option<Duration>| idle.map(|idle| self.last_activity + idle);
+        [
+            (self.max_duration, Expired::MaxStreamDuration),
+            (self.request, Expired::Request),
+            (self.route, Expired::Route),
+            (self.per_try, Expired::PerTry),
+            (after(self.per_try_idle), Expired::PerTryIdle),
+            (after(self.idle), Expired::StreamIdle),
+        ]
+    }
+
+    /// Arms the wheel where a deadline is earlier than what it waits for.
+    fn rearm(&mut self) {
+        let Some(earliest) = self.deadlines().into_iter().filter_map(|(at, _)| at).min() else {
+            return;
+        };
+        if self.armed.is_none_or(|armed| earliest < armed) {
+            self.armed = Some(earliest);
+            self.wheel.arm(earliest);
+        }
+    }
+
+    /// Ready with the timer that has run out; it is off afterwards.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        while self.wheel.poll(cx).is_ready() {
+            self.armed = None;
+            let now = Instant::now();
+            let due = self.deadlines().into_iter().find(|(at, _)| at.is_some_and(|at| at <= now));
+            let Some((_, expired)) = due else {
+                self.rearm();
+                continue;
+            };
+            match expired {
+                Expired::Request => self.request = None,
+                Expired::StreamIdle => self.idle = None,
+                Expired::MaxStreamDuration => self.max_duration = None,
+                Expired::Route => self.route = None,
+                Expired::PerTry => self.per_try = None,
+                Expired::PerTryIdle => self.per_try_idle = None,
+            }
+            self.rearm();
+            return Poll::Ready(expired);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,191 @@
+//! Listening sockets: made once, before the workers start, so that a port that is taken is an error at start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::core::{ConfigAddress, SocketFamily, SocketOptionValue, SocketState};
+use crate::config::listener::{Bind, Listener};
+use crate::stream_info::Address;
+use crate::sys;
+
+/// The sockets of one listener for all workers.
+#[derive(Debug)]
+pub struct BoundListener {
+    /// By worker, then by address.
+    pub workers: Vec<Vec<BoundSocket>>,
+    /// The addresses as bound: port 0 resolved.
+    pub addresses: Vec<Address>,
+}
+
+/// One listening socket of one worker.
+#[derive(Debug)]
+pub enum BoundSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A socket that could not be made, in Envoy's words.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot bind '{address}': {source}")]
+pub struct BindError {
+    pub address: String,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Binds every address of a listener for each of `workers` workers.
+///
+/// # Errors
+/// One cannot be bound.
+pub fn bind(listener: &Listener, workers: usize) -> Result<BoundListener, BindError> {
+    let mut out = BoundListener {
+        workers: (0..workers).map(|_| Vec::new()).collect(),
+        addresses: Vec::new(),
+    };
+    for bind in &listener.binds {
+        let (sockets, address) = bind_address(listener, bind, workers).map_err(|source| {
+            let address = match &bind.address {
+                ConfigAddress::Ip { addr, .. } => addr.to_string(),
+                ConfigAddress::Dns { host, port } => format!("{host}:{port}"),
+                ConfigAddress::Pipe { path, .. } => path.to_string(),
+            };
+            BindError { address, source }
+        })?;
+        out.addresses.push(address);
+        for (worker, socket) in out.workers.iter_mut().zip(sockets) {
+            worker.push(socket);
+        }
+    }
+    Ok(out)
+}
+
+fn bind_address(
+    listener: &Listener,
+    bind: &Bind,
+    workers: usize,
+) -> io::Result<(Vec<BoundSocket>, Address)> {
+    match &bind.address {
+        ConfigAddress::Ip { addr, ipv4_compat } => {
+            let first = tcp_socket(listener, bind, *addr, *ipv4_compat)?;
+            let bound = first.local_addr()?;
+            let mut sockets = vec![first];
+            while sockets.len() < workers {
+                sockets.push(if listener.reuse_port {
+                    tcp_socket(listener, bind, bound, *ipv4_compat)?
+                } else {
+                    sockets[0].try_clone()?
+                });
+            }
+            let sockets = sockets.into_iter().map(BoundSocket::Tcp).collect();
+            Ok((sockets, Address::Ip(bound)))
+        }
+        ConfigAddress::Pipe { path, mode } => {
+            let socket = unix_socket(path, *mode, listener.backlog)?;
+            let mut sockets = vec![socket];
+            while sockets.len() < workers {
+                sockets.push(sockets[0].try_clone()?);
+            }
+            let sockets = sockets.into_iter().map(BoundSocket::Unix).collect();
+            Ok((sockets, Address::Pipe(path.clone())))
+        }
+        ConfigAddress::Dns { .. } => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn tcp_socket(
+    listener: &Listener,
+    bind: &Bind,
+    addr: SocketAddr,
+    ipv4_compat: bool,
+) -> io::Result<std::net::TcpListener> {
+    let domain = if addr.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if listener.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if addr.is_ipv6() {
+        socket.set_only_v6(!ipv4_compat)?;
+    }
+    if bind.freebind {
+        socket.set_freebind_v4(true)?;
+    }
+    let options = |state| {
+        let family = if addr.is_ipv4() { SocketFamily::Ipv4 } else { SocketFamily::Ipv6 };
+        bind.socket_options
+            .iter()
+            .filter(move |o| {
+                o.state == state && (o.family == SocketFamily::Any || o.family == family)
+            })
+            .try_for_each(|option| {
+                let int;
+                let value: &[u8] = match &option.value {
+                    SocketOptionValue::Int(value) => {
+                        int = value.to_ne_bytes();
+                        &int
+                    }
+                    SocketOptionValue::Bytes(bytes) => bytes,
+                };
+                sys::socket::set_option(socket.as_fd(), option.level, option.name, value)
+            })
+    };
+    options(SocketState::Prebind)?;
+    socket.bind(&SockAddr::from(addr))?;
+    options(SocketState::Bound)?;
+    if let Some(keepalive) = &bind.keepalive {
+        let mut params = socket2::TcpKeepalive::new();
+        if let Some(time) = keepalive.time {
+            params = params.with_time(time);
+        }
+        if let Some(interval) = keepalive.interval {
+            params = params.with_interval(interval);
+        }
+        if let Some(probes) = keepalive.probes {
+            params = params.with_retries(probes);
+        }
+        socket.set_tcp_keepalive(&params)?;
+    }
+    if let Some(length) = bind.fast_open {
+        nix::sys::socket::setsockopt(
+            &socket,
+            nix::sys::socket::sockopt::TcpFastOpenConnect,
+            &false,
+        )
+        .ok();
+        tracing::debug!(length, "TCP fast open queue length is left to the kernel");
+    }
+    socket.listen(listener.backlog)?;
+    options(SocketState::Listening)?;
+    Ok(socket.into())
+}
+
+fn unix_socket(
+    path: &str,
+    mode: u32,
+    backlog: i32,
+) -> io::Result<std::os::unix::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    if let Some(name) = path.strip_prefix('@') {
+        use std::os::linux::net::SocketAddrExt;
+        let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        let listener = std::os::unix::net::UnixListener::bind_addr(&addr)?;
+        listener.set_nonblocking(true)?;
+        return Ok(listener);
+    }
+    // A socket left behind by an earlier process is not an error, as in Envoy.
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    socket.bind(&SockAddr::unix(path)?)?;
+    if mode != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}

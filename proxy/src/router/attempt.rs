@@ -1,0 +1,373 @@
+//! One try of a request on one host: pick, connection, request out, response head in.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::charge;
+use super::failure::{Failure, ResetReason};
+use super::forward::Forwarding;
+use crate::cluster::WorkerCluster;
+use crate::cluster::host::Host;
+use crate::codec::head::ResponseHead;
+use crate::codec::{ClientStream, Fault, Frame};
+use crate::config::cluster::RoutingPriority;
+use crate::config::route::action::Priority;
+use crate::conn_pool::{Lease, PoolFailure};
+use crate::hcm::frames::Interrupt;
+use crate::hcm::local_reply::LocalReply;
+use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
+use crate::hcm::stream_timers::Expired;
+use crate::load_balancer::PickContext;
+use crate::stats::names::ClusterStat;
+use crate::stream_info::ResponseFlags;
+
+/// A request on an upstream connection.
+pub(super) struct Attempt {
+    pub(super) lease: Lease,
+    /// Everything of the request has been handed to the codec.
+    pub(super) request_done: bool,
+    /// The upstream does not take the request any more; its response may still come.
+    pub(super) write_failed: bool,
+    pub(super) failed: Option<Failure>,
+}
+
+/// How a try ended.
+pub(super) enum AttemptEnd {
+    /// A final head; whether it is all of the response.
+    Response(Attempt, ResponseHead, bool),
+    /// A pooled connection turned out to be dead before any answer: to be replayed on a fresh one.
+    Stale,
+    /// No response; whether some of the request was sent.
+    Failed(Failure, bool),
+    TimedOut(Expired),
+}
+
+impl Forwarding<'_> {
+    pub(super) fn priority(&self) -> RoutingPriority {
+        match self.action.priority {
+            Priority::Default => RoutingPriority::Default,
+            Priority::High => RoutingPriority::High,
+        }
+    }
+}
+
+impl Attempt {
+    /// Runs a try up to its response's head.
+    pub(super) async fn start(
+        fw: &mut Forwarding<'_>,
+        s: &mut ActiveStream<'_>,
+    ) -> Result<AttemptEnd, StreamEnd> {
+        fw.attempts += 1;
+        s.info.upstream.attempts = fw.attempts;
+        let host = {
+            let policy = fw.retry.as_ref().and_then(|r| r.policy());
+            let tried = &fw.tried;
+            let reject = |host: &Host| {
+                policy.is_some_and(|p| {
+                    (p.avoid_previous_hosts && tried.iter().any(|t| std::ptr::eq(&**t, host)))
+                        || (p.omit_canary_hosts && is_canary(host))
+                })
+            };
+            let context = PickContext {
+                reject: Some(&reject),
+                max_attempts: policy.map_or(1, |p| p.host_selection_max_attempts),
+            };
+            fw.cluster.pick(&context)
+        };
+        let Ok(host) = host else {
+            let status = http::StatusCode::SERVICE_UNAVAILABLE;
+            charge::local(s, &fw.cluster, status);
+            let reply = LocalReply::new(status, "no_healthy_upstream")
+                .body("no healthy upstream")
+                .flag(ResponseFlags::NO_HEALTHY_UPSTREAM);
+            return Err(StreamEnd::Reply(Box::new(reply)));
+        };
+        if fw.retry.is_some() {
+            fw.tried.push(host.context.host.clone());
+        }
+        s.info.upstream.host = Some(host.address.clone());
+        let lease = match fw.connect(s, &host).await? {
+            Ok(lease) => lease,
+            Err(end) => return Ok(end),
+        };
+        note_connection(s, &lease);
+        fw.set_attempt_headers(s, &host);
+        let mut attempt = Self { lease, request_done: false, write_failed: false, failed: None };
+        attempt.send_head(fw, s);
+        s.timers.set_per_try(fw.timeouts.per_try.map(|t| s.now + t), fw.timeouts.per_try_idle);
+        attempt.exchange(fw, s).await
+    }
+
+    fn stream(&mut self) -> &mut ClientStream {
+        &mut self.lease
+    }
+
+    /// The head, and what earlier tries have already had of the body.
+    fn send_head(&mut self, fw: &mut Forwarding<'_>, s: &mut ActiveStream<'_>) {
+        let complete = s.request_is_empty();
+        let frames = fw.replay.frames();
+        let end = complete && frames.is_empty();
+        s.info.timing.first_upstream_tx = Some(s.now);
+        self.stream().send_head(&s.request, end);
+        let last = frames.len().saturating_sub(1);
+        for (i, frame) in frames.iter().enumerate() {
+            match frame {
+                Frame::Data(data) => self.stream().send_data(data.clone(), complete && i == last),
+                Frame::Trailers(trailers) => self.stream().send_trailers(trailers),
+            }
+        }
+        self.request_done = complete;
+        if complete {
+            s.info.timing.last_upstream_tx = Some(s.now);
+            fw.mirrors.start(s, &fw.replay);
+        }
+    }
+
+    async fn exchange(
+        mut self,
+        fw: &mut Forwarding<'_>,
+        s: &mut ActiveStream<'_>,
+    ) -> Result<AttemptEnd, StreamEnd> {
+        let outcome = poll_fn(|cx| {
+            s.now = Instant::now();
+            self.poll_exchange(fw, s, cx)
+        })
+        .await;
+        match outcome {
+            Ok(Exchanged::Head(head, end)) => {
+                s.info.timing.first_upstream_rx = Some(s.now);
+                Ok(AttemptEnd::Response(self, head, end))
+            }
+            Ok(Exchanged::Fault(fault)) => {
+                let stale = self.lease.is_reused()
+                    && !self.stream().received_any()
+                    && matches!(fault, Fault::Eof | Fault::Io(_) | Fault::GoAway { .. });
+                self.note_fault(fw, fault);
+                if stale && fw.may_replay(s) {
+                    return Ok(AttemptEnd::Stale);
+                }
+                s.info.upstream.bytes = self.stream().meter();
+                Ok(AttemptEnd::Failed(Failure::of(fault), true))
+            }
+            Ok(Exchanged::TimedOut(expired)) => {
+                s.info.upstream.bytes = self.stream().meter();
+                fw.cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+                self.stream().reset(reset_code::CANCEL);
+                Ok(AttemptEnd::TimedOut(expired))
+            }
+            Err(end) => {
+                s.info.upstream.bytes = self.stream().meter();
+                fw.cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+                self.stream().reset(reset_code::CANCEL);
+                Err(end)
+            }
+        }
+    }
+
+    fn poll_exchange(
+        &mut self,
+        fw: &mut Forwarding<'_>,
+        s: &mut ActiveStream<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Exchanged, StreamEnd>> {
+        self.pump_request(fw, s, cx)?;
+        loop {
+            match self.stream().poll_head(cx) {
+                Poll::Ready(Ok((head, _))) if head.is_informational() => {
+                    // 100 is the connection manager's own affair unless it is told to pass it on.
+                    if head.status != http::StatusCode::CONTINUE || s.hcm.config.proxy_100_continue
+                    {
+                        s.down.send_informational(&head);
+                        if let Poll::Ready(Err(fault)) = s.down.poll_flush(cx) {
+                            return Poll::Ready(Err(s.downstream_fault(fault)));
+                        }
+                    }
+                }
+                Poll::Ready(Ok((head, end))) => {
+                    return Poll::Ready(Ok(Exchanged::Head(head, end)));
+                }
+                Poll::Ready(Err(fault)) => return Poll::Ready(Ok(Exchanged::Fault(fault))),
+                Poll::Pending => break,
+            }
+        }
+        s.poll_event(cx).map(|interrupt| match interrupt {
+            Interrupt::End(end) => Err(end),
+            Interrupt::Try(expired) => Ok(Exchanged::TimedOut(expired)),
+        })
+    }
+
+    /// Moves the request on, as far as both sides let it.
+    pub(super) fn pump_request(
+        &mut self,
+        fw: &mut Forwarding<'_>,
+        s: &mut ActiveStream<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StreamEnd> {
+        loop {
+            while !self.request_done && !self.write_failed && self.stream().buffered() < s.limit {
+                let Poll::Ready(frame) = s.poll_request(cx) else { break };
+                self.send_frame(fw, s, frame?);
+            }
+            if self.write_failed {
+                return Ok(());
+            }
+            let full = self.stream().buffered() >= s.limit;
+            match self.stream().poll_flush(cx) {
+                // There is room again: the client may have more.
+                Poll::Ready(Ok(())) if full && !self.request_done => {}
+                // An answer may have come before the end: reading will tell.
+                Poll::Ready(Err(_)) => {
+                    self.write_failed = true;
+                    return Ok(());
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn send_frame(
+        &mut self,
+        fw: &mut Forwarding<'_>,
+        s: &mut ActiveStream<'_>,
+        frame: Option<Frame>,
+    ) {
+        if let Some(frame) = &frame
+            && fw.wants_replay(self.lease.is_reused())
+            && fw.replay.push(frame)
+            && fw.retry.is_some()
+        {
+            fw.cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
+        }
+        let done = match frame {
+            Some(Frame::Data(data)) => {
+                let last = s.take_end();
+                self.stream().send_data(data, last);
+                last
+            }
+            Some(Frame::Trailers(trailers)) => {
+                self.stream().send_trailers(&trailers);
+                true
+            }
+            None => {
+                self.stream().send_data(Bytes::new(), true);
+                true
+            }
+        };
+        if done {
+            self.request_done = true;
+            s.info.timing.last_upstream_tx = Some(s.now);
+            fw.start_route_timer(s);
+            fw.mirrors.start(s, &fw.replay);
+        }
+    }
+
+    fn note_fault(&mut self, fw: &Forwarding<'_>, fault: Fault) {
+        match fault {
+            Fault::Reset { remote: true, .. } => {
+                fw.cluster.stats.inc(ClusterStat::UpstreamRqRxReset);
+            }
+            Fault::Parse(_) => fw.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError),
+            Fault::Reset { .. } | Fault::Eof | Fault::GoAway { .. } | Fault::Io(_) => {}
+        }
+    }
+
+    /// A response that is not wanted: another try follows.
+    pub(super) fn abandon(mut self) {
+        if self.stream().is_end() && self.request_done {
+            self.lease.release(true, Instant::now());
+        } else {
+            self.stream().reset(reset_code::CANCEL);
+            self.lease.close(false);
+        }
+    }
+
+    /// The response has been delivered, or not.
+    pub(super) fn finish(mut self, s: &mut ActiveStream<'_>, cluster: &WorkerCluster, clean: bool) {
+        s.info.upstream.bytes = self.stream().meter();
+        s.info.timing.last_upstream_rx = Some(s.now);
+        if let Some(failure) = self.failed.take() {
+            s.info.flags.insert(failure.reason.flag());
+            s.info.set_details(failure.code_details("after"));
+            self.lease.close(true);
+            return;
+        }
+        if clean && self.request_done {
+            self.lease.release(true, s.now);
+        } else {
+            cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+            self.stream().reset(reset_code::CANCEL);
+            self.lease.close(false);
+        }
+    }
+}
+
+enum Exchanged {
+    Head(ResponseHead, bool),
+    Fault(Fault),
+    TimedOut(Expired),
+}
+
+impl Forwarding<'_> {
+    /// A connection to the host; the inner error ends this try only.
+    async fn connect(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        host: &std::rc::Rc<crate::cluster::WorkerHost>,
+    ) -> Result<Result<Lease, AttemptEnd>, StreamEnd> {
+        let protocol = self.cluster.config.http.protocol(s.request.protocol, None);
+        // The first poll of a warm pool is ready at once.
+        let mut acquire = std::pin::pin!(host.pools.acquire(protocol, self.priority(), None));
+        let outcome = poll_fn(|cx| {
+            s.now = Instant::now();
+            if let Poll::Ready(lease) = acquire.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Ok(lease)));
+            }
+            s.poll_event(cx).map(|interrupt| match interrupt {
+                Interrupt::End(end) => Err(end),
+                Interrupt::Try(expired) => Ok(Err(expired)),
+            })
+        })
+        .await?;
+        Ok(match outcome {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(failure)) => Err(AttemptEnd::Failed(pool_failure(failure), false)),
+            Err(expired) => Err(AttemptEnd::TimedOut(expired)),
+        })
+    }
+
+    /// Whether the body is to be kept: for retries, mirrors, or because the connection may be stale.
+    fn wants_replay(&self, reused: bool) -> bool {
+        self.retry.is_some() || reused || !self.mirrors.is_empty()
+    }
+}
+
+pub(super) fn pool_failure(failure: PoolFailure) -> Failure {
+    let reason = match &failure {
+        PoolFailure::Overflow(_) => ResetReason::Overflow,
+        PoolFailure::Connect(error) if error.local => ResetReason::LocalConnectionFailure,
+        PoolFailure::Connect(_) => ResetReason::RemoteConnectionFailure,
+        PoolFailure::Timeout => ResetReason::ConnectionTimeout,
+        PoolFailure::LocalClose => ResetReason::LocalConnectionFailure,
+    };
+    Failure { reason, transport: failure.transport_failure().cloned(), details: None }
+}
+
+fn note_connection(s: &mut ActiveStream<'_>, lease: &Lease) {
+    let upstream = &mut s.info.upstream;
+    upstream.local = lease.local_address().cloned();
+    upstream.remote = upstream.host.clone();
+    upstream.connection_id = Some(lease.connection_id());
+    upstream.protocol = Some(lease.protocol());
+    upstream.connect_duration = lease.connect_duration();
+}
+
+/// `envoy.lb: {canary: true}` in the host's metadata.
+fn is_canary(host: &Host) -> bool {
+    host.metadata
+        .as_ref()
+        .and_then(|m| m.get("envoy.lb")?.get("canary")?.as_bool())
+        .unwrap_or(false)
+}

@@ -1,0 +1,40 @@
+//! What responses count as, per cluster and virtual cluster. Follows Envoy's `CodeStatsImpl`.
+
+use http::StatusCode;
+
+use crate::cluster::WorkerCluster;
+use crate::codec::head::ResponseHead;
+use crate::codec::name::names;
+use crate::hcm::stream::ActiveStream;
+use crate::stats::names::ClusterStat;
+
+/// An upstream's response; `dropped` when a retry follows, whose time is not the request's.
+pub(super) fn response(
+    s: &ActiveStream<'_>,
+    cluster: &WorkerCluster,
+    status: StatusCode,
+    head: &ResponseHead,
+    dropped: bool,
+) {
+    codes(s, cluster, status, is_canary(head));
+    if !dropped {
+        let since = s.info.timing.last_downstream_rx.unwrap_or(s.info.start);
+        let took = s.now.saturating_duration_since(since).as_millis() as u64;
+        cluster.stats.record(ClusterStat::UpstreamRqTime, took);
+        cluster.codes.time(s.info.is_internal, took);
+    }
+}
+
+/// A reply in the place of an upstream's response.
+pub(super) fn local(s: &ActiveStream<'_>, cluster: &WorkerCluster, status: StatusCode) {
+    codes(s, cluster, status, false);
+}
+
+fn codes(s: &ActiveStream<'_>, cluster: &WorkerCluster, status: StatusCode, canary: bool) {
+    cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
+    cluster.codes.charge(status.as_u16(), s.info.is_internal, canary);
+}
+
+fn is_canary(head: &ResponseHead) -> bool {
+    head.headers.get(&names::X_ENVOY_UPSTREAM_CANARY) == Some(b"true")
+}

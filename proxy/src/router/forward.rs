@@ -1,0 +1,501 @@
+//! From the end of the filter chain to the response: what the route says is done, attempt after attempt.
+//!
+//! `forward` decides (redirect, direct response, cluster), `Forwarding` drives the attempts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::attempt::{Attempt, AttemptEnd};
+use super::failure::{Failure, ResetReason};
+use super::replay::Replay;
+use super::retry::{BackOff, RetryState, Verdict};
+use super::route_table::RouteMatch;
+use super::timeouts::{self, Timeouts};
+use super::{charge, rewrite, shadow};
+use crate::cluster::host::Host;
+use crate::cluster::{RetryGuard, WorkerCluster};
+use crate::codec::head::{HeaderList, ResponseHead};
+use crate::codec::name::names;
+use crate::config::route::RouteTable;
+use crate::config::route::action::{
+    Action, DirectResponseAction, HostRewrite, RedirectAction, RouteAction,
+};
+use crate::hcm::frames::Interrupt;
+use crate::hcm::local_reply::LocalReply;
+use crate::hcm::stream::{ActiveStream, StreamEnd};
+use crate::hcm::stream_timers::Expired;
+use crate::stats::names::{ClusterStat, RouterStat};
+use crate::stream_info::ResponseFlags;
+
+/// Does with a request what its route says.
+pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
+    s.hcm.router_stats.inc(RouterStat::RqTotal);
+    let Some(matched) = s.route.resolve(&s.request) else {
+        s.hcm.router_stats.inc(RouterStat::NoRoute);
+        let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found")
+            .flag(ResponseFlags::NO_ROUTE_FOUND);
+        return Err(StreamEnd::Reply(Box::new(reply)));
+    };
+    let table = s.route.table().clone();
+    if matched.is_tls_redirect() {
+        s.hcm.router_stats.inc(RouterStat::RqRedirect);
+        let location = rewrite::tls_redirect_location(&s.request);
+        return Err(redirect_to(StatusCode::MOVED_PERMANENTLY, &location));
+    }
+    let route = table.matched_route(matched).expect("only TLS redirects have no route");
+    match &route.action {
+        Action::Redirect(redirect) => Err(redirect_reply(s, &table, matched, redirect)),
+        Action::DirectResponse(direct) => Err(direct_reply(s, &table, matched, direct)),
+        Action::NonForwarding => {
+            let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found")
+                .flag(ResponseFlags::NO_ROUTE_FOUND);
+            Err(StreamEnd::Reply(Box::new(reply)))
+        }
+        Action::Route(action) => {
+            let cluster = find_cluster(s, &table, matched, action)?;
+            Forwarding::prepare(s, &table, matched, action, cluster).run(s).await
+        }
+    }
+}
+
+fn redirect_to(status: StatusCode, location: &[u8]) -> StreamEnd {
+    let mut headers = HeaderList::new();
+    headers.append(&names::LOCATION, location);
+    let mut reply = LocalReply::new(status, "direct_response");
+    reply.headers = Some(headers);
+    StreamEnd::Reply(Box::new(reply))
+}
+
+fn redirect_reply(
+    s: &mut ActiveStream<'_>,
+    table: &RouteTable,
+    matched: RouteMatch,
+    redirect: &RedirectAction,
+) -> StreamEnd {
+    s.hcm.router_stats.inc(RouterStat::RqRedirect);
+    let location = rewrite::redirect_location(redirect, &s.request);
+    let StreamEnd::Reply(mut reply) = redirect_to(redirect.response_code, &location) else {
+        return StreamEnd::Reset(crate::hcm::stream::reset_code::INTERNAL_ERROR);
+    };
+    add_response_ops(s, table, matched, &mut reply);
+    StreamEnd::Reply(reply)
+}
+
+fn direct_reply(
+    s: &mut ActiveStream<'_>,
+    table: &RouteTable,
+    matched: RouteMatch,
+    direct: &DirectResponseAction,
+) -> StreamEnd {
+    s.hcm.router_stats.inc(RouterStat::RqDirectResponse);
+    let body = direct.body.as_deref().unwrap_or_default();
+    let body = match &direct.body_format {
+        Some(format) => {
+            let mut out = Vec::new();
+            let mut cx = crate::format::Ctx::new(&s.info);
+            cx.request = Some(&s.request);
+            cx.local_reply_body = body;
+            format.write(&cx, &mut out);
+            Bytes::from(out)
+        }
+        None => Bytes::copy_from_slice(body),
+    };
+    let mut reply = LocalReply::new(direct.status, "direct_response").body(body);
+    add_response_ops(s, table, matched, &mut reply);
+    StreamEnd::Reply(Box::new(reply))
+}
+
+/// The response header operations of the route, on a reply of our own.
+fn add_response_ops(
+    s: &ActiveStream<'_>,
+    table: &RouteTable,
+    matched: RouteMatch,
+    reply: &mut LocalReply,
+) {
+    let mut head = ResponseHead::new(reply.status, s.request.protocol);
+    if let Some(headers) = reply.headers.take() {
+        head.headers = headers;
+    }
+    for ops in table.response_header_ops(matched) {
+        ops.apply_response(&mut head, Some(&s.request), &s.info);
+    }
+    reply.headers = Some(head.headers);
+}
+
+fn find_cluster(
+    s: &mut ActiveStream<'_>,
+    table: &RouteTable,
+    matched: RouteMatch,
+    action: &RouteAction,
+) -> Result<Rc<WorkerCluster>, StreamEnd> {
+    let name = table.cluster_name(matched, &s.request);
+    if let Some(cluster) = name.and_then(|name| s.worker.clusters.get(name)) {
+        return Ok(cluster);
+    }
+    s.hcm.router_stats.inc(RouterStat::NoCluster);
+    let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")
+        .flag(ResponseFlags::NO_CLUSTER_FOUND);
+    Err(StreamEnd::Reply(Box::new(reply)))
+}
+
+/// A request on its way to a cluster, over all its attempts.
+pub(super) struct Forwarding<'r> {
+    pub(super) table: &'r RouteTable,
+    pub(super) matched: RouteMatch,
+    pub(super) action: &'r RouteAction,
+    pub(super) cluster: Rc<WorkerCluster>,
+    pub(super) timeouts: Timeouts,
+    pub(super) retry: Option<RetryState>,
+    pub(super) replay: Replay,
+    pub(super) mirrors: shadow::Mirrors,
+    /// Hosts of the attempts so far, for `previous_hosts`.
+    pub(super) tried: smallvec::SmallVec<[Arc<Host>; 2]>,
+    pub(super) attempts: u32,
+    /// Whether the route's timer runs: from the end of the request.
+    route_timer: bool,
+    /// The request has been replayed on a fresh connection after a stale one.
+    replayed: bool,
+    last_was_timeout: bool,
+    _retry_guard: Option<RetryGuard>,
+}
+
+impl<'r> Forwarding<'r> {
+    fn prepare(
+        s: &mut ActiveStream<'_>,
+        table: &'r RouteTable,
+        matched: RouteMatch,
+        action: &'r RouteAction,
+        cluster: Rc<WorkerCluster>,
+    ) -> Self {
+        let config = s.hcm.config.clone();
+        s.info.upstream.cluster = Some(cluster.config.name.clone());
+        if let Some(duration) = timeouts::max_stream_duration(action, &s.request) {
+            let deadline = Some(duration).filter(|d| !d.is_zero()).map(|d| s.info.start + d);
+            s.timers.set_max_duration(deadline);
+        }
+        let timeouts = timeouts::decide(action, &config.router, &mut s.request);
+        s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
+        for ops in table.request_header_ops(matched) {
+            ops.apply_request(&mut s.request, &s.info);
+        }
+        let keep_original = !config.router.suppress_envoy_headers;
+        let weight_host =
+            table.cluster_weight(matched).and_then(|w| w.host_rewrite_literal.as_deref());
+        let host =
+            weight_host.map(<[u8]>::to_vec).or_else(|| rewrite::rewritten_host(action, &s.request));
+        if let Some(host) = host {
+            let append = action.append_x_forwarded_host;
+            rewrite::update_authority(&mut s.request, &host, append, keep_original);
+        }
+        if let Some(route) = table.matched_route(matched) {
+            rewrite::rewrite_path(route, &mut s.request, keep_original);
+            if let Some(decorator) = &route.decorator
+                && decorator.propagate
+                && config.tracing.is_some()
+            {
+                let operation = decorator.operation.as_bytes();
+                s.request.headers.set(&names::X_ENVOY_DECORATOR_OPERATION, operation);
+            }
+        }
+        let elapsed = s.now.saturating_duration_since(s.info.start);
+        timeouts::set_headers(&timeouts, action, &config.router, elapsed, &mut s.request);
+        let retry = RetryState::new(action.retry_policy.as_ref(), &mut s.request);
+        let limit = table
+            .matched_route(matched)
+            .and_then(|r| r.request_body_buffer_limit)
+            .map_or(s.limit, |l| l as usize);
+        let mirrors = shadow::Mirrors::choose(s, action);
+        Self {
+            replay: Replay::new(limit),
+            table,
+            matched,
+            action,
+            cluster,
+            timeouts,
+            retry,
+            mirrors,
+            tried: smallvec::SmallVec::new(),
+            attempts: 0,
+            route_timer: false,
+            replayed: false,
+            last_was_timeout: false,
+            _retry_guard: None,
+        }
+    }
+
+    async fn run(mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
+        loop {
+            self.start_route_timer(s);
+            match Attempt::start(&mut self, s).await? {
+                AttemptEnd::Response(attempt, head, end) => match self.judge_response(s, &head)? {
+                    Some(wait) => {
+                        attempt.abandon();
+                        self.back_off(s, wait).await?;
+                    }
+                    None => return self.deliver(s, attempt, head, end).await,
+                },
+                AttemptEnd::Stale => {
+                    self.replayed = true;
+                    self.attempts -= 1;
+                    self.cluster.stats.inc(ClusterStat::UpstreamRqReplayed);
+                }
+                AttemptEnd::Failed(failure, sent) => {
+                    self.last_was_timeout = false;
+                    let wait = self.judge_failure(s, &failure, sent)?;
+                    self.back_off(s, wait).await?;
+                }
+                AttemptEnd::TimedOut(expired) => {
+                    self.last_was_timeout = true;
+                    let wait = self.judge_timeout(s, expired)?;
+                    self.back_off(s, wait).await?;
+                }
+            }
+        }
+    }
+
+    /// The route's timer runs from the end of the request.
+    pub(super) fn start_route_timer(&mut self, s: &mut ActiveStream<'_>) {
+        if !self.route_timer && s.request_received() {
+            self.route_timer = true;
+            s.timers.set_route(self.timeouts.route.map(|t| s.now + t));
+        }
+    }
+
+    /// Whether a stale pooled connection may be answered by a replay on a fresh one: nothing of a response came,
+    /// the method may be repeated (RFC 9110 §9.2.2), and the request is still whole here.
+    pub(super) fn may_replay(&self, s: &ActiveStream<'_>) -> bool {
+        !self.replayed
+            && s.request.method.is_idempotent()
+            && s.request_received()
+            && self.replay.is_whole()
+    }
+
+    /// The head of this attempt.
+    pub(super) fn set_attempt_headers(&mut self, s: &mut ActiveStream<'_>, host: &Host) {
+        let Some(virtual_host) = s.route.virtual_host() else { return };
+        let (count, timeout) = (
+            virtual_host.include_request_attempt_count,
+            virtual_host.include_is_timeout_retry_header,
+        );
+        if count {
+            let mut text = itoa::Buffer::new();
+            let text = text.format(self.attempts);
+            s.request.headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.as_bytes());
+        }
+        if timeout && self.attempts > 1 {
+            let value: &[u8] = if self.last_was_timeout { b"true" } else { b"false" };
+            s.request.headers.set(&names::X_ENVOY_IS_TIMEOUT_RETRY, value);
+        }
+        if matches!(self.action.host_rewrite, Some(HostRewrite::Auto))
+            && let Some(hostname) = &host.hostname
+        {
+            let append = self.action.append_x_forwarded_host;
+            let keep = !s.hcm.config.router.suppress_envoy_headers;
+            rewrite::update_authority(&mut s.request, hostname.as_bytes(), append, keep);
+        }
+    }
+
+    /// `Some(wait)`: try again after it. `None`: this is the response.
+    fn judge_response(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        head: &ResponseHead,
+    ) -> Result<Option<BackOff>, StreamEnd> {
+        if !self.can_retry(s) {
+            return Ok(None);
+        }
+        let Some(retry) = &mut self.retry else { return Ok(None) };
+        let (verdict, success) = retry.on_response(head, s.worker.random());
+        if success {
+            self.cluster.stats.inc(ClusterStat::UpstreamRqRetrySuccess);
+        }
+        match verdict {
+            Verdict::Accept => Ok(None),
+            Verdict::Exhausted => {
+                self.note_exhausted(s);
+                Ok(None)
+            }
+            Verdict::Retry(wait) => {
+                if !self.take_retry(s) {
+                    return Ok(None);
+                }
+                charge::response(s, &self.cluster, head.status, head, true);
+                Ok(Some(wait))
+            }
+        }
+    }
+
+    fn judge_failure(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        failure: &Failure,
+        sent: bool,
+    ) -> Result<BackOff, StreamEnd> {
+        if self.can_retry(s)
+            && let Some(retry) = &mut self.retry
+        {
+            match retry.on_reset(failure.reason, sent, s.worker.random()) {
+                Verdict::Retry(wait) if self.take_retry(s) => return Ok(wait),
+                Verdict::Exhausted => self.note_exhausted(s),
+                Verdict::Retry(_) | Verdict::Accept => {}
+            }
+        }
+        s.info.upstream.transport_failure = failure.transport.clone();
+        let reply = failure.reply(s.hcm.config.router.suppress_envoy_headers);
+        charge::local(s, &self.cluster, reply.status);
+        Err(self.reply(s, reply))
+    }
+
+    fn judge_timeout(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        expired: Expired,
+    ) -> Result<BackOff, StreamEnd> {
+        let stats = &self.cluster.stats;
+        let per_try = match expired {
+            Expired::PerTry => {
+                stats.inc(ClusterStat::UpstreamRqPerTryTimeout);
+                true
+            }
+            Expired::PerTryIdle => {
+                stats.inc(ClusterStat::UpstreamRqPerTryIdleTimeout);
+                true
+            }
+            _ => {
+                stats.inc(ClusterStat::UpstreamRqTimeout);
+                false
+            }
+        };
+        if per_try
+            && self.can_retry(s)
+            && let Some(retry) = &mut self.retry
+        {
+            // A try that timed out is a local reset to the policy.
+            match retry.on_reset(ResetReason::LocalReset, true, s.worker.random()) {
+                Verdict::Retry(wait) if self.take_retry(s) => return Ok(wait),
+                Verdict::Exhausted => self.note_exhausted(s),
+                Verdict::Retry(_) | Verdict::Accept => {}
+            }
+        }
+        let details = match expired {
+            Expired::PerTry => "upstream_per_try_timeout",
+            Expired::PerTryIdle => "upstream_per_try_idle_timeout",
+            _ => "response_timeout",
+        };
+        let alternative =
+            s.request.headers.contains(&names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
+        let (status, body) = if alternative {
+            (StatusCode::NO_CONTENT, "")
+        } else {
+            (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
+        };
+        let reply = LocalReply::new(status, details)
+            .body(body)
+            .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+        charge::local(s, &self.cluster, reply.status);
+        Err(self.reply(s, reply))
+    }
+
+    /// A reply in the place of an upstream's response.
+    fn reply(&self, s: &ActiveStream<'_>, mut reply: LocalReply) -> StreamEnd {
+        if s.route.virtual_host().is_some_and(|v| v.include_attempt_count_in_response)
+            && self.attempts > 0
+        {
+            let mut text = itoa::Buffer::new();
+            let headers = reply.headers.get_or_insert_with(HeaderList::new);
+            headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
+        }
+        StreamEnd::Reply(Box::new(reply))
+    }
+
+    /// A request is tried again only when all of it has come and all of it is still here, as in Envoy.
+    fn can_retry(&self, s: &ActiveStream<'_>) -> bool {
+        s.request_received() && self.replay.is_whole()
+    }
+
+    fn note_exhausted(&self, s: &mut ActiveStream<'_>) {
+        self.cluster.stats.inc(ClusterStat::UpstreamRqRetryLimitExceeded);
+        s.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    }
+
+    /// Counts a retry against the breaker of retries.
+    fn take_retry(&mut self, s: &mut ActiveStream<'_>) -> bool {
+        self._retry_guard = None;
+        match self.cluster.try_retry(self.priority()) {
+            Ok(guard) => {
+                self._retry_guard = Some(guard);
+                self.cluster.stats.inc(ClusterStat::UpstreamRqRetry);
+                true
+            }
+            Err(_) => {
+                s.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+                false
+            }
+        }
+    }
+
+    async fn back_off(&mut self, s: &mut ActiveStream<'_>, wait: BackOff) -> Result<(), StreamEnd> {
+        s.timers.set_per_try(None, None);
+        let (stat, wait) = match wait {
+            BackOff::Exponential(wait) => (ClusterStat::UpstreamRqRetryBackoffExponential, wait),
+            BackOff::RateLimited(wait) => (ClusterStat::UpstreamRqRetryBackoffRatelimited, wait),
+        };
+        self.cluster.stats.inc(stat);
+        if wait < Duration::from_millis(1) {
+            return Ok(());
+        }
+        let mut timer = s.worker.timers.timer();
+        timer.arm(Instant::now() + wait);
+        let expired = std::future::poll_fn(|cx| {
+            s.now = Instant::now();
+            if timer.poll(cx).is_ready() {
+                return std::task::Poll::Ready(Ok(None));
+            }
+            s.poll_event(cx).map(|interrupt| match interrupt {
+                Interrupt::End(end) => Err(end),
+                Interrupt::Try(expired) => Ok(Some(expired)),
+            })
+        })
+        .await?;
+        match expired {
+            None => Ok(()),
+            Some(expired) => match self.judge_timeout(s, expired) {
+                Err(end) => Err(end),
+                Ok(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Hands the response over to the filters and the client.
+    async fn deliver(
+        mut self,
+        s: &mut ActiveStream<'_>,
+        mut attempt: Attempt,
+        mut head: ResponseHead,
+        end: bool,
+    ) -> Result<(), StreamEnd> {
+        charge::response(s, &self.cluster, head.status, &head, false);
+        s.info.set_details("via_upstream");
+        if !s.hcm.config.router.suppress_envoy_headers {
+            let since = s.info.timing.last_downstream_rx.unwrap_or(s.info.start);
+            let took = s.now.saturating_duration_since(since).as_millis() as u64;
+            let mut text = itoa::Buffer::new();
+            head.headers.set(&names::X_ENVOY_UPSTREAM_SERVICE_TIME, text.format(took).as_bytes());
+        }
+        if s.route.virtual_host().is_some_and(|v| v.include_attempt_count_in_response) {
+            let mut text = itoa::Buffer::new();
+            head.headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
+        }
+        for ops in self.table.response_header_ops(self.matched) {
+            ops.apply_response(&mut head, Some(&s.request), &s.info);
+        }
+        let mut relay = super::relay::Relay::new(&mut self, &mut attempt);
+        let outcome = s.respond(head, end, &mut relay).await;
+        attempt.finish(s, &self.cluster, outcome.is_ok());
+        outcome
+    }
+}
