@@ -6,6 +6,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::codec::head::RequestHead;
 use crate::codec::name::{HeaderName, names};
 use crate::config::header_ops::HeaderOps;
@@ -72,14 +74,12 @@ impl RouteTable {
 
     fn find_route(&self, host: &VirtualHost, head: &RequestHead, random: u64) -> Option<u32> {
         let full = head.path();
-        let path = full.map_or(&b""[..], |path| {
-            let path = if self.ignore_path_parameters_in_path_matching {
-                path.split(|b| *b == b';').next().unwrap_or(path)
-            } else {
-                path
-            };
-            without_query(path)
-        });
+        let mut path = without_query(full.unwrap_or_default());
+        let mut bare = SmallVec::<[u8; 256]>::new();
+        if self.ignore_path_parameters_in_path_matching && path.contains(&b';') {
+            push_without_parameters(path, &mut bare);
+            path = &bare;
+        }
         host.index.first(path, host.routes.len(), |i| {
             let matcher = &host.routes[i as usize].matcher;
             let path_matches = match matcher.path {
@@ -192,7 +192,7 @@ impl RouteTable {
         matched: RouteMatch,
         filter: NameId,
     ) -> impl Iterator<Item = &Arc<dyn Any + Send + Sync>> {
-        let mut levels: smallvec::SmallVec<[&PerFilterSlot; 4]> =
+        let mut levels: SmallVec<[&PerFilterSlot; 4]> =
             self.per_filter_levels(matched).filter_map(|level| level.slot(filter)).collect();
         levels.reverse();
         levels.into_iter().filter_map(|slot| slot.config.as_ref())
@@ -240,6 +240,17 @@ impl VirtualHost {
         }
         let matches = |cluster: &&VirtualCluster| all_match(&cluster.headers, head);
         Some(self.virtual_clusters.iter().find(matches).map_or("other", |cluster| &cluster.name))
+    }
+}
+
+/// Every segment of the path up to its first `;`.
+fn push_without_parameters(path: &[u8], out: &mut SmallVec<[u8; 256]>) {
+    for segment in path.split_inclusive(|byte| *byte == b'/') {
+        let end = memchr::memchr(b';', segment).unwrap_or(segment.len());
+        out.extend_from_slice(&segment[..end]);
+        if end < segment.len() && segment.ends_with(b"/") {
+            out.push(b'/');
+        }
     }
 }
 

@@ -85,9 +85,10 @@ fn pb_match() -> impl Strategy<Value = pb::RouteMatch> {
 
 /// First match in order, by the words of the proto file and nothing else.
 fn naive(routes: &[pb::Route], head: &RequestHead, cut_parameters: bool) -> Option<String> {
-    let full = head.path_str();
-    let full = if cut_parameters { full.split(';').next().unwrap() } else { full };
-    let path = full.split('?').next().unwrap();
+    let path = head.path_str().split('?').next().unwrap();
+    let bare: Vec<_> = path.split('/').map(|segment| segment.split(';').next().unwrap()).collect();
+    let path = if cut_parameters { bare.join("/") } else { path.to_owned() };
+    let path = path.as_str();
     let found = routes.iter().find(|route| {
         let matcher = route.r#match.as_ref().unwrap();
         let fold = |text: &str| match matcher.case_sensitive.as_ref().unwrap().value {

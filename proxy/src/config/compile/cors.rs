@@ -29,32 +29,28 @@ pub fn compile_cors(policy: &filter_pb::CorsPolicy, path: &FieldPath<'_>) -> Opt
     })
 }
 
-/// `envoy.config.route.v3.CorsPolicy`.
+/// `envoy.config.route.v3.CorsPolicy`: the same fields under another name.
 pub fn compile_deprecated_cors(
     policy: &route_pb::CorsPolicy,
     path: &FieldPath<'_>,
 ) -> Option<CorsPolicy> {
     use route_pb::cors_policy::EnabledSpecifier;
-    let patterns = &policy.allow_origin_string_match;
-    let filter_enabled = match &policy.enabled_specifier {
-        Some(EnabledSpecifier::FilterEnabled(enabled)) => Some(enabled),
-        None => None,
+    let filter_enabled = policy.enabled_specifier.clone().map(|enabled| match enabled {
+        EnabledSpecifier::FilterEnabled(enabled) => enabled,
+    });
+    let policy = filter_pb::CorsPolicy {
+        allow_origin_string_match: policy.allow_origin_string_match.clone(),
+        allow_methods: policy.allow_methods.clone(),
+        allow_headers: policy.allow_headers.clone(),
+        expose_headers: policy.expose_headers.clone(),
+        max_age: policy.max_age.clone(),
+        allow_credentials: policy.allow_credentials,
+        filter_enabled,
+        shadow_enabled: policy.shadow_enabled.clone(),
+        allow_private_network_access: policy.allow_private_network_access,
+        forward_not_matching_preflights: policy.forward_not_matching_preflights,
     };
-    Some(CorsPolicy {
-        allow_origin: compile_string_matchers(patterns, "allow_origin_string_match", path)?,
-        allow_methods: policy.allow_methods.as_bytes().into(),
-        allow_headers: policy.allow_headers.as_bytes().into(),
-        expose_headers: policy.expose_headers.as_bytes().into(),
-        max_age: policy.max_age.as_bytes().into(),
-        allow_credentials: policy.allow_credentials.as_ref().map(|v| v.value),
-        allow_private_network_access: policy.allow_private_network_access.as_ref().map(|v| v.value),
-        forward_not_matching_preflights: policy
-            .forward_not_matching_preflights
-            .as_ref()
-            .map(|v| v.value),
-        enabled: fraction(filter_enabled, "filter_enabled", path),
-        shadow_enabled: fraction(policy.shadow_enabled.as_ref(), "shadow_enabled", path),
-    })
+    compile_cors(&policy, path)
 }
 
 fn fraction(

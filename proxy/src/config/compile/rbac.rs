@@ -78,6 +78,7 @@ fn compile_permissions(
     rules.into_iter().collect()
 }
 
+#[expect(deprecated, reason = "metadata is refused by name")]
 fn compile_permission(permission: &pb::Permission, path: &FieldPath<'_>) -> Option<RbacRule> {
     use pb::permission::Rule;
     let set = |set: &pb::permission::Set, field: &str| {
@@ -140,7 +141,7 @@ fn compile_principals(
     rules.into_iter().collect()
 }
 
-#[expect(deprecated, reason = "source_ip still counts")]
+#[expect(deprecated, reason = "source_ip still counts, metadata is refused by name")]
 fn compile_principal(principal: &pb::Principal, path: &FieldPath<'_>) -> Option<RbacRule> {
     use pb::principal::Identifier;
     let set = |set: &pb::principal::Set, field: &str| {

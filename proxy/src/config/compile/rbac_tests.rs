@@ -155,6 +155,7 @@ fn actions_and_the_policy_that_is_named() {
 }
 
 #[test]
+#[expect(deprecated, reason = "metadata is refused by name")]
 fn what_cannot_be_checked_is_refused() {
     let metadata = Rule::Metadata(matcher_pb::MetadataMatcher::default());
     let bad_range = Rule::DestinationPortRange(Int32Range { start: 5, end: 5 });

@@ -14,13 +14,11 @@ const PROGRAM_BYTES: usize = 1 << 20;
 /// Bytes of lazily built automaton kept per regex and thread.
 const CACHE_BYTES: usize = 256 << 10;
 
-/// A pattern that must match a whole value, or whose every match is replaced.
+/// A pattern that must match a whole value.
 #[derive(Clone)]
 pub struct Regex {
     /// Anchored at both ends.
     whole: bytes::Regex,
-    /// As written; only for replacing.
-    part: Option<bytes::Regex>,
     source: Box<str>,
 }
 
@@ -32,7 +30,7 @@ impl Regex {
         // Compiled alone first: `a)(b` must not pass because the group around it closes it.
         compile(pattern, &translated)?;
         let whole = compile(pattern, &format!(r"\A(?:{translated})\z"))?;
-        Ok(Self { whole, part: None, source: pattern.into() })
+        Ok(Self { whole, source: pattern.into() })
     }
 
     /// RE2's FullMatch.
@@ -55,7 +53,7 @@ impl fmt::Debug for Regex {
 /// `envoy.type.matcher.v3.RegexMatchAndSubstitute`: RE2's GlobalReplace.
 #[derive(Debug, Clone)]
 pub struct RegexReplace {
-    regex: Regex,
+    pattern: bytes::Regex,
     parts: Box<[Part]>,
 }
 
@@ -69,21 +67,19 @@ impl RegexReplace {
     /// `substitution` may have `\0`…`\9` and `\\`.
     ///
     /// # Errors
-    /// The pattern is refused, the substitution has another escape, or names a group that is not there.
+    /// The pattern is refused, the substitution has another escape, or names a group that is not there
+    /// (Envoy takes the last two, and then replaces nothing).
     pub fn new(pattern: &str, substitution: &str) -> Result<Self, InvalidRegex> {
-        let mut regex = Regex::new(pattern)?;
-        let part = compile(pattern, &translate(pattern))?;
-        let parts = parse_substitution(substitution, part.captures_len() - 1)
+        let compiled = compile(pattern, &translate(pattern))?;
+        let parts = parse_substitution(substitution, compiled.captures_len() - 1)
             .map_err(|reason| InvalidRegex { pattern: substitution.into(), reason })?;
-        regex.part = Some(part);
-        Ok(Self { regex, parts })
+        Ok(Self { pattern: compiled, parts })
     }
 
     /// Appends `value` with every match replaced to `out`.
     pub fn replace_all(&self, value: &[u8], out: &mut Vec<u8>) {
-        let part = self.regex.part.as_ref().expect("made by new");
         let mut done = 0;
-        for captures in part.captures_iter(value) {
+        for captures in self.pattern.captures_iter(value) {
             let Some(all) = captures.get(0) else { continue };
             out.extend_from_slice(&value[done..all.start()]);
             for part in &self.parts {

@@ -3,6 +3,7 @@
 
 mod action;
 mod answer;
+mod cluster_specifier;
 mod per_filter;
 mod retry;
 mod route_entry;
