@@ -143,7 +143,8 @@ impl ChunkDecoder {
                         self.state = ChunkState::DataCr;
                     }
                     let data = buf.split_to(n).freeze();
-                    if self.finish_chunk(buf)? && buf.starts_with(LAST_CHUNK) {
+                    // What is wrong behind the data is said by the next step.
+                    if self.finish_chunk(buf) == Ok(true) && buf.starts_with(LAST_CHUNK) {
                         buf.advance(LAST_CHUNK.len());
                         self.ended = true;
                     }
@@ -170,17 +171,18 @@ impl ChunkDecoder {
     /// Takes the CRLF behind a chunk's data, as far as it is there, so that the last frame and the end are
     /// known together; whether it is complete.
     fn finish_chunk(&mut self, buf: &mut BytesMut) -> Result<bool, ParseFault> {
-        if self.state == ChunkState::DataCr && buf.has_remaining() {
-            if buf.get_u8() != b'\r' {
-                return Err(ParseFault::CodecError);
+        for (state, byte, next) in [
+            (ChunkState::DataCr, b'\r', ChunkState::DataLf),
+            (ChunkState::DataLf, b'\n', ChunkState::Size),
+        ] {
+            match buf.first() {
+                Some(b) if self.state == state && *b == byte => {
+                    buf.advance(1);
+                    self.state = next;
+                }
+                Some(_) if self.state == state => return Err(ParseFault::CodecError),
+                Some(_) | None => {}
             }
-            self.state = ChunkState::DataLf;
-        }
-        if self.state == ChunkState::DataLf && buf.has_remaining() {
-            if buf.get_u8() != b'\n' {
-                return Err(ParseFault::CodecError);
-            }
-            self.state = ChunkState::Size;
         }
         Ok(self.state == ChunkState::Size)
     }

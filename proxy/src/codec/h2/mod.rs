@@ -10,6 +10,8 @@ mod convert;
 mod keepalive;
 mod server;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 /// What an HTTP/2 connection is configured with.
