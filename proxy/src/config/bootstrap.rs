@@ -14,10 +14,8 @@ pub struct Bootstrap {
     pub node: Node,
     /// `admin`; without an address there is no admin interface.
     pub admin: Option<AdminConfig>,
-    /// `stats_config`, `stats_flush_interval`, and `--stats-tag`.
+    /// `stats_config`, `stats_flush_interval`, `deferred_stat_options` and `--stats-tag`.
     pub stats: StatsConfig,
-    /// `deferred_stat_options.enable_deferred_creation_stats`
-    pub deferred_stats: bool,
     /// `application_log_config.log_format`; `--log-format` counts without it.
     pub log_pattern: Option<Pattern>,
     /// `layered_runtime`; to be published.

@@ -28,10 +28,6 @@ pub fn compile_bootstrap(pb: &pb::Bootstrap, options: &Options, path: &FieldPath
         node: compile_node(pb.node.clone().unwrap_or_default(), options),
         admin: pb.admin.as_ref().and_then(|admin| compile_admin(admin, &path.field("admin"))),
         stats: compile_stats(pb, &tags, path),
-        deferred_stats: pb
-            .deferred_stat_options
-            .as_ref()
-            .is_some_and(|options| options.enable_deferred_creation_stats),
         log_pattern: log.and_then(|log| {
             let path = path.field("application_log_config");
             if log.log_format.is_some() && options.log_format.is_some() {

@@ -143,8 +143,8 @@ mod tests {
             [("wait_for_warm_on_init".to_owned(), Severity::Ignored)]
         );
         assert_eq!(
-            found("{name: a, lb_subset_config: {}}"),
-            [("lb_subset_config".to_owned(), Severity::Error)]
+            found("{name: a, transport_socket_matches: [{}]}"),
+            [("transport_socket_matches".to_owned(), Severity::Error)]
         );
         let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
         assert_eq!(
