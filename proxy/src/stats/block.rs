@@ -216,84 +216,110 @@ impl<S: StatSet> SharedBlock<S> {
 
 /// One worker's part of a counter with a name known at run time (`upstream_rq_503`).
 #[derive(Debug, Clone)]
-pub struct Counter(Arc<AtomicU64>, Keep, PhantomData<Rc<()>>);
+pub struct Counter {
+    cell: Arc<AtomicU64>,
+    _scope: Keep,
+    _worker: PhantomData<Rc<()>>,
+}
 
 impl Counter {
     pub(super) fn new(cell: Arc<AtomicU64>, scope: Keep) -> Self {
-        Self(cell, scope, PhantomData)
+        Self { cell, _scope: scope, _worker: PhantomData }
     }
 
     #[inline]
     pub fn inc(&self) {
-        plain_add(&self.0, 1);
+        plain_add(&self.cell, 1);
     }
 
     #[inline]
     pub fn add(&self, n: u64) {
-        plain_add(&self.0, n);
+        plain_add(&self.cell, n);
     }
 }
 
 /// One worker's part of a gauge with a name known at run time.
 #[derive(Debug, Clone)]
-pub struct Gauge(Arc<AtomicU64>, Keep, PhantomData<Rc<()>>);
+pub struct Gauge {
+    cell: Arc<AtomicU64>,
+    _scope: Keep,
+    _worker: PhantomData<Rc<()>>,
+}
 
 impl Gauge {
     pub(super) fn new(cell: Arc<AtomicU64>, scope: Keep) -> Self {
-        Self(cell, scope, PhantomData)
+        Self { cell, _scope: scope, _worker: PhantomData }
     }
 
     #[inline]
     pub fn inc(&self) {
-        plain_gauge_add(&self.0, 1);
+        plain_gauge_add(&self.cell, 1);
     }
 
     #[inline]
     pub fn dec(&self) {
-        plain_gauge_add(&self.0, -1);
+        plain_gauge_add(&self.cell, -1);
     }
 }
 
 /// One worker's part of a histogram with a name known at run time.
 #[derive(Debug, Clone)]
-pub struct WorkerHistogram(Arc<Histogram>, Keep, PhantomData<Rc<()>>);
+pub struct WorkerHistogram {
+    histogram: Arc<Histogram>,
+    _scope: Keep,
+    _worker: PhantomData<Rc<()>>,
+}
 
 impl WorkerHistogram {
     pub(super) fn new(histogram: Arc<Histogram>, scope: Keep) -> Self {
-        Self(histogram, scope, PhantomData)
+        Self { histogram, _scope: scope, _worker: PhantomData }
     }
 
     #[inline]
     pub fn record(&self, value: u64) {
-        self.0.record(value);
+        self.histogram.record(value);
     }
 }
 
 /// A counter that any thread may write.
 #[derive(Debug, Clone)]
-pub struct SharedCounter(pub(super) Arc<AtomicU64>, pub(super) Keep);
+pub struct SharedCounter {
+    cell: Arc<AtomicU64>,
+    _scope: Keep,
+}
 
 impl SharedCounter {
+    pub(super) fn new(cell: Arc<AtomicU64>, scope: Keep) -> Self {
+        Self { cell, _scope: scope }
+    }
+
     pub fn inc(&self) {
         self.add(1);
     }
 
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        self.cell.fetch_add(n, Ordering::Relaxed);
     }
 }
 
 /// A gauge that any thread may write.
 #[derive(Debug, Clone)]
-pub struct SharedGauge(pub(super) Arc<AtomicU64>, pub(super) Keep);
+pub struct SharedGauge {
+    cell: Arc<AtomicU64>,
+    _scope: Keep,
+}
 
 impl SharedGauge {
+    pub(super) fn new(cell: Arc<AtomicU64>, scope: Keep) -> Self {
+        Self { cell, _scope: scope }
+    }
+
     pub fn add(&self, n: i64) {
-        shared_gauge_add(&self.0, n);
+        shared_gauge_add(&self.cell, n);
     }
 
     pub fn set(&self, value: u64) {
-        self.0.store(value << 1 | USED, Ordering::Relaxed);
+        self.cell.store(value << 1 | USED, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 //! and Prometheus buckets come out alike.
 //!
 //! A worker writes, the control thread reads, without a lock. Bins live in tiers that are allocated as the values
-//! spread: a histogram with few different values costs 64 bytes.
+//! spread: an unused histogram costs 16 bytes, one with few different values some 130 more.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +11,9 @@ use super::bins::Bins;
 
 /// Bins of all `u64` values: zero, then 90 for each power of ten up to 10^19.
 const BINS: usize = 1 + 90 * 20;
-/// Slots of the hashed tiers; the last tier has one slot per bin.
-const TIERS: [usize; 3] = [8, 32, 128];
-const LAST: usize = TIERS.len();
+/// Slots of the hashed tiers behind the first eight; the last tier has one slot per bin.
+const TIERS: [usize; 2] = [32, 128];
+const LAST: usize = TIERS.len() + 1;
 /// Slots tried in a hashed tier before the next one.
 const PROBES: usize = 4;
 /// A hashed slot is `bin << COUNT_BITS | count`.
@@ -58,12 +58,37 @@ impl Bin {
 /// The bins of one histogram, written by one worker ([`record`](Self::record)) or by anyone
 /// ([`record_shared`](Self::record_shared)), never by both.
 #[derive(Debug, Default)]
-pub struct Histogram {
-    tiers: [OnceLock<Box<[AtomicU64]>>; LAST + 1],
+pub struct Histogram(OnceLock<Box<Tiers>>);
+
+#[derive(Debug, Default)]
+struct Tiers {
+    first: [AtomicU64; 8],
+    more: [OnceLock<Box<[AtomicU64]>>; LAST],
 }
 
 fn zeroed(slots: usize) -> Box<[AtomicU64]> {
     (0..slots).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// The slot of a hashed tier that counts the bin with this key, claimed when it is new; `None` when its probes are
+/// taken.
+#[inline]
+fn probe(cells: &[AtomicU64], key: u64) -> Option<&AtomicU64> {
+    let start = (key as usize).wrapping_mul(7);
+    (0..PROBES).find_map(|probe| {
+        let cell = &cells[(start + probe) & (cells.len() - 1)];
+        let seen = cell.load(Ordering::Relaxed);
+        if seen >> COUNT_BITS == key {
+            return Some(cell);
+        }
+        if seen != 0 {
+            return None;
+        }
+        match cell.compare_exchange(0, key << COUNT_BITS, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Some(cell),
+            Err(other) => (other >> COUNT_BITS == key).then_some(cell),
+        }
+    })
 }
 
 impl Histogram {
@@ -79,51 +104,37 @@ impl Histogram {
         self.slot(Bin::of(value)).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The slot that counts `bin`, claimed when it is new.
+    /// The slot that counts `bin`.
     #[inline]
     fn slot(&self, bin: Bin) -> &AtomicU64 {
+        let tiers = self.0.get_or_init(Box::default);
         let key = u64::from(bin.0) + 1;
-        for (tier, slots) in TIERS.iter().enumerate() {
-            let cells = self.tiers[tier].get_or_init(|| zeroed(*slots));
-            let start = usize::from(bin.0).wrapping_mul(7);
-            for probe in 0..PROBES {
-                let cell = &cells[(start + probe) & (slots - 1)];
-                let seen = cell.load(Ordering::Relaxed);
-                if seen >> COUNT_BITS == key {
-                    return cell;
-                }
-                if seen == 0 {
-                    let claimed = cell.compare_exchange(
-                        0,
-                        key << COUNT_BITS,
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    );
-                    match claimed {
-                        Ok(_) => return cell,
-                        Err(other) if other >> COUNT_BITS == key => return cell,
-                        Err(_) => {}
-                    }
-                }
+        if let Some(cell) = probe(&tiers.first, key) {
+            return cell;
+        }
+        for (tier, slots) in tiers.more.iter().zip(TIERS) {
+            if let Some(cell) = probe(tier.get_or_init(|| zeroed(slots)), key) {
+                return cell;
             }
         }
-        &self.tiers[LAST].get_or_init(|| zeroed(BINS))[usize::from(bin.0)]
+        &tiers.more[LAST - 1].get_or_init(|| zeroed(BINS))[usize::from(bin.0)]
     }
 
     /// Adds this histogram's counts to `sum`.
     pub fn merge_into(&self, sum: &mut Bins) {
-        for (tier, cells) in self.tiers.iter().enumerate() {
-            let Some(cells) = cells.get() else { continue };
-            for (index, cell) in cells.iter().enumerate() {
-                let seen = cell.load(Ordering::Relaxed);
-                let (bin, count) = if tier == LAST {
-                    (index as u16, seen)
-                } else {
-                    ((seen >> COUNT_BITS).wrapping_sub(1) as u16, seen & COUNT_MASK)
-                };
-                if count > 0 {
-                    sum.add(Bin(bin), count);
-                }
+        let Some(tiers) = self.0.get() else { return };
+        let hashed = tiers.more[..LAST - 1].iter().filter_map(OnceLock::get).flatten();
+        for cell in tiers.first.iter().chain(hashed) {
+            let seen = cell.load(Ordering::Relaxed);
+            if seen & COUNT_MASK > 0 {
+                sum.add(Bin((seen >> COUNT_BITS) as u16 - 1), seen & COUNT_MASK);
+            }
+        }
+        let all = tiers.more[LAST - 1].get().into_iter().flatten();
+        for (bin, cell) in all.enumerate() {
+            let count = cell.load(Ordering::Relaxed);
+            if count > 0 {
+                sum.add(Bin(bin as u16), count);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! A scope: a prefix, the sets declared under it, the blocks their writers have made, and statistics with names
 //! known only at run time. A scope that nobody counts in keeps only the list of its sets.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+use smallvec::SmallVec;
 
 use super::bins::Bins;
 use super::block::{
@@ -34,14 +35,14 @@ struct State {
     tables: Vec<&'static StatTable>,
     /// Blocks by table and writer, in no order: there are few.
     blocks: Vec<(&'static StatTable, u16, Arc<BlockData>)>,
-    #[expect(clippy::box_collection, reason = "most scopes have none: 8 bytes instead of 24")]
-    named: Option<Box<BTreeMap<Box<str>, Named>>>,
+    /// Sorted by name; there are few.
+    named: Vec<(Box<str>, Named)>,
 }
 
 /// A statistic whose name is known only at run time.
 struct Named {
     kind: Kind,
-    cells: Vec<(u16, NamedCell)>,
+    cells: SmallVec<[(u16, NamedCell); 1]>,
 }
 
 enum NamedCell {
@@ -155,11 +156,11 @@ impl Scope {
     }
 
     pub fn shared_counter(&self, name: &str) -> SharedCounter {
-        SharedCounter(self.0.number(SHARED, name, Kind::Counter), self.keep())
+        SharedCounter::new(self.0.number(SHARED, name, Kind::Counter), self.keep())
     }
 
     pub fn shared_gauge(&self, name: &str) -> SharedGauge {
-        SharedGauge(self.0.number(SHARED, name, Kind::Gauge), self.keep())
+        SharedGauge::new(self.0.number(SHARED, name, Kind::Gauge), self.keep())
     }
 
     pub fn text_readout(&self, name: &str) -> TextReadout {
@@ -246,13 +247,13 @@ impl ScopeInner {
             return take(&make());
         }
         let mut state = lock(&self.state);
-        let named = state
-            .named
-            .get_or_insert_default()
-            .entry(name)
-            .or_insert_with(|| Named { kind, cells: Vec::new() });
+        let at = state.named.binary_search_by(|(of, _)| of.cmp(&name)).unwrap_or_else(|at| {
+            state.named.reserve_exact(1);
+            state.named.insert(at, (name, Named { kind, cells: SmallVec::new() }));
+            at
+        });
+        let named = &mut state.named[at].1;
         let index = named.cells.iter().position(|(by, _)| *by == writer).unwrap_or_else(|| {
-            named.cells.reserve_exact(1);
             named.cells.push((writer, make()));
             named.cells.len() - 1
         });
@@ -273,9 +274,7 @@ impl ScopeInner {
                 }
             }
         }
-        if let Some(named) = &state.named {
-            all.extend(named.keys().map(|name| Which::Named(name.clone())));
-        }
+        all.extend(state.named.iter().map(|(name, _)| Which::Named(name.clone())));
         all
     }
 
@@ -283,9 +282,7 @@ impl ScopeInner {
     pub(super) fn kind(&self, which: &Which) -> Option<Kind> {
         match which {
             Which::Def(table, index) => table.defs.get(*index).map(|def| def.kind),
-            Which::Named(name) => {
-                lock(&self.state).named.as_ref()?.get(name).map(|named| named.kind)
-            }
+            Which::Named(name) => lock(&self.state).named(name).map(|named| named.kind),
         }
     }
 
@@ -308,7 +305,7 @@ impl ScopeInner {
             let state = lock(&self.state);
             match which {
                 Which::Def(table, index) => state.read(table, *index)?,
-                Which::Named(name) => state.named.as_ref()?.get(name)?.read(),
+                Which::Named(name) => state.named(name)?.read(),
             }
         };
         if let Value::Counter(n) = &mut reading.value {
@@ -330,7 +327,7 @@ impl ScopeInner {
                 }
             }
         }
-        for (name, named) in state.named.iter().flat_map(|named| named.iter()) {
+        for (name, named) in &state.named {
             if let Reading { value: Value::Counter(n), .. } = named.read() {
                 each(name, n);
             }
@@ -349,6 +346,11 @@ impl Which {
 }
 
 impl State {
+    fn named(&self, name: &str) -> Option<&Named> {
+        let at = self.named.binary_search_by(|(of, _)| (**of).cmp(name)).ok()?;
+        Some(&self.named[at].1)
+    }
+
     fn read(&self, table: &'static StatTable, index: usize) -> Option<Reading> {
         let def: &StatDef = table.defs.get(index)?;
         let slot = usize::from(def.slot);
@@ -408,4 +410,15 @@ fn sum_gauge<'a>(cells: impl Iterator<Item = &'a AtomicU64>) -> Reading {
         used |= cell & 1 == 1;
     }
     Reading { value: Value::Gauge(sum), used }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unused_statistics_stay_small() {
+        assert!(size_of::<ScopeInner>() <= 120);
+        assert!(size_of::<Histogram>() <= 16);
+    }
 }

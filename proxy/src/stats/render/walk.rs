@@ -105,9 +105,7 @@ impl Iterator for Walk {
             }
             let Some(Reverse(Pending { name, which, scope })) = self.heap.pop() else {
                 // Every scope that is left was empty in this phase.
-                if self.scopes.peek().is_none() {
-                    return None;
-                }
+                self.scopes.peek()?;
                 continue;
             };
             let scope = self.open[scope].clone();
