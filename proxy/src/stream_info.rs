@@ -381,6 +381,26 @@ impl StreamInfo {
     }
 }
 
+/// Facts of a stream over a pipe, for tests of what reads them.
+#[cfg(test)]
+pub(crate) fn test_info() -> StreamInfo {
+    let address = || Address::Pipe("".into());
+    let connection = ConnectionInfo {
+        id: 1,
+        remote: address(),
+        direct_remote: address(),
+        local: address(),
+        direct_local: address(),
+        requested_server_name: None,
+        is_tls: false,
+        started: Instant::now(),
+        filter_chain_name: "".into(),
+        listener_name: "".into(),
+        state: FilterState::default(),
+    };
+    StreamInfo::new(Rc::new(connection), 1, Instant::now(), SystemTime::now())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

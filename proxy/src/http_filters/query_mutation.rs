@@ -164,34 +164,13 @@ fn escaped(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-    use std::time::{Instant, SystemTime};
-
     use http::Method;
 
     use super::*;
     use crate::codec::head::Protocol;
     use crate::config::compile::diagnostic::Diagnostics;
     use crate::config::pb::google::protobuf::Value;
-    use crate::stream_info::{Address, ConnectionInfo, FilterState};
-
-    fn info() -> StreamInfo {
-        let address = || Address::Pipe("".into());
-        let connection = ConnectionInfo {
-            id: 1,
-            remote: address(),
-            direct_remote: address(),
-            local: address(),
-            direct_local: address(),
-            requested_server_name: None,
-            is_tls: false,
-            started: Instant::now(),
-            filter_chain_name: "".into(),
-            listener_name: "".into(),
-            state: FilterState::default(),
-        };
-        StreamInfo::new(Rc::new(connection), 1, Instant::now(), SystemTime::now())
-    }
+    use crate::stream_info::test_info;
 
     fn append(name: &str, value: &str, action: QueryAppendAction) -> pb::KeyValueMutation {
         let value = Value { kind: Some(Kind::StringValue(value.into())) };
@@ -212,7 +191,7 @@ mod tests {
         let mut head = RequestHead::new(Method::GET, Protocol::Http11);
         head.set_path(path.as_bytes());
         head.headers.push_raw(b"x-q", b"q v\r");
-        mutate_query(&compiled, &mut head, &info());
+        mutate_query(&compiled, &mut head, &test_info());
         head.path_str().to_owned()
     }
 

@@ -77,6 +77,10 @@ fn redirect_reply(
     redirect: &RedirectAction,
 ) -> StreamEnd {
     s.hcm.router_stats.inc(RouterStat::RqRedirect);
+    if let Some(route) = table.matched_route(matched) {
+        let keep_original = !s.hcm.config.router.suppress_envoy_headers;
+        rewrite::rewrite_path(route, &mut s.request, keep_original);
+    }
     let location = rewrite::redirect_location(redirect, &s.request);
     let StreamEnd::Reply(mut reply) = redirect_to(redirect.response_code, &location) else {
         return StreamEnd::Reset(crate::hcm::stream::reset_code::INTERNAL_ERROR);
@@ -179,20 +183,9 @@ impl<'r> Forwarding<'r> {
         }
         let timeouts = timeouts::decide(action, &config.router, &mut s.request);
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
-        for ops in table.request_header_ops(matched) {
-            ops.apply_request(&mut s.request, &s.info);
-        }
         let keep_original = !config.router.suppress_envoy_headers;
-        let weight_host =
-            table.cluster_weight(matched).and_then(|w| w.host_rewrite_literal.as_deref());
-        let host =
-            weight_host.map(<[u8]>::to_vec).or_else(|| rewrite::rewritten_host(action, &s.request));
-        if let Some(host) = host {
-            let append = action.append_x_forwarded_host;
-            rewrite::update_authority(&mut s.request, &host, append, keep_original);
-        }
+        rewrite::finalize_request(table, matched, &mut s.request, &s.info, keep_original);
         if let Some(route) = table.matched_route(matched) {
-            rewrite::rewrite_path(route, &mut s.request, keep_original);
             if let Some(decorator) = &route.decorator
                 && decorator.propagate
                 && config.tracing.is_some()

@@ -120,9 +120,11 @@ pub fn finalize_request(
     info: &StreamInfo,
     keep_original: bool,
 ) {
-    let weight = table.cluster_weight(matched);
-    if let Some(host) = weight.and_then(|weight| weight.host_rewrite_literal.as_deref()) {
-        head.set_authority(host);
+    if let Some(weight) = table.cluster_weight(matched) {
+        weight.request_headers.apply_request(head, info);
+        if let Some(host) = &weight.host_rewrite_literal {
+            head.set_authority(host);
+        }
     }
     for ops in table.request_header_ops(matched) {
         ops.apply_request(head, info);

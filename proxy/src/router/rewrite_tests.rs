@@ -214,3 +214,35 @@ fn the_original_path_is_kept() {
     assert_eq!(head.path_str(), "/x/z?q");
     assert_eq!(head.headers.get_str(&names::X_ENVOY_ORIGINAL_PATH), Some("/pI/z?q"));
 }
+
+#[test]
+fn a_weighted_cluster_comes_first() {
+    use crate::config::pb::google::protobuf::UInt32Value;
+    use pb::weighted_cluster::ClusterWeight;
+    use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier as WeightHost;
+    let share = ClusterWeight {
+        name: "c".into(),
+        weight: Some(UInt32Value { value: 1 }),
+        host_rewrite_specifier: Some(WeightHost::HostRewriteLiteral("wl".into())),
+        ..Default::default()
+    };
+    let weighted = pb::WeightedCluster { clusters: vec![share], ..Default::default() };
+    let of = |host: Option<&str>| {
+        let action = pb::RouteAction {
+            cluster_specifier: Some(pb::route_action::ClusterSpecifier::WeightedClusters(
+                weighted.clone(),
+            )),
+            host_rewrite_specifier: host
+                .map(|host| HostRewriteSpecifier::HostRewriteLiteral(host.into())),
+            ..Default::default()
+        };
+        let table = table(PbPath::Prefix("/".into()), true, pb::route::Action::Route(action));
+        let mut head = head("h", "/");
+        let matched = table.route(&head, 0).unwrap();
+        finalize_request(&table, matched, &mut head, &crate::stream_info::test_info(), true);
+        let original = head.headers.get_str(&names::X_ENVOY_ORIGINAL_HOST).map(str::to_owned);
+        (head.authority_str().to_owned(), original)
+    };
+    assert_eq!(of(None), ("wl".into(), None));
+    assert_eq!(of(Some("rl")), ("rl".into(), Some("wl".into())));
+}

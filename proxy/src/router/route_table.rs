@@ -137,44 +137,36 @@ impl RouteTable {
     }
 
     /// The request header operations in the order in which they run; a later one has the last word.
+    /// A weighted cluster's own come before them in either order, as in Envoy. A redirect to https has
+    /// none.
     pub fn request_header_ops(&self, matched: RouteMatch) -> impl Iterator<Item = &HeaderOps> {
         let host = self.virtual_host(matched);
         self.in_order(
-            self.cluster_weight(matched).map(|weight| &weight.request_headers),
-            [
-                self.matched_route(matched).map(|route| &route.request_headers),
-                Some(&host.request_headers),
-                Some(&self.request_headers),
-            ],
+            self.matched_route(matched).map(|route| &route.request_headers),
+            [&host.request_headers, &self.request_headers],
         )
     }
 
-    /// As `request_header_ops`, for the response.
+    /// The response header operations in the order in which they run, a weighted cluster's own first.
     pub fn response_header_ops(&self, matched: RouteMatch) -> impl Iterator<Item = &HeaderOps> {
         let host = self.virtual_host(matched);
-        self.in_order(
-            self.cluster_weight(matched).map(|weight| &weight.response_headers),
-            [
-                self.matched_route(matched).map(|route| &route.response_headers),
-                Some(&host.response_headers),
-                Some(&self.response_headers),
-            ],
-        )
+        let weight = self.cluster_weight(matched).map(|weight| &weight.response_headers);
+        weight.into_iter().chain(self.in_order(
+            self.matched_route(matched).map(|route| &route.response_headers),
+            [&host.response_headers, &self.response_headers],
+        ))
     }
 
-    /// A weighted cluster's own come first in either order, as in Envoy. A redirect to https has none.
     fn in_order<'a>(
         &self,
-        weight: Option<&'a HeaderOps>,
-        mut levels: [Option<&'a HeaderOps>; 3],
+        route: Option<&'a HeaderOps>,
+        above: [&'a HeaderOps; 2],
     ) -> impl Iterator<Item = &'a HeaderOps> + use<'a> {
-        if levels[0].is_none() {
-            levels = [None; 3];
-        }
+        let mut levels = [route, route.and(Some(above[0])), route.and(Some(above[1]))];
         if self.most_specific_header_mutations_wins {
             levels.reverse();
         }
-        weight.into_iter().chain(levels.into_iter().flatten()).filter(|ops| !ops.is_empty())
+        levels.into_iter().flatten().filter(|ops| !ops.is_empty())
     }
 
     /// The most specific configuration of a filter for this request.
