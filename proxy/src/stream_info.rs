@@ -4,6 +4,7 @@
 //! (HTTP) or `filter_chain::tcp_proxy` (TCP).
 
 use std::any::{Any, TypeId};
+use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -235,6 +236,8 @@ pub struct EarlierAttempt {
 pub struct FilterState {
     typed: Vec<(TypeId, Rc<dyn Any>)>,
     strings: Vec<(Arc<str>, Arc<str>)>,
+    /// Values made on first use, by whoever owns the key.
+    keyed: RefCell<Vec<(usize, Rc<dyn Any>)>>,
 }
 
 impl FilterState {
@@ -249,6 +252,19 @@ impl FilterState {
         let key = key.into();
         self.strings.retain(|(have, _)| *have != key);
         self.strings.push((key, value.into()));
+    }
+
+    /// The value of a key, made where there is none: for filters that keep something for a connection. The key is
+    /// an address or number that nobody else uses.
+    pub fn keyed<T: 'static>(&self, key: usize, make: impl FnOnce() -> T) -> Rc<T> {
+        let mut keyed = self.keyed.borrow_mut();
+        let found = keyed.iter().find(|(have, _)| *have == key).map(|(_, value)| value.clone());
+        if let Some(found) = found.and_then(|value| value.downcast().ok()) {
+            return found;
+        }
+        let value = Rc::new(make());
+        keyed.push((key, value.clone()));
+        value
     }
 
     pub fn string(&self, key: &str) -> Option<&str> {

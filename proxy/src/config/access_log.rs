@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::core::RuntimeFraction;
 use super::matcher::StringMatcher;
 use super::matcher::header::HeaderMatcher;
+use super::runtime;
 use crate::format::{AccessLogType, SubstitutionFormat};
 use crate::stream_info::ResponseFlags;
 
@@ -82,7 +83,11 @@ pub enum ComparisonOp {
 
 impl Comparison {
     pub fn holds(&self, found: u64) -> bool {
-        let value = u64::from(self.value);
+        let of_runtime = self
+            .runtime_key
+            .as_deref()
+            .and_then(|key| runtime::current().get(key).and_then(runtime::RuntimeValue::integer));
+        let value = of_runtime.unwrap_or_else(|| self.value.into());
         match self.op {
             ComparisonOp::Eq => found == value,
             ComparisonOp::Ge => found >= value,

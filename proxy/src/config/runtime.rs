@@ -84,6 +84,11 @@ pub fn current() -> Arc<Runtime> {
     CURRENT.load_full()
 }
 
+/// A whole number in force now.
+pub fn integer(key: &str) -> Option<u64> {
+    CURRENT.load().get(key).and_then(RuntimeValue::integer)
+}
+
 /// Puts values in force for the process: once at start, and after each change of the admin layer.
 pub fn publish(runtime: Runtime) {
     CURRENT.store(Arc::new(runtime));

@@ -81,6 +81,9 @@ registry! {
     Cors = cors,
     HeaderMutation = header_mutation,
     Rbac = rbac,
+    Buffer = buffer,
+    Fault = fault,
+    LocalRateLimit = local_ratelimit,
 }
 
 impl std::fmt::Debug for FilterConfig {

@@ -4,11 +4,16 @@
 //! response hooks in the opposite one. The stream pulls: a body frame is read only when whoever stands
 //! behind the filters wants it, so a filter that waits holds the peer back by not reading.
 
+pub mod buffer;
 pub mod chain;
 pub mod cors;
+pub mod fault;
 pub mod header_mutation;
+pub mod local_ratelimit;
 pub mod query_mutation;
 pub mod rbac;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -1,0 +1,207 @@
+//! `envoy.filters.http.fault`: delays, aborts and slow responses, for a share of requests, by the
+//! configuration or by what `x-envoy-fault-*` headers ask for within it.
+
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+mod settings;
+
+use self::settings::{Settings, compile_settings};
+use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
+use crate::codec::head::HeaderList;
+use crate::codec::name::names;
+use crate::config::compile::core::unpack_any;
+use crate::config::compile::diagnostic::FieldPath;
+use crate::config::pb::google::protobuf::Any;
+use crate::hcm::local_reply::LocalReply;
+use crate::metrics;
+use crate::stats::SharedBlock;
+use crate::stream_info::ResponseFlags;
+
+pub const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+pub const PER_ROUTE_TYPE: &str = TYPE;
+
+metrics! {
+    /// Injected faults (`http.<prefix>.fault`).
+    pub enum FaultStat {
+        AbortsInjected: counter "aborts_injected",
+        ActiveFaults: gauge "active_faults",
+        DelaysInjected: counter "delays_injected",
+        FaultsOverflow: counter "faults_overflow",
+        ResponseRlInjected: counter "response_rl_injected",
+    }
+}
+
+/// The filter's configuration and its counters, which all workers share: faults are rare.
+#[derive(Debug)]
+pub struct Config {
+    settings: Settings,
+    stats: OnceLock<SharedBlock<FaultStat>>,
+}
+
+pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {
+    let settings = compile_settings(&unpack_any(any, path)?, path)?;
+    Some(Arc::new(Config { settings, stats: OnceLock::new() }))
+}
+
+pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
+    Some(Arc::new(compile_settings(&unpack_any(any, path)?, path)?))
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Filter {
+    config: Arc<Config>,
+    stage: Stage,
+    /// Counted in `active_faults`.
+    active: bool,
+    pace: Option<Pace>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    /// The delay's timer runs or has fired.
+    Delayed,
+}
+
+/// A response that is slowed down.
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: u64,
+    /// What was sent before is through by then.
+    free_at: Option<Instant>,
+    /// The frame that waits has been counted.
+    counted: bool,
+}
+
+impl Filter {
+    pub fn new(config: &Arc<Config>) -> Self {
+        Self { config: config.clone(), stage: Stage::New, active: false, pace: None }
+    }
+
+    fn stats(&self, cx: &FilterContext<'_>) -> &SharedBlock<FaultStat> {
+        self.config.stats.get_or_init(|| cx.hcm_stats.scope.scope("fault").shared())
+    }
+
+    /// Counts an injected fault, once as an active one.
+    fn count(&mut self, cx: &mut FilterContext<'_>, stat: FaultStat, name: &str) {
+        let stats = self.stats(cx);
+        stats.inc(stat);
+        if !self.active {
+            stats.gauge_inc(FaultStat::ActiveFaults);
+        }
+        self.active = true;
+        let settings = cx.per_route::<Settings>().unwrap_or(&self.config.settings);
+        let metadata = settings.metadata.clone();
+        let cluster = cx.request.headers.get_str(&names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
+        if let Some(cluster) = cluster.filter(|name| settings.cluster_stats && !name.is_empty()) {
+            let scope = cx.hcm_stats.scope.scope(&format!("fault.{cluster}"));
+            scope.shared_counter(name).inc();
+        }
+        *cx.info.metadata_mut("envoy.filters.http.fault") = metadata;
+    }
+
+    fn abort(&mut self, cx: &mut FilterContext<'_>) -> Flow {
+        let random = cx.worker.random();
+        let settings = cx.per_route::<Settings>().unwrap_or(&self.config.settings);
+        let Some((status, grpc_status)) = settings.abort(cx.request, random) else {
+            return Flow::Continue;
+        };
+        let body = settings.response_body.clone();
+        self.count(cx, FaultStat::AbortsInjected, "aborts_injected");
+        let mut reply = LocalReply::new(status, "fault_filter_abort")
+            .body(body)
+            .flag(ResponseFlags::FAULT_INJECTED);
+        reply.grpc_status = grpc_status;
+        Flow::Reply(Box::new(reply))
+    }
+}
+
+fn wait_until(cx: &FilterContext<'_>, deadline: Instant) -> Flow {
+    let mut timer = cx.worker.timers.timer();
+    timer.arm(deadline);
+    // Cancel-safe: dropping the future disarms the timer.
+    Flow::Wait(Box::pin(async move { poll_fn(|cx| timer.poll(cx)).await }))
+}
+
+impl HttpFilter for Filter {
+    fn on_request_head(&mut self, cx: &mut FilterContext<'_>, _end: bool) -> Flow {
+        if self.stage == Stage::Delayed {
+            return self.abort(cx);
+        }
+        cx.route.resolve(cx.request);
+        let settings = cx.per_route::<Settings>().unwrap_or(&self.config.settings);
+        if settings.is_idle() && settings.max_active.is_none() {
+            return Flow::Continue;
+        }
+        let stats = self.stats(cx);
+        if stats.gauge_value(FaultStat::ActiveFaults) >= settings.max_active() {
+            stats.inc(FaultStat::FaultsOverflow);
+            return Flow::Continue;
+        }
+        if !settings.wants(cx) {
+            return Flow::Continue;
+        }
+        let rate = settings.response_rate(cx.request, cx.worker.random());
+        let delay = settings.delay(cx.request, cx.worker.random());
+        if let Some(bytes_per_second) = rate {
+            self.pace = Some(Pace { bytes_per_second, free_at: None, counted: false });
+            let stats = self.stats(cx);
+            stats.inc(FaultStat::ResponseRlInjected);
+            if !std::mem::replace(&mut self.active, true) {
+                self.stats(cx).gauge_inc(FaultStat::ActiveFaults);
+            }
+        }
+        match delay {
+            Some(delay) => {
+                self.stage = Stage::Delayed;
+                self.count(cx, FaultStat::DelaysInjected, "delays_injected");
+                cx.info.flags.insert(ResponseFlags::DELAY_INJECTED);
+                wait_until(cx, cx.now + delay)
+            }
+            None => self.abort(cx),
+        }
+    }
+
+    fn on_response_data(
+        &mut self,
+        cx: &mut FilterContext<'_>,
+        data: &mut Bytes,
+        _end: bool,
+    ) -> Flow {
+        let Some(pace) = &mut self.pace else { return Flow::Continue };
+        if !std::mem::replace(&mut pace.counted, true) {
+            let nanos = data.len() as u64 * 1_000_000_000 / pace.bytes_per_second.max(1);
+            let from = pace.free_at.map_or(cx.now, |at| at.max(cx.now));
+            pace.free_at = Some(from + Duration::from_nanos(nanos));
+        }
+        match pace.free_at {
+            Some(deadline) if deadline > cx.now => wait_until(cx, deadline),
+            _ => {
+                pace.counted = false;
+                Flow::Continue
+            }
+        }
+    }
+
+    fn on_response_trailers(&mut self, _: &mut FilterContext<'_>, _: &mut HeaderList) -> Flow {
+        Flow::Continue
+    }
+
+    fn on_end(&mut self, cx: &mut FilterContext<'_>) {
+        if std::mem::take(&mut self.active) {
+            self.stats(cx).gauge_dec(FaultStat::ActiveFaults);
+        }
+    }
+
+    fn wants_response_frames(&self) -> bool {
+        self.pace.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests;
