@@ -221,7 +221,10 @@ impl WorkerCluster {
             .flatten()
             .map(|host| (Arc::as_ptr(&host.context.host), host))
             .collect();
-        let hosts = set.hosts.iter().map(|host| known.remove(&Arc::as_ptr(host))).collect();
+        let keep = !self.context.config.close_connections_on_host_set_change;
+        let hosts =
+            set.hosts.iter().map(|host| if keep { known.remove(&Arc::as_ptr(host)) } else { None });
+        let hosts = hosts.collect();
         *view = View { generation, set, hosts };
         drop(view);
         self.balancer.borrow_mut().reset();

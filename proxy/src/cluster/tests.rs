@@ -49,7 +49,6 @@ pub(crate) fn cluster(priorities: &[&[HealthStatus]], lb_policy: LbPolicy) -> Cl
         metadata: None,
         track_timeout_budgets: false,
         track_request_response_sizes: false,
-        connection_pool_per_downstream_connection: false,
     }
 }
 

@@ -165,7 +165,6 @@ pub struct Cluster {
     pub track_timeout_budgets: bool,
     /// `track_cluster_stats.request_response_sizes`.
     pub track_request_response_sizes: bool,
-    pub connection_pool_per_downstream_connection: bool,
 }
 
 impl Cluster {

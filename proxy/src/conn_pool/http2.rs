@@ -28,7 +28,7 @@ use crate::worker::timers::Timer;
 /// One connection, held by the pool while it takes streams and by each of its streams. Its driver ends once nobody
 /// holds it.
 pub(super) struct Http2Connection {
-    handle: RefCell<ClientConn>,
+    handle: ClientConn,
     pool: Weak<Http2Pool>,
     pub(super) id: u64,
     pub(super) local: Option<Address>,
@@ -67,7 +67,7 @@ impl StreamSlot {
     }
 
     pub(super) fn open(&self) -> ClientStream {
-        self.connection.handle.borrow_mut().open()
+        self.connection.handle.open()
     }
 }
 
@@ -148,9 +148,8 @@ impl Http2Pool {
     }
 
     fn room(&self, connection: &Http2Connection) -> bool {
-        let handle = connection.handle.borrow();
-        let limit = self.settings.options.max_concurrent_streams as usize;
-        !handle.is_closed() && connection.active.get() < limit.min(handle.max_concurrent_streams())
+        let handle = &connection.handle;
+        connection.active.get() < handle.max_concurrent_streams() && !handle.is_closed()
     }
 
     /// Takes a place on the most recently used connection that has one.
@@ -217,7 +216,7 @@ impl Http2Pool {
 
     fn add(self: &Rc<Self>, handle: ClientConn, driver: Driver, mut record: CxRecord) {
         let connection = Rc::new(Http2Connection {
-            handle: RefCell::new(handle),
+            handle,
             pool: Rc::downgrade(self),
             id: record.id,
             local: record.local.take(),
@@ -264,7 +263,7 @@ impl Http2Connection {
             self.driver.replace(Some(cx.waker().clone()));
         }
         let stats = &pool.host.cluster.stats;
-        if self.handle.borrow().is_closed() {
+        if self.handle.is_closed() {
             if pool.unlist(self) {
                 stats.inc(ClusterStat::UpstreamCxCloseNotify);
                 // Those who wait for one of its streams to end need another connection.

@@ -1,7 +1,7 @@
 //! pb Cluster to its compiled form (`config::cluster`).
 //!
 //! What changes where traffic goes and is not implemented rejects the cluster (types, policies, transport
-//! sockets); what only tunes it is ignored with notice.
+//! sockets); fields that are ignored are listed, and reported, by `config::support`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
@@ -95,7 +95,6 @@ pub fn compile_cluster(
         metadata: compile_metadata(pb.metadata.as_ref(), &path.field("metadata")),
         track_timeout_budgets: track_timeout_budgets(pb),
         track_request_response_sizes: track.is_some_and(|t| t.request_response_sizes),
-        connection_pool_per_downstream_connection: pb.connection_pool_per_downstream_connection,
     })
 }
 
@@ -126,16 +125,6 @@ fn refuse_unsupported(pb: &pb::Cluster, path: &FieldPath<'_>) {
     ];
     for (_, field) in refused.iter().filter(|(set, _)| *set) {
         path.field(field).error("not supported");
-    }
-    let ignored = [
-        (!pb.health_checks.is_empty(), "health_checks"),
-        (pb.outlier_detection.is_some(), "outlier_detection"),
-        (pb.lb_subset_config.is_some(), "lb_subset_config"),
-        (pb.preconnect_policy.is_some(), "preconnect_policy"),
-        (pb.lrs_server.is_some(), "lrs_server"),
-    ];
-    for (_, field) in ignored.iter().filter(|(set, _)| *set) {
-        path.field(field).ignored("not supported");
     }
 }
 
@@ -377,6 +366,13 @@ fn compile_http(pb: &pb::Cluster, path: &FieldPath<'_>) -> UpstreamHttpOptions {
             }
         }
     };
+    if options.choice == UpstreamProtocolChoice::Auto {
+        // Only TLS negotiates a protocol, and no other transport socket is there yet.
+        path.field("typed_extension_protocol_options").error(format_args!(
+            "ALPN configured for cluster {} which has a non-ALPN transport socket",
+            pb.name
+        ));
+    }
     options.common.max_requests_per_connection =
         options.common.max_requests_per_connection.or(cluster_limit);
     options

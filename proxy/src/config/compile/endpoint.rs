@@ -36,12 +36,6 @@ pub fn compile_load_assignment(
         let factor = compile_u32_at_least(factor, 1, &path.field("overprovisioning_factor"));
         assignment.overprovisioning_factor = factor.unwrap_or(140);
         assignment.weighted_priority_health = policy.weighted_priority_health;
-        if !policy.drop_overloads.is_empty() {
-            path.field("drop_overloads").ignored("not supported");
-        }
-        if policy.endpoint_stale_after.is_some() {
-            path.field("endpoint_stale_after").ignored("not supported");
-        }
     }
     let mut localities = Localities::default();
     assignment.localities = pb
@@ -119,9 +113,6 @@ fn compile_lb_endpoint(pb: &pb::LbEndpoint, names: bool, path: &FieldPath<'_>) -
         }
     };
     let endpoint_path = path.field("endpoint");
-    if !endpoint.additional_addresses.is_empty() {
-        endpoint_path.field("additional_addresses").ignored("not supported");
-    }
     let address_path = endpoint_path.field("address");
     let address = compile_address(endpoint.address.as_ref(), &address_path)?;
     if let (ConfigAddress::Dns { host, .. }, false) = (&address, names) {

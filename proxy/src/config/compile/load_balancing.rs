@@ -32,9 +32,6 @@ pub fn compile_lb_policy(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<LbPol
                 options.choice_count =
                     compile_choice_count(pb.choice_count.as_ref(), &path.field("choice_count"));
                 options.active_request_bias = compile_bias(pb.active_request_bias.as_ref(), &path);
-                if pb.slow_start_config.is_some() {
-                    path.field("slow_start_config").ignored("not supported");
-                }
             }
             Some(LbPolicy::LeastRequest(options))
         }
@@ -121,15 +118,8 @@ pub fn compile_panic(pb: Option<&pb_cluster::CommonLbConfig>, path: &FieldPath<'
     let threshold = compile_percent(threshold, &path.field("healthy_panic_threshold"));
     let fail = match &pb.locality_config_specifier {
         Some(Specifier::ZoneAwareLbConfig(zone)) => zone.fail_traffic_on_panic,
-        Some(Specifier::LocalityWeightedLbConfig(_)) => {
-            path.field("locality_weighted_lb_config").ignored("localities are not weighted");
-            false
-        }
-        None => false,
+        Some(Specifier::LocalityWeightedLbConfig(_)) | None => false,
     };
-    if pb.consistent_hashing_lb_config.is_some() {
-        path.field("consistent_hashing_lb_config").ignored("not supported");
-    }
     // Envoy rounds to a whole percent, too.
     (threshold.map_or(DEFAULT, |percent| percent.round() as u8), fail)
 }

@@ -90,14 +90,4 @@ fn refuse_unsupported(pb: &pb_upstream::HttpProtocolOptions, path: &FieldPath<'_
     if pb.header_validation_config.is_some() {
         path.field("header_validation_config").error("not supported");
     }
-    let ignored = [
-        (pb.upstream_http_protocol_options.is_some(), "upstream_http_protocol_options"),
-        (pb.outlier_detection.is_some(), "outlier_detection"),
-        (!pb.request_mirror_policies.is_empty(), "request_mirror_policies"),
-        (!pb.hash_policy.is_empty(), "hash_policy"),
-        (pb.retry_policy.is_some(), "retry_policy"),
-    ];
-    for (_, field) in ignored.iter().filter(|(set, _)| *set) {
-        path.field(field).ignored("not supported");
-    }
 }

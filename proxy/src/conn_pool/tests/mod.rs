@@ -1,5 +1,7 @@
 //! Pools against peers on the loopback interface.
 
+mod http2;
+
 use super::*;
 use crate::cluster::circuit_breaker::Resource;
 use crate::cluster::host::HostSet;
