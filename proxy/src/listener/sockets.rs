@@ -21,6 +21,13 @@ pub struct BoundListener {
     pub addresses: Vec<Address>,
 }
 
+impl BoundListener {
+    /// A listener without sockets of its own: `bind_to_port: false`.
+    pub fn unbound(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| Vec::new()).collect(), addresses: Vec::new() }
+    }
+}
+
 /// One listening socket of one worker.
 #[derive(Debug)]
 pub enum BoundSocket {

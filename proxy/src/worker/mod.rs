@@ -1,6 +1,7 @@
 //! One data-plane thread: a current-thread runtime with its sockets, connections, pools and counters.
 
 pub mod connections;
+pub mod run;
 pub mod timers;
 
 use std::cell::{Cell, RefCell};

@@ -1,0 +1,164 @@
+//! Life and end of the process: live, draining, exit. One deadline.
+//!
+//! SIGTERM and SIGINT: stop accepting, close idle connections, GOAWAY, exit when nothing is in flight, at the
+//! latest after min(`--drain-time-s`, 25 s). A second signal exits at once.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+use super::args::Options;
+use crate::admin::{DrainListeners, ServerState};
+use crate::worker::run::{Command, WorkerHandle};
+
+/// Kubernetes kills after 30 s: what is in flight ends before.
+const LONGEST_DRAIN: Duration = Duration::from_secs(25);
+
+/// The process's state and its workers, on the control thread.
+#[derive(Debug, Clone)]
+pub struct Lifecycle(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    live: Cell<bool>,
+    health_failed: Cell<bool>,
+    draining: Cell<bool>,
+    workers: RefCell<Vec<WorkerHandle>>,
+    ended: mpsc::UnboundedSender<usize>,
+    quit: Notify,
+    drain_time: Duration,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Clean,
+    WorkerDied,
+}
+
+/// Waits for the end.
+#[derive(Debug)]
+pub struct ExitWait {
+    ended: mpsc::UnboundedReceiver<usize>,
+}
+
+impl Lifecycle {
+    pub fn new(options: &Options) -> (Self, ExitWait) {
+        let (ended, receiver) = mpsc::unbounded_channel();
+        let inner = Inner {
+            live: Cell::new(false),
+            health_failed: Cell::new(false),
+            draining: Cell::new(false),
+            workers: RefCell::default(),
+            ended,
+            quit: Notify::new(),
+            drain_time: options.drain_time(),
+        };
+        (Self(Rc::new(inner)), ExitWait { ended: receiver })
+    }
+
+    pub fn worker_ended(&self) -> mpsc::UnboundedSender<usize> {
+        self.0.ended.clone()
+    }
+
+    pub fn add_worker(&self, worker: WorkerHandle) {
+        self.0.workers.borrow_mut().push(worker);
+    }
+
+    pub fn set_live(&self) {
+        self.0.live.set(true);
+    }
+
+    pub fn state(&self) -> ServerState {
+        if self.0.health_failed.get() || self.0.draining.get() {
+            ServerState::Draining
+        } else if self.0.live.get() {
+            ServerState::Live
+        } else {
+            ServerState::PreInitializing
+        }
+    }
+
+    pub fn fail_health_checks(&self, fail: bool) {
+        self.0.health_failed.set(fail);
+    }
+
+    /// `/quitquitquit`, and the end of `--mode init_only`.
+    pub fn quit(&self) {
+        self.0.quit.notify_one();
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in self.0.workers.borrow().iter() {
+            // A worker that has ended needs no command.
+            let _ = worker.commands.send(command());
+        }
+    }
+
+    /// Host sets have changed.
+    pub fn refresh_clusters(&self) {
+        self.tell(|| Command::RefreshClusters);
+    }
+
+    /// `/drain_listeners` for the listeners of these numbers. Gracefully: connections are told to end and new ones
+    /// served for the drain time, then the listeners stop unless `skip_exit`; else they stop now.
+    pub fn drain_listeners(&self, numbers: Vec<usize>, how: DrainListeners) {
+        let numbers: Arc<[usize]> = numbers.into();
+        if !how.graceful {
+            self.tell(|| Command::StopListeners(numbers.clone()));
+            return;
+        }
+        self.0.draining.set(true);
+        self.tell(|| Command::Drain(numbers.clone()));
+        if how.skip_exit {
+            return;
+        }
+        let lifecycle = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(lifecycle.0.drain_time).await;
+            lifecycle.tell(|| Command::StopListeners(numbers.clone()));
+        });
+    }
+}
+
+impl ExitWait {
+    /// Serves until a signal, `/quitquitquit` or a worker's death ends it; workers have ended afterwards.
+    pub async fn wait(mut self, lifecycle: &Lifecycle) -> Exit {
+        let (Ok(mut term), Ok(mut int)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return Exit::WorkerDied;
+        };
+        let exit = tokio::select! {
+            _ = term.recv() => Exit::Clean,
+            _ = int.recv() => Exit::Clean,
+            () = lifecycle.0.quit.notified() => Exit::Clean,
+            _ = self.ended.recv() => Exit::WorkerDied,
+        };
+        tracing::info!("draining");
+        lifecycle.0.draining.set(true);
+        lifecycle.tell(|| Command::Exit);
+        let all = lifecycle.0.workers.borrow().len();
+        let mut left = all - usize::from(exit == Exit::WorkerDied);
+        let deadline = tokio::time::sleep(lifecycle.0.drain_time.min(LONGEST_DRAIN));
+        tokio::pin!(deadline);
+        while left > 0 {
+            tokio::select! {
+                _ = self.ended.recv() => left -= 1,
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                () = lifecycle.0.quit.notified() => break,
+                () = &mut deadline => break,
+            }
+        }
+        lifecycle.tell(|| Command::Abort);
+        for worker in lifecycle.0.workers.borrow_mut().iter_mut() {
+            worker.join();
+        }
+        exit
+    }
+}

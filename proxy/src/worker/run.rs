@@ -1,0 +1,159 @@
+//! A worker's thread: its runtime, its listeners, and what control tells it.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::WorkerContext;
+use super::connections::Drain;
+use super::timers::Timers;
+use crate::access_log::{AccessLogWriter, WorkerAccessLogs};
+use crate::cluster::{ClusterMap, WorkerClusters};
+use crate::config::listener::Listener;
+use crate::hcm::request_headers::LocalInfo;
+use crate::listener::sockets::BoundSocket;
+use crate::listener::{StopSignal, WorkerListener};
+use crate::stats::Registry;
+
+/// What control tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Tells the connections of listeners (by number) to end after what is in flight.
+    Drain(Arc<[usize]>),
+    /// Stops accepting on these listeners; their sockets close once their queues are empty.
+    StopListeners(Arc<[usize]>),
+    /// Stops accepting, drains everything, and ends when no connection is left.
+    Exit,
+    /// Ends now.
+    Abort,
+    /// Host sets have changed: close idle connections to hosts that have gone.
+    RefreshClusters,
+    /// Hands buffered access log lines over.
+    FlushLogs,
+}
+
+/// A worker as control sees it.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    pub commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the thread's end.
+    pub fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a worker thread panicked");
+        }
+    }
+}
+
+/// What a worker starts with.
+pub struct WorkerSetup {
+    pub index: usize,
+    pub listeners: Vec<(Arc<Listener>, Vec<BoundSocket>)>,
+    pub clusters: Arc<ClusterMap>,
+    pub registry: Registry,
+    pub access_log: Arc<AccessLogWriter>,
+    pub local: Arc<LocalInfo>,
+    pub seed: u64,
+    /// Told once, when the thread has ended.
+    pub ended: mpsc::UnboundedSender<usize>,
+}
+
+/// Starts a worker's thread.
+///
+/// # Errors
+/// The thread or its runtime cannot be made.
+pub fn start(setup: WorkerSetup) -> io::Result<WorkerHandle> {
+    let (commands, inbox) = mpsc::unbounded_channel();
+    // Made here so that a failure is an error of the caller.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // One connection's readiness is served before the reactor is asked again; h2 streams are tasks too.
+        .event_interval(61)
+        .build()?;
+    let thread = std::thread::Builder::new().name(format!("wrk:worker_{}", setup.index)).spawn(
+        move || {
+            let ended = setup.ended.clone();
+            let index = setup.index;
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(run(setup, inbox)));
+            // Connections that are left are dropped with the set.
+            drop(local);
+            let _ = ended.send(index);
+        },
+    )?;
+    Ok(WorkerHandle { commands, thread: Some(thread) })
+}
+
+async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let timers = Timers::new(Instant::now());
+    let clusters = WorkerClusters::new(setup.clusters, setup.index, timers.clone(), setup.seed);
+    let access_logs = WorkerAccessLogs::new(setup.access_log, setup.index);
+    let worker = Rc::new(WorkerContext::new(
+        setup.index,
+        timers.clone(),
+        clusters,
+        setup.registry,
+        access_logs.clone(),
+        setup.local,
+        setup.seed ^ 0x9e37_79b9_7f4a_7c15,
+    ));
+    tokio::task::spawn_local(async move { timers.drive().await });
+    let mut stops = Vec::new();
+    for (number, (config, sockets)) in setup.listeners.into_iter().enumerate() {
+        let listener = WorkerListener::new(config, number, worker.clone());
+        let stop = StopSignal::default();
+        for socket in sockets {
+            let listener = listener.clone();
+            let stop = stop.clone();
+            tokio::task::spawn_local(async move {
+                let name = listener.config.name.clone();
+                if let Err(error) = listener.accept_loop(socket, stop).await {
+                    tracing::error!(listener = %name, %error, "cannot accept");
+                }
+            });
+        }
+        stops.push(stop);
+    }
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Drain(numbers) => {
+                worker.connections.drain(Drain::Graceful, |n| numbers.contains(&n));
+            }
+            Command::StopListeners(numbers) => {
+                for (_, stop) in stops.iter().enumerate().filter(|(n, _)| numbers.contains(n)) {
+                    stop.stop();
+                }
+            }
+            Command::RefreshClusters => worker.clusters.refresh(),
+            Command::FlushLogs => access_logs.flush(),
+            Command::Abort => break,
+            Command::Exit => {
+                stops.iter().for_each(StopSignal::stop);
+                worker.connections.drain(Drain::Graceful, |_| true);
+                // A second command cuts the wait short.
+                let connections = worker.connections.clone();
+                tokio::select! {
+                    () = std::future::poll_fn(|cx| connections.poll_empty(cx)) => {}
+                    _ = inbox.recv() => {}
+                }
+                break;
+            }
+        }
+    }
+    access_logs.flush();
+}
