@@ -20,7 +20,7 @@ use crate::config::matcher::StringMatcher;
 use crate::stats::names::{
     HttpStat, ListenerHttpStat, ListenerStat, ListenerWorkerStat, ServerStat,
 };
-use crate::stats::{Registry, SharedBlock};
+use crate::stats::{Registry, Scope, SharedBlock, declare_process};
 pub use bind::AdminListener;
 pub use state::{
     AdminAddress, AdminState, CertificateDetails, CertificateStatus, ClusterStatus, ConfigKind,
@@ -39,6 +39,8 @@ pub struct Admin {
     /// Connections and requests so far: their numbers in the access log.
     connections: Cell<u64>,
     requests: Cell<u64>,
+    /// What every process has.
+    _process: Vec<Scope>,
     server: SharedBlock<ServerStat>,
     http: SharedBlock<HttpStat>,
     listener: SharedBlock<ListenerStat>,
@@ -62,7 +64,9 @@ impl Admin {
     ) -> Self {
         let listener = registry.scope("listener.admin");
         let http = registry.scope("http.admin");
+        let workers = state.command_line_options().concurrency as usize;
         let admin = Self {
+            _process: declare_process(&registry, workers),
             server: registry.scope("server").shared(),
             http: http.shared(),
             listener: listener.shared(),

@@ -1,7 +1,7 @@
 //! One cluster as all workers share it: configuration, circuit breakers, the newest host set.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustc_hash::FxHashMap;
@@ -10,7 +10,8 @@ use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Health, HostSet};
 use crate::config::cluster::{Cluster, Discovery, RoutingPriority};
 use crate::stats::names::{
-    CircuitBreakerStat, ClusterEndpointStat, ClusterLbStat, ClusterStat, ClusterUpdateStat,
+    CircuitBreakerStat, ClusterEndpointStat, ClusterLbStat, ClusterStat, ClusterSubsetStat,
+    ClusterUpdateStat, Http1Stat, Http2Stat,
 };
 use crate::stats::{Registry, Scope, SharedBlock};
 
@@ -20,6 +21,8 @@ pub struct SharedCluster {
     pub config: Arc<Cluster>,
     pub breakers: Breakers,
     pub scope: Scope,
+    /// Statistics of the upstream codecs, which exist once a connection spoke HTTP/1 or HTTP/2.
+    codecs: [OnceLock<Scope>; 2],
     /// `None` until somebody asks: the hosts of an unused static cluster are not made.
     hosts: ArcSwapOption<HostSet>,
     /// Moves with every published host set.
@@ -31,6 +34,7 @@ impl SharedCluster {
         let scope = registry.scope(&format!("cluster.{}", config.observability_name()));
         scope.declare::<ClusterStat>();
         scope.declare::<ClusterLbStat>();
+        scope.declare::<ClusterSubsetStat>();
         scope.declare::<CircuitBreakerStat>();
         scope.declare::<ClusterEndpointStat>();
         scope.declare::<ClusterUpdateStat>();
@@ -38,6 +42,7 @@ impl SharedCluster {
             breakers: Breakers::new(config.circuit_breakers.clone()),
             config,
             scope,
+            codecs: Default::default(),
             hosts: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
         };
@@ -45,6 +50,19 @@ impl SharedCluster {
         cluster.write_first_membership();
         cluster.write_breaker_gauges();
         cluster
+    }
+
+    /// Makes `cluster.<name>.http1` exist, or `http2`.
+    pub fn declare_codec(&self, http2: bool) {
+        self.codecs[usize::from(http2)].get_or_init(|| {
+            let codec = self.scope.scope(if http2 { "http2" } else { "http1" });
+            if http2 {
+                codec.declare::<Http2Stat>();
+            } else {
+                codec.declare::<Http1Stat>();
+            }
+            codec
+        });
     }
 
     /// Counted where the cluster is updated, by threads that are not workers.

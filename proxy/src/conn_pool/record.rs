@@ -74,8 +74,14 @@ impl CxRecord {
         cluster.stats.inc(ClusterStat::UpstreamCxTotal);
         cluster.stats.gauge_inc(ClusterStat::UpstreamCxActive);
         match kind {
-            CxKind::Http1 => cluster.stats.inc(ClusterStat::UpstreamCxHttp1Total),
-            CxKind::Http2 => cluster.stats.inc(ClusterStat::UpstreamCxHttp2Total),
+            CxKind::Http1 => {
+                cluster.shared.declare_codec(false);
+                cluster.stats.inc(ClusterStat::UpstreamCxHttp1Total);
+            }
+            CxKind::Http2 => {
+                cluster.shared.declare_codec(true);
+                cluster.stats.inc(ClusterStat::UpstreamCxHttp2Total);
+            }
             CxKind::Tcp => {}
         }
         let id = cluster.next_connection_id();

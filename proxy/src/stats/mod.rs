@@ -11,6 +11,7 @@ mod filter_stats;
 mod histogram;
 pub mod names;
 mod number;
+mod process;
 mod registry;
 pub mod render;
 mod scope;
@@ -22,6 +23,7 @@ pub use block::{
 pub use codes::ResponseCodes;
 pub use definition::{Kind, StatDef, StatSet, StatTable, Unit, assign_slots};
 pub use filter_stats::FilterStats;
+pub use process::declare_process;
 pub use registry::{Registry, sanitize};
 pub use scope::Scope;
 pub use tags::is_default_tag;

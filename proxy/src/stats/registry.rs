@@ -37,6 +37,8 @@ pub(super) struct IntervalState {
 pub(super) struct Inner {
     pub(super) config: StatsConfig,
     scopes: Mutex<BTreeMap<Arc<str>, Weak<ScopeInner>>>,
+    /// Scopes of the process as a whole, which never go.
+    process: Mutex<Vec<Arc<ScopeInner>>>,
     /// Blocks behind tables that the stats matcher rejects whole, by table and writer.
     discarded: Mutex<HashMap<(usize, u16), Arc<BlockData>>>,
     refresh: Mutex<Vec<Refresh>>,
@@ -84,6 +86,9 @@ impl Registry {
         }
         let key: Arc<str> = key.into();
         let scope = Arc::new(ScopeInner::new(key.clone(), self.0.clone()));
+        if is_process_wide(&key) {
+            lock(&self.0.process).push(scope.clone());
+        }
         scopes.insert(key, Arc::downgrade(&scope));
         Scope(scope)
     }
@@ -173,6 +178,18 @@ impl Inner {
 
     pub(super) fn count_lookup(&self) {
         self.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Scopes that no configuration makes (`server.`, `http2.`, `dns.cares.`): they stay, whoever lets go of them.
+fn is_process_wide(prefix: &str) -> bool {
+    let mut tokens = prefix.split_terminator('.');
+    match (tokens.next(), tokens.next()) {
+        (Some(_), None) => true,
+        (Some(first), Some(_)) => {
+            matches!(first, "server" | "dns" | "thread_local_cluster_manager" | "envoy")
+        }
+        (None, _) => false,
     }
 }
 

@@ -336,3 +336,12 @@ fn deferred_traffic_statistics_appear_with_their_first_block() {
     let _block = scope.block::<ClusterStat>(0);
     assert!(text(&registry, filter("upstream_cx_total")).starts_with("cluster.foo.upstream_cx"));
 }
+
+#[test]
+fn what_belongs_to_the_process_stays() {
+    let registry = Registry::default();
+    registry.scope("http2").shared::<Http2Stat>().inc(Http2Stat::GoawaySent);
+    registry.scope("cluster.a").shared::<ClusterStat>().inc(ClusterStat::UpstreamCxTotal);
+    let used = StatsParams { used_only: true, ..StatsParams::default() };
+    assert_eq!(text(&registry, used), "http2.goaway_sent: 1\n");
+}
