@@ -1,6 +1,6 @@
 //! What compiling a resource finds wrong: every problem, each with its field path.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 /// What becomes of the resource.
@@ -33,12 +33,14 @@ impl fmt::Display for Diagnostic {
 pub struct Diagnostics {
     resource: String,
     found: RefCell<Vec<Diagnostic>>,
+    /// How many of them the support table found: nobody needs to say those again.
+    from_table: Cell<usize>,
 }
 
 impl Diagnostics {
     /// `resource` names it for people: `cluster "foo"`.
     pub fn new(resource: impl Into<String>) -> Self {
-        Self { resource: resource.into(), found: RefCell::default() }
+        Self { resource: resource.into(), ..Self::default() }
     }
 
     pub fn root(&self) -> FieldPath<'_> {
@@ -105,11 +107,21 @@ impl<'a> FieldPath<'a> {
         }
     }
 
+    /// What was found so far is from the support table: a second finding at the same path adds nothing.
+    pub fn table_done(&self) {
+        self.sink.from_table.set(self.sink.found.borrow().len());
+    }
+
     fn report(&self, severity: Severity, reason: impl fmt::Display) {
         let path = self.to_string();
         let mut found = self.sink.found.borrow_mut();
-        // The support table and a compile function may both speak of a field that is not built.
-        if severity == Severity::Ignored && found.iter().any(|other| other.path == path) {
+        // The support table and a compile function may both speak of a field that is not built; the stricter counts.
+        let known = &mut found[..self.sink.from_table.get()];
+        if let Some(known) = known.iter_mut().find(|other| other.path == path) {
+            if severity > known.severity {
+                known.severity = severity;
+                known.reason = reason.to_string();
+            }
             return;
         }
         found.push(Diagnostic {
@@ -152,5 +164,23 @@ mod tests {
         let all = found.into_vec();
         assert_eq!(all[0].to_string(), "cluster \"a\": endpoints[2].address: no port");
         assert_eq!(all[1].severity, Severity::Ignored);
+    }
+
+    #[test]
+    fn the_tables_findings_are_not_repeated() {
+        let found = Diagnostics::new("cluster");
+        let root = found.root();
+        root.field("a").ignored("table");
+        root.field("b").error("table");
+        root.table_done();
+        root.field("a").error("compiled");
+        root.field("b").ignored("compiled");
+        root.field("c").error("one");
+        root.field("c").error("two");
+        let all: Vec<_> = found.into_vec().into_iter().map(|one| one.to_string()).collect();
+        assert_eq!(
+            all,
+            ["cluster: a: compiled", "cluster: b: table", "cluster: c: one", "cluster: c: two"]
+        );
     }
 }

@@ -29,6 +29,7 @@ pub fn check(type_url: &str, bytes: &[u8], path: &FieldPath<'_>) {
         && table.knows(message)
     {
         Check { table }.message(message, bytes, path, 0);
+        path.table_done();
     }
 }
 
