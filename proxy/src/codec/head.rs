@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 use http::{Method, StatusCode};
 
@@ -16,6 +17,12 @@ use super::name::{HeaderName, id_of, names};
 pub struct Span {
     start: u32,
     len: u32,
+}
+
+impl Span {
+    fn range(self) -> Range<usize> {
+        self.start as usize..(self.start + self.len) as usize
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,25 +99,14 @@ impl HeaderList {
         self.entries.push(Entry { name, value, id });
     }
 
-    /// `(number of the name, name as written, value)` in order, for encoders.
-    pub(super) fn iter_known(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> {
-        self.entries.iter().map(|e| (e.id, self.slice(e.name), self.slice(e.value)))
+    /// `(number of the name, name, value)` in order, as ranges of `arena`: for encoders.
+    pub(super) fn iter_ranges(&self) -> impl Iterator<Item = (u8, Range<usize>, Range<usize>)> {
+        self.entries.iter().map(|e| (e.id, e.name.range(), e.value.range()))
     }
 
-    /// As `iter_known`, with where the value stands in `to_shared`.
-    pub(super) fn iter_ranges(
-        &self,
-    ) -> impl Iterator<Item = (u8, &[u8], &[u8], std::ops::Range<usize>)> {
-        self.entries.iter().map(|e| {
-            let start = e.value.start as usize;
-            let range = start..start + e.value.len as usize;
-            (e.id, self.slice(e.name), self.slice(e.value), range)
-        })
-    }
-
-    /// One copy of the arena, for values that share it.
-    pub(super) fn to_shared(&self) -> bytes::Bytes {
-        bytes::Bytes::copy_from_slice(&self.arena)
+    /// The bytes that ranges refer to.
+    pub(super) fn arena(&self) -> &[u8] {
+        &self.arena
     }
 
     /// Keeps the lines whose name (a range of the arena) passes.

@@ -3,6 +3,8 @@
 //! Fields of the connection and of the framing are written here and nowhere else; those that stand in a
 //! list are left out.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
@@ -113,6 +115,73 @@ pub(super) fn push_line(out: &mut Vec<u8>, name: &[u8], value: &[u8], format: He
     out.extend_from_slice(b"\r\n");
 }
 
+/// Writes the lines of a list that `keep(number of the name, value)` lets pass.
+///
+/// Lines that stand in the arena as they came from the wire, one behind the other, go out in one copy: of a
+/// head that nobody touched that is nearly all of it.
+fn push_lines(
+    out: &mut Vec<u8>,
+    list: &HeaderList,
+    format: HeaderKeyFormat,
+    mut keep: impl FnMut(u8, &[u8]) -> bool,
+) {
+    let arena = list.arena();
+    // Wire lines that are not copied yet: a range of the arena, and where its names are.
+    let mut run = 0..0;
+    let mut names = [const { 0..0 }; RUN_LINES];
+    let mut count = 0;
+    for (id, name, value) in list.iter_ranges() {
+        if !keep(id, &arena[value.clone()]) {
+            continue;
+        }
+        let end = value.end + 2;
+        let is_wire_line = arena.get(name.end..value.start) == Some(b": ")
+            && arena.get(value.end..end) == Some(b"\r\n");
+        if !is_wire_line {
+            push_run(out, &arena[run.clone()], run.start, &names[..count], format);
+            (run, count) = (0..0, 0);
+            push_line(out, &arena[name], &arena[value], format);
+            continue;
+        }
+        if run.end != name.start || count == RUN_LINES {
+            push_run(out, &arena[run.clone()], run.start, &names[..count], format);
+            (run, count) = (name.start..name.start, 0);
+        }
+        run.end = end;
+        names[count] = name;
+        count += 1;
+    }
+    push_run(out, &arena[run.clone()], run.start, &names[..count], format);
+}
+
+/// Lines that one copy takes at most.
+const RUN_LINES: usize = 32;
+
+fn push_run(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    from: usize,
+    names: &[Range<usize>],
+    format: HeaderKeyFormat,
+) {
+    let start = out.len();
+    out.extend_from_slice(bytes);
+    let written = &mut out[start..];
+    match format {
+        HeaderKeyFormat::Lower => {
+            for name in names {
+                written[name.start - from..name.end - from].make_ascii_lowercase();
+            }
+        }
+        HeaderKeyFormat::ProperCaseWords => {
+            for name in names {
+                proper_case(&mut written[name.start - from..name.end - from]);
+            }
+        }
+        HeaderKeyFormat::PreserveCase => {}
+    }
+}
+
 /// `proper_case_words`: a letter behind the start or anything that is neither letter nor digit is upper case.
 fn proper_case(name: &mut [u8]) {
     let mut upper = true;
@@ -151,25 +220,21 @@ pub(super) fn response_head(
     let bodiless = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
     let mut length = None;
     let mut has_connection = false;
-    for (id, name, value) in head.headers.iter_known() {
-        match id {
-            ids::CONNECTION | ids::UPGRADE if switching => has_connection |= id == ids::CONNECTION,
-            ids::CONNECTION
-            | ids::UPGRADE
-            | ids::KEEP_ALIVE
-            | ids::PROXY_CONNECTION
-            | ids::TRANSFER_ENCODING => continue,
-            ids::CONTENT_LENGTH => {
-                // A value of our own making may be wrong; then chunks say where the body ends.
-                let Ok(n) = parse_content_length(value) else { continue };
-                if bodiless || cx.tunnel || length.replace(n).is_some() {
-                    continue;
-                }
-            }
-            _ => {}
+    push_lines(out, &head.headers, cx.format, |id, value| match id {
+        ids::CONNECTION | ids::UPGRADE if switching => {
+            has_connection |= id == ids::CONNECTION;
+            true
         }
-        push_line(out, name, value, cx.format);
-    }
+        ids::CONNECTION
+        | ids::UPGRADE
+        | ids::KEEP_ALIVE
+        | ids::PROXY_CONNECTION
+        | ids::TRANSFER_ENCODING => false,
+        // A value of our own making may be wrong; then chunks say where the body ends.
+        ids::CONTENT_LENGTH => parse_content_length(value)
+            .is_ok_and(|n| !bodiless && !cx.tunnel && length.replace(n).is_none()),
+        _ => true,
+    });
     let mut line = |name: &[u8], value: &[u8]| push_line(out, name, value, cx.format);
     if cx.tunnel {
         if switching && !has_connection {
@@ -212,17 +277,17 @@ pub(super) fn response_head(
 /// Writes a 1xx head that is not the last.
 pub(super) fn informational_head(out: &mut Vec<u8>, head: &ResponseHead, format: HeaderKeyFormat) {
     status_line(out, head.status, false);
-    for (id, name, value) in head.headers.iter_known() {
-        match id {
+    push_lines(out, &head.headers, format, |id, _| {
+        !matches!(
+            id,
             ids::CONNECTION
-            | ids::UPGRADE
-            | ids::KEEP_ALIVE
-            | ids::PROXY_CONNECTION
-            | ids::TRANSFER_ENCODING
-            | ids::CONTENT_LENGTH => {}
-            _ => push_line(out, name, value, format),
-        }
-    }
+                | ids::UPGRADE
+                | ids::KEEP_ALIVE
+                | ids::PROXY_CONNECTION
+                | ids::TRANSFER_ENCODING
+                | ids::CONTENT_LENGTH
+        )
+    });
     out.extend_from_slice(b"\r\n");
 }
 
@@ -272,25 +337,22 @@ pub(super) fn request_head(
     let upgrade = head.upgrade.is_some() && !is_connect;
     let mut length = None;
     let mut has_connection = false;
-    for (id, name, value) in head.headers.iter_known() {
-        match id {
-            ids::CONNECTION | ids::UPGRADE if upgrade => has_connection |= id == ids::CONNECTION,
-            ids::CONNECTION
-            | ids::UPGRADE
-            | ids::KEEP_ALIVE
-            | ids::PROXY_CONNECTION
-            | ids::TRANSFER_ENCODING
-            | ids::HOST => continue,
-            ids::CONTENT_LENGTH => {
-                let Ok(n) = parse_content_length(value) else { continue };
-                if is_connect || length.replace(n).is_some() {
-                    continue;
-                }
-            }
-            _ => {}
+    push_lines(out, &head.headers, cx.format, |id, value| match id {
+        ids::CONNECTION | ids::UPGRADE if upgrade => {
+            has_connection |= id == ids::CONNECTION;
+            true
         }
-        push_line(out, name, value, cx.format);
-    }
+        ids::CONNECTION
+        | ids::UPGRADE
+        | ids::KEEP_ALIVE
+        | ids::PROXY_CONNECTION
+        | ids::TRANSFER_ENCODING
+        | ids::HOST => false,
+        ids::CONTENT_LENGTH => {
+            parse_content_length(value).is_ok_and(|n| !is_connect && length.replace(n).is_none())
+        }
+        _ => true,
+    });
     let mut line = |name: &[u8], value: &[u8]| push_line(out, name, value, cx.format);
     let body = if is_connect {
         BodyEncoder::Eof

@@ -773,3 +773,42 @@ fn a_switched_client_is_a_tunnel() {
         assert!(!conn.is_reusable());
     });
 }
+
+proptest::proptest! {
+    /// Any body, in any chunks with any extensions, arriving in any pieces, is that body.
+    #[test]
+    fn chunks_in_any_pieces_are_the_body(
+        chunks in proptest::collection::vec((proptest::collection::vec(0_u8.., 1..40), "(;[a-z]{0,3})?"), 0..8),
+        pieces in proptest::collection::vec(1_usize..30, 1..200),
+    ) {
+        let mut wire = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        let mut want = Vec::new();
+        for (data, extension) in &chunks {
+            wire.extend_from_slice(format!("{:x}{extension}\r\n", data.len()).as_bytes());
+            wire.extend_from_slice(data);
+            wire.extend_from_slice(b"\r\n");
+            want.extend_from_slice(data);
+        }
+        wire.extend_from_slice(b"0\r\n\r\n");
+        let (mut conn, mut peer) = server_with(&[], settings());
+        let mut got = Vec::new();
+        let mut begun = false;
+        let mut rest = &wire[..];
+        for size in pieces.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, tail) = rest.split_at((*size).min(rest.len()));
+            rest = tail;
+            let _ = poll_once(|cx| peer.poll_write(cx, piece));
+            if !begun {
+                begun = poll_once(|cx| conn.poll_head(cx)).is_ready();
+            }
+            while begun && let Poll::Ready(Ok(Some(Frame::Data(data)))) = poll_once(|cx| conn.poll_frame(cx)) {
+                got.extend_from_slice(&data);
+            }
+        }
+        proptest::prop_assert!(conn.is_end());
+        proptest::prop_assert_eq!(got, want);
+    }
+}

@@ -217,8 +217,8 @@ pub(super) fn response_to_h2(head: &ResponseHead) -> Response<()> {
 /// A list for h2, without what RFC 9113 §8.2.2 forbids; in a tunnel's head without a length either.
 fn list_to_h2(list: &HeaderList, tunnel: bool) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(list.len());
-    let arena = list.to_shared();
-    for (id, name, value, range) in list.iter_ranges() {
+    let arena = shared(list.arena());
+    for (id, name, value) in list.iter_ranges() {
         match id {
             ids::CONNECTION
             | ids::UPGRADE
@@ -228,14 +228,15 @@ fn list_to_h2(list: &HeaderList, tunnel: bool) -> HeaderMap {
             | ids::HTTP2_SETTINGS
             | ids::HOST => continue,
             ids::CONTENT_LENGTH if tunnel => continue,
-            ids::TE if !value.eq_ignore_ascii_case(b"trailers") => continue,
+            ids::TE if !arena[value.clone()].eq_ignore_ascii_case(b"trailers") => continue,
             _ => {}
         }
         // Names and values of decoders and of the configuration are valid; what a filter made up and is
         // not cannot be sent.
-        let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(arena.slice(range)))
-        else {
+        let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(&arena[name]),
+            HeaderValue::from_maybe_shared(arena.slice(value)),
+        ) else {
             continue;
         };
         map.append(name, value);
