@@ -46,6 +46,10 @@ impl WorkerHcm {
         let listener_scope =
             registry.scope(&format!("listener.{listener_prefix}.http.{}", config.stat_prefix));
         let kb = config.max_request_headers_kb;
+        let hcm_scope = HcmScope { scope: scope.clone(), registry: registry.clone() };
+        for filter in &config.filters {
+            filter.config.declare(&hcm_scope);
+        }
         let mut h1 = h1::ServerSettings::new(&config.http1, &config.common, Some(kb));
         h1.validate_scheme = config.use_remote_address && config.xff_num_trusted_hops == 0;
         Self {
@@ -56,7 +60,7 @@ impl WorkerHcm {
             upstream_logs: worker.access_logs.bind(&config.router.upstream_log),
             h1: Arc::new(h1),
             h2: Arc::new(h2::Settings::new(&config.http2, &config.common, kb)),
-            scope: HcmScope { scope, registry: registry.clone() },
+            scope: hcm_scope,
             config,
         }
     }

@@ -13,12 +13,14 @@ use crate::config::compile::route::CompilePerRoute;
 use crate::config::hcm::HttpFilter as HttpFilterConfig;
 use crate::config::name::NameId;
 use crate::config::pb::google::protobuf::Any;
+use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::router::RouteState;
 
 /// One line for each filter: its variant and its module. A module has `TYPE` and `PER_ROUTE_TYPE` (message names),
 /// `Config`, `Filter: HttpFilter` with `new(&Arc<Config>)`, `compile(any, stat_prefix, path) -> Option<Arc<Config>>`
-/// and `compile_per_route(any, path) -> Option<PerRouteConfig>`.
+/// and `compile_per_route(any, path) -> Option<PerRouteConfig>`; `Config` has `declare(&self, &HcmScope)`, which
+/// makes its statistics exist at zero.
 macro_rules! registry {
     ($($variant:ident = $module:ident,)*) => {
         /// A compiled HTTP filter.
@@ -53,6 +55,14 @@ macro_rules! registry {
                 match type_name {
                     $(super::$module::PER_ROUTE_TYPE => Some(super::$module::compile_per_route),)*
                     _ => None,
+                }
+            }
+
+            /// Makes the filter's statistics exist at zero, as they do in Envoy before the first request.
+            pub fn declare(&self, stats: &HcmScope) {
+                match self {
+                    $(Self::$variant(config) => config.declare(stats),)*
+                    Self::Extra(_) | Self::Unsupported(_) => {}
                 }
             }
 

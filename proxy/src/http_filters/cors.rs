@@ -16,8 +16,9 @@ use crate::config::compile::diagnostic::FieldPath;
 use crate::config::pb::envoy::extensions::filters::http::cors::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
 use crate::config::route::CorsPolicy;
+use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
-use crate::stats::FilterStats;
+use crate::stats::{FilterStats, Scope};
 
 pub const TYPE: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 pub const PER_ROUTE_TYPE: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
@@ -34,6 +35,17 @@ crate::metrics! {
 #[derive(Debug, Default)]
 pub struct Config {
     stats: FilterStats<CorsStat>,
+}
+
+impl Config {
+    /// See `chain::FilterConfig::declare`.
+    pub fn declare(&self, hcm: &HcmScope) {
+        self.stats.declare(|| scope(hcm));
+    }
+}
+
+fn scope(hcm: &HcmScope) -> Scope {
+    hcm.scope.scope("cors")
 }
 
 pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {

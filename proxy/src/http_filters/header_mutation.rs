@@ -13,6 +13,7 @@ use crate::config::compile::header_ops::compile_header_mutations;
 use crate::config::header_ops::HeaderOps;
 use crate::config::pb::envoy::extensions::filters::http::header_mutation::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
+use crate::hcm::HcmScope;
 use crate::http_filters::query_mutation::{QueryMutation, compile_query_mutations, mutate_query};
 
 pub const TYPE: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
@@ -24,6 +25,11 @@ pub const PER_ROUTE_TYPE: &str =
 pub struct Config {
     mutations: Mutations,
     most_specific_wins: bool,
+}
+
+impl Config {
+    /// It has no statistics.
+    pub fn declare(&self, _hcm: &HcmScope) {}
 }
 
 /// `Mutations`, of the filter or of one level of a route.

@@ -15,6 +15,7 @@ use crate::config::compile::rbac::compile_rbac;
 use crate::config::pb::envoy::extensions::filters::http::rbac::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
 use crate::config::rbac::{RbacEngine, RbacSubject};
+use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::stats::{FilterStats, Scope};
 
@@ -58,6 +59,14 @@ pub struct Config {
     shadow: Side,
     stats: FilterStats<RbacStat>,
     shadow_stats: FilterStats<RbacShadowStat>,
+}
+
+impl Config {
+    /// See `chain::FilterConfig::declare`.
+    pub fn declare(&self, hcm: &HcmScope) {
+        self.stats.declare(|| self.rules.scope(&hcm.scope, ""));
+        self.shadow_stats.declare(|| self.shadow.scope(&hcm.scope, ""));
+    }
 }
 
 /// Names of one kind of rules: what they count under and leave in the metadata.
