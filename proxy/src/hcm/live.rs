@@ -47,7 +47,7 @@ impl WorkerHcm {
             registry.scope(&format!("listener.{listener_prefix}.http.{}", config.stat_prefix));
         let kb = config.max_request_headers_kb;
         let hcm_scope = HcmScope { scope: scope.clone(), registry: registry.clone() };
-        for filter in &config.filters {
+        for filter in config.filters.iter() {
             filter.config.declare(&hcm_scope);
         }
         let mut h1 = h1::ServerSettings::new(&config.http1, &config.common, Some(kb));

@@ -23,6 +23,11 @@ pub struct Config {
     max_request_bytes: usize,
 }
 
+impl Config {
+    /// It has no statistics.
+    pub fn declare(&self, _hcm: &crate::hcm::HcmScope) {}
+}
+
 /// `BufferPerRoute`: `None` switches the filter off.
 #[derive(Debug)]
 struct PerRoute(Option<Config>);

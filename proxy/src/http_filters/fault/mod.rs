@@ -16,6 +16,7 @@ use crate::codec::name::names;
 use crate::config::compile::core::unpack_any;
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::pb::google::protobuf::Any;
+use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::metrics;
 use crate::stats::SharedBlock;
@@ -40,6 +41,17 @@ metrics! {
 pub struct Config {
     settings: Settings,
     stats: OnceLock<SharedBlock<FaultStat>>,
+}
+
+impl Config {
+    /// See `chain::FilterConfig::declare`.
+    pub fn declare(&self, hcm: &HcmScope) {
+        self.stats(hcm);
+    }
+
+    fn stats(&self, hcm: &HcmScope) -> &SharedBlock<FaultStat> {
+        self.stats.get_or_init(|| hcm.scope.scope("fault").shared())
+    }
 }
 
 pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {
@@ -84,7 +96,7 @@ impl Filter {
     }
 
     fn stats(&self, cx: &FilterContext<'_>) -> &SharedBlock<FaultStat> {
-        self.config.stats.get_or_init(|| cx.hcm_stats.scope.scope("fault").shared())
+        self.config.stats(cx.hcm_stats)
     }
 
     /// Counts an injected fault, once as an active one.

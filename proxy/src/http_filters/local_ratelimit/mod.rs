@@ -26,6 +26,7 @@ use crate::config::pb::envoy::extensions::filters::http::local_ratelimit::v3 as 
 use crate::config::pb::envoy::r#type::v3 as type_pb;
 use crate::config::pb::google::protobuf::Any;
 use crate::format::grpc;
+use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::metrics;
 use crate::stats::SharedBlock;
@@ -290,10 +291,15 @@ fn compile_descriptor(
 }
 
 impl Config {
-    fn stats(&self, cx: &FilterContext<'_>) -> &SharedBlock<LocalRateLimitStat> {
+    /// See `chain::FilterConfig::declare`.
+    pub fn declare(&self, hcm: &HcmScope) {
+        self.stats(hcm);
+    }
+
+    fn stats(&self, hcm: &HcmScope) -> &SharedBlock<LocalRateLimitStat> {
         self.stats.get_or_init(|| {
             let prefix = format!("{}.http_local_rate_limit", self.stat_prefix);
-            cx.hcm_stats.registry.scope(&prefix).shared()
+            hcm.registry.scope(&prefix).shared()
         })
     }
 
@@ -352,7 +358,7 @@ impl HttpFilter for Filter {
         if !config.enabled.is_hit(cx.worker.random()) {
             return Flow::Continue;
         }
-        let stats = config.stats(cx);
+        let stats = config.stats(cx.hcm_stats);
         stats.inc(LocalRateLimitStat::Enabled);
         let decision = config.decide(cx);
         if decision.shadowed {
