@@ -184,7 +184,14 @@ impl Http1Pool {
             self.closed(ready.record);
             return;
         }
-        self.idle.borrow_mut().push(Idle { ready, since: now });
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() == idle.capacity() {
+            // Doubling would leave up to half of what thousands of idle connections take unused.
+            let more = (idle.len() / 4).max(2);
+            idle.reserve_exact(more);
+        }
+        idle.push(Idle { ready, since: now });
+        drop(idle);
         if !self.armed.replace(true)
             && let Some(watcher) = &*self.watcher.borrow()
         {

@@ -36,8 +36,12 @@ impl Rng {
 enum Walk {
     /// Not asked for yet.
     Unmade,
-    /// Equal weights under round robin: plain rotation, from a random start.
-    Rotation(u64),
+    /// Equal weights under round robin: plain rotation, from a random start. `checked`: the weights of the present
+    /// host set were looked at.
+    Rotation {
+        next: u64,
+        checked: bool,
+    },
     Weighted(Edf),
     /// Sampled anew for every pick.
     Sampled,
@@ -81,8 +85,9 @@ impl LoadBalancer {
     /// To be called when the host set has changed; rotations go on where they were.
     pub fn reset(&mut self) {
         for walk in self.walks.iter_mut().flatten() {
-            if !matches!(walk, Walk::Rotation(_)) {
-                *walk = Walk::Unmade;
+            match walk {
+                Walk::Rotation { checked, .. } => *checked = false,
+                Walk::Unmade | Walk::Weighted(_) | Walk::Sampled => *walk = Walk::Unmade,
             }
         }
     }
@@ -136,11 +141,11 @@ impl LoadBalancer {
             self.walks.resize_with(set.priorities.len(), || [const { Walk::Unmade }; 3]);
         }
         let walk = &mut self.walks[choice.priority][choice.source as usize];
-        if matches!(walk, Walk::Unmade | Walk::Rotation(_)) {
+        if matches!(walk, Walk::Unmade | Walk::Rotation { checked: false, .. }) {
             make_walk(walk, policy, set, candidates, self.seed);
         }
         match walk {
-            Walk::Rotation(next) => {
+            Walk::Rotation { next, .. } => {
                 let at = (*next % candidates.len() as u64) as usize;
                 *next = next.wrapping_add(1);
                 Some(candidates.at(at))
@@ -160,7 +165,7 @@ impl LoadBalancer {
     }
 }
 
-/// Decides how a list is walked. A rotation is kept unless weights now differ.
+/// Decides how a list is walked. A rotation goes on where it was unless weights now differ.
 fn make_walk(
     walk: &mut Walk,
     policy: &LbPolicy,
@@ -168,17 +173,16 @@ fn make_walk(
     candidates: Candidates<'_>,
     seed: u64,
 ) {
-    if matches!(walk, Walk::Rotation(_)) && !set.has_weights() {
-        return;
-    }
     let host = |position| &set.hosts[candidates.at(position) as usize];
     let equal = !set.has_weights()
         || (1..candidates.len()).all(|position| host(position).weight() == host(0).weight());
     *walk = match (policy, equal) {
         (LbPolicy::Random, _) | (LbPolicy::LeastRequest(_), true) => Walk::Sampled,
         (LbPolicy::RoundRobin, true) => match walk {
-            Walk::Rotation(next) => Walk::Rotation(*next),
-            _ => Walk::Rotation(seed),
+            Walk::Rotation { next, .. } => Walk::Rotation { next: *next, checked: true },
+            Walk::Unmade | Walk::Weighted(_) | Walk::Sampled => {
+                Walk::Rotation { next: seed, checked: true }
+            }
         },
         (LbPolicy::RoundRobin | LbPolicy::LeastRequest(_), false) => {
             let entries = (0..candidates.len())

@@ -194,4 +194,36 @@ mod tests {
         let first = (0..1000).filter(|r| loads.choose(*r).priority == 0).count();
         assert_eq!(first, 350);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn shares_always_sum_to_100(
+            hosts in proptest::collection::vec((0_u32..50, 0_u32..50, 0_u32..50), 1..6),
+            overprovisioning in 1_u32..400,
+            threshold in 0_u8..=100,
+            random: u64,
+        ) {
+            let health: Vec<_> = hosts
+                .iter()
+                .map(|(healthy, degraded, rest)| PriorityHealth {
+                    hosts: healthy + degraded + rest,
+                    available: healthy + degraded,
+                    healthy_weight: u64::from(*healthy),
+                    degraded_weight: u64::from(*degraded),
+                    total_weight: u64::from(healthy + degraded + rest),
+                })
+                .collect();
+            let loads = PriorityLoads::new(&health, overprovisioning, threshold);
+            let sum: u32 =
+                loads.0.iter().map(|l| u32::from(l.healthy) + u32::from(l.degraded)).sum();
+            proptest::prop_assert_eq!(sum, 100);
+            let choice = loads.choose(random);
+            proptest::prop_assert!(choice.priority < health.len());
+            // A priority without a usable host is chosen only where no priority has one.
+            let chosen = &health[choice.priority];
+            let usable = if choice.panic { chosen.hosts } else { chosen.available };
+            let nobody = health.iter().all(|h| h.available == 0);
+            proptest::prop_assert!(usable > 0 || nobody, "{:?}", choice);
+        }
+    }
 }
