@@ -28,7 +28,9 @@ pub struct FilterChain {
 
 /// A network filter before the terminal one.
 #[derive(Debug)]
-pub enum NetworkFilter {}
+pub enum NetworkFilter {
+    Rbac(Arc<crate::filter_chain::network_rbac::NetworkRbac>),
+}
 
 /// What a connection ends in.
 #[derive(Debug)]

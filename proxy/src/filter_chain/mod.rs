@@ -1,6 +1,7 @@
 //! Stage 2: the filter chain of one connection: found by its facts, network filters in order, then the terminal.
 
 pub mod copy;
+pub mod network_rbac;
 pub mod tcp_proxy;
 
 use std::fmt;
@@ -11,7 +12,7 @@ use std::time::{Instant, SystemTime};
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 
-use crate::config::filter_chain::{ConnectionFacts, FilterChain, Terminal};
+use crate::config::filter_chain::{ConnectionFacts, FilterChain, NetworkFilter, Terminal};
 use crate::config::listener::Listener;
 use crate::format;
 use crate::hcm::connection::HttpConnection;
@@ -89,9 +90,13 @@ pub async fn serve(
         log_connection(&listener, &info, Some("filter_chain_not_found"));
         return;
     };
-    // A network filter that denies closes the connection here; there is none to be built yet whose state a
-    // connection would have to carry.
-    debug_assert!(chain.filters.is_empty());
+    for filter in &chain.filters {
+        let NetworkFilter::Rbac(rbac) = filter;
+        if !rbac.admit(&info, &worker).await {
+            log_connection(&listener, &info, Some("rbac_access_denied"));
+            return;
+        }
+    }
     match listener.chains.0.get(&Arc::as_ptr(&chain)) {
         Some(WorkerTerminal::Http(slot)) => {
             let connection = HttpConnection {

@@ -19,6 +19,7 @@ use crate::config::pb::envoy::extensions::filters::http::router::v3::Router;
 use crate::config::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb_hcm;
 use crate::config::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use crate::config::pb::google::protobuf::Any;
+use crate::filter_chain::network_rbac;
 use crate::http_filters::chain::FilterConfig;
 
 /// Type of the terminal HTTP filter.
@@ -31,12 +32,15 @@ pub fn compile_network_filters(
     path: &FieldPath<'_>,
 ) -> Option<(Vec<NetworkFilter>, Terminal)> {
     let Some((last, before)) = pb.split_last() else { return Some((Vec::new(), Terminal::Close)) };
-    let filters = Vec::new();
+    let mut filters = Vec::new();
     for (i, filter) in before.iter().enumerate() {
         let at = path.index("filters", i);
         let Some(any) = typed_config(filter, &at) else { continue };
         let at = at.field("typed_config");
         match any_type(any) {
+            network_rbac::TYPE => {
+                filters.extend(network_rbac::compile(any, &at).map(NetworkFilter::Rbac));
+            }
             other if is_terminal(other) => {
                 at.error(format_args!(
                     "terminal filter {:?} must be the last filter in a network filter chain",
