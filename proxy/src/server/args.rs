@@ -101,13 +101,13 @@ pub struct Options {
     /// Accept unknown fields in the configuration file and in --config-yaml
     #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
-    /// Refuse unknown fields in what a control plane sends
+    /// No effect yet: there is no control plane
     #[arg(long)]
     pub reject_unknown_dynamic_fields: bool,
-    /// Do not even log unknown fields in what a control plane sends
+    /// No effect yet: there is no control plane
     #[arg(long)]
     pub ignore_unknown_dynamic_fields: bool,
-    /// Do not log the use of deprecated fields
+    /// No effect: the use of deprecated fields is not logged
     #[arg(long)]
     pub skip_deprecated_logs: bool,
     /// serve, validate (check the configuration and exit) or init_only (start up, then exit)
@@ -120,19 +120,19 @@ pub struct Options {
     #[arg(long)]
     pub cpuset_threads: bool,
     /// Node id, over the configuration's node.id
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     pub service_node: String,
     /// Node cluster, over the configuration's node.cluster
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub service_cluster: String,
     /// Zone, over the configuration's node.locality.zone
-    #[arg(long, value_name = "ZONE", default_value = "")]
+    #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
     pub service_zone: String,
     /// Level of the log: trace, debug, info, warning (or warn), error, critical, off
     #[arg(short = 'l', long, value_name = "LEVEL", default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
     /// Levels by component, over --log-level: upstream:debug,config:trace
-    #[arg(long, value_name = "NAME:LEVEL,…", default_value = "")]
+    #[arg(long, value_name = "NAME:LEVEL,…", default_value = "", hide_default_value = true)]
     pub component_log_level: ComponentLogLevels,
     /// Form of a log line, in spdlog's syntax [default: "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"]
     #[arg(long, value_name = "FORMAT")]
@@ -146,7 +146,7 @@ pub struct Options {
     /// File to write the admin interface's address to
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,
-    /// Version of the local address: v4 or v6
+    /// No effect: the local address (v4 or v6) is not told to anybody
     #[arg(long, value_enum, default_value_t, value_name = "VERSION", hide_possible_values = true)]
     pub local_address_ip_version: IpVersion,
     /// Longest drain, in seconds: removed listeners, /drain_listeners?graceful, SIGTERM (there at most 25)
@@ -158,17 +158,15 @@ pub struct Options {
     /// Milliseconds between flushes of an access log file
     #[arg(long, value_name = "MSEC", default_value_t = 10_000)]
     pub file_flush_interval_msec: u32,
-    /// Kilobytes of buffered access log lines that flush it earlier [default: 64]
+    /// Kilobytes of buffered access log lines that flush it earlier; 0 means 64
     #[arg(long, value_name = "KB", default_value_t = 0)]
     pub file_flush_min_size_kb: u32,
     /// Tag for all statistics, as name:value; may be repeated
     #[arg(long, value_name = "NAME:VALUE")]
     pub stats_tag: Vec<StatsTag>,
-    /// Extensions to leave out, by name
+    /// No effect: every extension that is built in stays
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub disable_extensions: Vec<String>,
-    #[command(flatten)]
-    pub without_effect: WithoutEffect,
     /// Print the version and exit
     #[arg(long)]
     pub version: bool,
@@ -177,6 +175,8 @@ pub struct Options {
     pub hot_restart_version: bool,
     #[arg(last = true, hide = true)]
     pub ignored: Vec<OsString>,
+    #[command(flatten)]
+    pub without_effect: WithoutEffect,
 }
 
 /// Flags that exist so that Envoy's command lines work. None changes what Outrigger does.
@@ -194,7 +194,7 @@ pub struct WithoutEffect {
     #[arg(long)]
     pub use_dynamic_base_id: bool,
     /// No effect: belongs to hot restart
-    #[arg(long, value_name = "FILE", default_value = "")]
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     pub base_id_path: String,
     /// No effect: belongs to hot restart
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -11,6 +11,7 @@ use super::listener::compile_listener;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::cluster::Cluster;
 use crate::config::core::BindConfig;
+use crate::config::filter_chain::Terminal;
 use crate::config::json::{LoadError, LoadedBootstrap, RawResource, Sources, load};
 use crate::config::listener::Listener;
 use crate::config::support;
@@ -67,8 +68,12 @@ fn compile_configuration(
     let bootstrap = compile_bootstrap(&loaded.bootstrap, options, &found.root());
     let mut found = found.into_vec();
     let bind = bootstrap.upstream_bind.as_ref();
+    let names: FxHashSet<String> = loaded.clusters.iter().map(|raw| raw.name.clone()).collect();
     let clusters = compile_each(loaded.clusters, &mut found, |raw| compile_raw_cluster(raw, bind));
     let listeners = compile_each(loaded.listeners, &mut found, |raw| compile_raw_listener(raw, cx));
+    for (raw, listener) in &listeners {
+        check_clusters(raw, listener, &names, &mut found);
+    }
     let (errors, ignored): (Vec<_>, _) =
         found.into_iter().partition(|one| one.severity == Severity::Error);
     if !errors.is_empty() {
@@ -83,6 +88,30 @@ fn compile_configuration(
         ignored,
         unknown_fields: loaded.unknown_fields,
     })
+}
+
+/// Static routes name clusters that exist, unless `validate_clusters` says otherwise.
+fn check_clusters(
+    raw: &RawResource,
+    listener: &Listener,
+    names: &FxHashSet<String>,
+    found: &mut Vec<Diagnostic>,
+) {
+    for chain in listener.filter_chains.iter() {
+        let Terminal::Http(hcm) = &chain.terminal else { continue };
+        let routes = &hcm.load().routes;
+        if !routes.validate_clusters.unwrap_or(true) {
+            continue;
+        }
+        let unknown = Diagnostics::new(resource(raw));
+        for name in routes.clusters.iter().filter(|name| !names.contains(&***name)) {
+            unknown
+                .root()
+                .field("route_config")
+                .error(format_args!("route: unknown cluster '{name}'"));
+        }
+        found.append(&mut unknown.into_vec());
+    }
 }
 
 fn compile_each<T>(
@@ -170,6 +199,26 @@ mod tests {
             assert!(configuration.unknown_fields.is_empty());
             assert!(configuration.ignored.iter().any(|one| one.path == "dynamic_resources"));
         }
+    }
+
+    #[test]
+    fn a_route_to_an_unknown_cluster_is_named() {
+        let hcm =
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let router = "envoy.extensions.filters.http.router.v3.Router";
+        let yaml = |validate: bool| {
+            format!(
+                "static_resources: {{listeners: [{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}},\n \
+             filter_chains: [{{filters: [{{name: hcm, typed_config: {{'@type': t/{hcm}, stat_prefix: s,\n \
+             http_filters: [{{name: router, typed_config: {{'@type': t/{router}}}}}],\n \
+             route_config: {{name: r, validate_clusters: {validate}, virtual_hosts: [{{name: v, domains: ['*'],\n \
+             routes: [{{match: {{prefix: /}}, route: {{cluster: gone}}}}]}}]}}}}}}]}}]}}]}}"
+            )
+        };
+        let problems = load_with(&["--config-yaml", &yaml(true)]).unwrap_err();
+        let place = "--config-yaml: static_resources.listeners[0] \"l\": route_config: ";
+        assert_eq!(problems, format!("{place}route: unknown cluster 'gone'"));
+        load_with(&["--config-yaml", &yaml(false)]).unwrap();
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct LoadedBootstrap {
 pub enum LoadError {
     #[error("at least one of --config-path and --config-yaml has to be given")]
     NoSource,
-    #[error("{}: {source}", path.display())]
+    #[error("{}: cannot be read", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}: the {form} form is not read, only YAML and JSON", path.display())]
     Form { path: PathBuf, form: &'static str },
