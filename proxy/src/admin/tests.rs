@@ -147,7 +147,8 @@ impl AdminState for Sample {
     fn config(&self, kind: ConfigKind) -> Vec<ConfigResource> {
         match kind {
             ConfigKind::Bootstrap => {
-                let bootstrap: Bootstrap = from_yaml("node: {id: n1, cluster: c1}").unwrap();
+                let bootstrap: Bootstrap =
+                    from_yaml("{node: {id: n1, cluster: c1}, admin: {profile_path: /x}}").unwrap();
                 let type_url = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
                 vec![resource("", ConfigState::Static, type_url, bootstrap.encode_to_vec())]
             }
@@ -377,6 +378,10 @@ async fn config_dump_has_envoys_sections() {
     assert_eq!(types, expected);
     let configs = &dump["configs"];
     assert_eq!(configs[0]["bootstrap"]["node"]["id"], "n1");
+    let statics = &configs[0]["bootstrap"]["static_resources"];
+    assert_eq!(statics["clusters"][0]["name"], "foo");
+    let keys: Vec<_> = body.lines().filter(|line| line.starts_with("    \"")).take(3).collect();
+    assert_eq!(keys, ["    \"node\": {", "    \"static_resources\": {", "    \"admin\": {"]);
     assert_eq!(configs[0]["last_updated"], "2026-11-21T09:15:25.250Z");
     assert_eq!(configs[1]["static_clusters"][1]["cluster"]["name"], "h2c");
     let dynamic = &configs[1]["dynamic_active_clusters"][0];
@@ -406,6 +411,8 @@ async fn config_dump_selects_as_envoy_does() {
     );
     let (_, body) = fixture.get("/config_dump?mask=static_clusters").await;
     assert!(body.contains("\"h2c\"") && !body.contains("bootstrap") && !body.contains("dynamic"));
+    let (_, body) = fixture.get("/config_dump?mask=bootstrap.static_resources").await;
+    assert!(body.contains("\"clusters\": [") && !body.contains("node"), "{body}");
     let (_, body) = fixture.get("/config_dump?resource=static_clusters&name_regex=zzz").await;
     assert_eq!(body, "{}\n");
     for (target, status, answer) in [

@@ -14,6 +14,7 @@ use super::stream::{StreamSetup, handle_stream, reject_unread};
 use crate::codec::{Fault, ServerStream, h1, h2};
 use crate::config::hcm::CodecType;
 use crate::io::Io;
+use crate::stats::declare_http2;
 use crate::stats::names::HttpStat;
 use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
@@ -57,6 +58,7 @@ impl HttpConnection {
         };
         let closed = match codec {
             Some(CodecType::Http2) => {
+                declare_http2(&self.worker.registry);
                 stats.inc(HttpStat::DownstreamCxHttp2Total);
                 stats.gauge_inc(HttpStat::DownstreamCxHttp2Active);
                 let closed = self.serve_h2(io, read, &hcm).await;

@@ -12,7 +12,7 @@ use crate::access_log::AccessLogs;
 use crate::codec::{h1, h2};
 use crate::config::hcm::HttpConnectionManager;
 use crate::stats::Block;
-use crate::stats::names::{HttpStat, ListenerHttpStat, RouterStat};
+use crate::stats::names::{HttpStat, HttpTracingStat, ListenerHttpStat, RouterStat};
 use crate::worker::WorkerContext;
 
 /// A connection manager's compiled form, its counters, logs and codec settings. `!Send`.
@@ -43,6 +43,7 @@ impl WorkerHcm {
     ) -> Self {
         let registry = &worker.registry;
         let scope = registry.scope(&format!("http.{}", config.stat_prefix));
+        scope.declare::<HttpTracingStat>();
         let listener_scope =
             registry.scope(&format!("listener.{listener_prefix}.http.{}", config.stat_prefix));
         let kb = config.max_request_headers_kb;

@@ -24,7 +24,7 @@ use crate::config::listener::{Listener, ListenerFilterKind};
 use crate::filter_chain::{self, WorkerChains};
 use crate::io::Io;
 use crate::stats::Block;
-use crate::stats::names::{ListenerStat, ListenerWorkerStat};
+use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
 use crate::stream_info::Address;
 use crate::worker::WorkerContext;
 use crate::worker::connections::Drain;
@@ -83,6 +83,7 @@ impl Acceptor {
 impl WorkerListener {
     pub fn new(config: Arc<Listener>, number: usize, worker: Rc<WorkerContext>) -> Rc<Self> {
         let scope = worker.registry.scope(&format!("listener.{}", config.stat_prefix));
+        scope.declare::<ListenerConfigStat>();
         let worker_scope = scope.scope(&format!("worker_{}", worker.index));
         Rc::new(Self {
             chains: WorkerChains::new(&config, &worker),

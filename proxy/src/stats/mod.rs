@@ -23,7 +23,7 @@ pub use block::{
 pub use codes::ResponseCodes;
 pub use definition::{Kind, StatDef, StatSet, StatTable, Unit, assign_slots};
 pub use filter_stats::FilterStats;
-pub use process::declare_process;
+pub use process::{declare_http2, declare_process};
 pub use registry::{Registry, sanitize};
 pub use scope::Scope;
 pub use tags::is_default_tag;

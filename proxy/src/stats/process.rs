@@ -1,8 +1,10 @@
 //! Statistics that every process has, whatever its configuration.
 
+use std::sync::atomic::Ordering;
+
 use super::names::{
-    ClusterManagerStat, DnsStat, FilesystemStat, Http1Stat, ListenerManagerStat, OverloadStat,
-    RouterStat, RuntimeStat, ServerStat, ThreadClusterStat, WatchdogStat,
+    ClusterManagerStat, DnsStat, FilesystemStat, Http1Stat, Http2Stat, ListenerManagerStat,
+    OverloadStat, RouterStat, RuntimeStat, ServerStat, ThreadClusterStat, WatchdogStat,
 };
 use super::registry::Registry;
 use super::scope::Scope;
@@ -35,4 +37,12 @@ pub fn declare_process(registry: &Registry, workers: usize) -> Vec<Scope> {
         declare(&clusters, Scope::declare::<ThreadClusterStat>);
     }
     scopes
+}
+
+/// Makes `http2.*` exist; called for each downstream connection that speaks it, and cheap after the first.
+pub fn declare_http2(registry: &Registry) {
+    if !registry.0.http2.load(Ordering::Relaxed) {
+        registry.scope("http2").declare::<Http2Stat>();
+        registry.0.http2.store(true, Ordering::Relaxed);
+    }
 }

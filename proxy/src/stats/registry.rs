@@ -2,7 +2,7 @@
 //! statistics vanish with its last user, and two users of one prefix count into the same cells.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -45,6 +45,8 @@ pub(super) struct Inner {
     /// Counter values at the last `/reset_counters`; empty before the first.
     pub(super) baseline: Mutex<HashMap<SeriesKey, u64>>,
     pub(super) intervals: Mutex<HashMap<SeriesKey, IntervalState>>,
+    /// A downstream connection spoke HTTP/2.
+    pub(super) http2: AtomicBool,
     /// Names interned since the start (`server.stats_recent_lookups`).
     pub(super) lookups: AtomicU64,
 }

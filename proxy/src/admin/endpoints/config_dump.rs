@@ -7,7 +7,8 @@ use std::rc::Rc;
 use http::StatusCode;
 use regex::Regex;
 
-use super::config_dump_entry::{bootstrap, entry};
+use super::config_dump_bootstrap::{self, Step};
+use super::config_dump_entry::entry;
 use crate::admin::answer::{Answer, JSON};
 use crate::admin::query::Query;
 use crate::admin::{Admin, AdminState, ConfigKind, ConfigResource, ConfigState};
@@ -181,6 +182,10 @@ struct Dump {
     json: JsonWriter,
     started: bool,
     done: bool,
+    /// What is left to write of the bootstrap.
+    bootstrap: VecDeque<Step>,
+    /// None of its static resources is written.
+    bootstrap_first: bool,
     current: Option<Current>,
 }
 
@@ -206,6 +211,8 @@ impl Dump {
             json: JsonWriter::new(Style::DUMP),
             started: false,
             done: false,
+            bootstrap: VecDeque::new(),
+            bootstrap_first: true,
             current: None,
         }
     }
@@ -224,13 +231,25 @@ impl Dump {
         if part.section.kind == ConfigKind::Bootstrap {
             if let Some(resource) = resources.first() {
                 self.open_configs();
-                let type_url = format!("{PREFIX}{}", part.section.message);
-                self.json.any(&type_url, &bootstrap(resource), self.mask.as_ref());
+                if self.mask.is_some() {
+                    let type_url = format!("{PREFIX}{}", part.section.message);
+                    let bytes = config_dump_bootstrap::whole(&self.state, resource);
+                    self.json.any(&type_url, &bytes, self.mask.as_ref());
+                } else {
+                    self.bootstrap = config_dump_bootstrap::steps(&self.state, resource);
+                }
             }
             return;
         }
         if let Some(names) = &self.names {
             resources.retain(|resource| names.is_match(&resource.name));
+        }
+        // Envoy keeps these by name, the others as they came.
+        if matches!(
+            part.section.kind,
+            ConfigKind::Clusters | ConfigKind::Endpoints | ConfigKind::Secrets
+        ) {
+            resources.sort_by(|a, b| a.name.cmp(&b.name));
         }
         let mut lists = VecDeque::new();
         for (index, (field, _, states)) in part.section.lists.iter().enumerate() {
@@ -323,7 +342,9 @@ impl Iterator for Dump {
         if self.done {
             return None;
         }
-        if let Some(current) = self.current.take() {
+        if let Some(step) = self.bootstrap.pop_front() {
+            step.write(&mut self.json, &mut self.bootstrap_first);
+        } else if let Some(current) = self.current.take() {
             self.step(current);
         } else if let Some(part) = self.parts.next() {
             self.begin(part);

@@ -3,6 +3,7 @@
 mod certs;
 mod clusters;
 mod config_dump;
+mod config_dump_bootstrap;
 mod config_dump_entry;
 mod help;
 mod ignored;

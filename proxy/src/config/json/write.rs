@@ -195,6 +195,13 @@ impl JsonWriter {
         }
     }
 
+    /// The fields of a message, into the mapping that is open.
+    pub fn fields(&mut self, type_name: &str, bytes: &[u8]) {
+        if let Some(message) = Message::by_type_url(type_name) {
+            self.write_fields(message, bytes, None, false);
+        }
+    }
+
     /// A message as in an `Any`: with its `@type`.
     pub fn any(&mut self, type_url: &str, bytes: &[u8], mask: Option<&Mask>) {
         self.write_any(type_url, bytes, mask, false);
