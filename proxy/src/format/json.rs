@@ -301,8 +301,9 @@ pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) {
 /// UTF-8 is escaped as JSON asks; in other bytes everything but plain ASCII becomes `\u00XX`, as in Envoy.
 fn finish_string(out: &mut Vec<u8>, start: usize) {
     let text = &out[start..];
-    let is_plain = |b: &u8| matches!(b, 0x20..=0x7e) && *b != b'"' && *b != b'\\';
-    if !text.iter().all(is_plain) {
+    // Every byte is looked at, so that the compiler can look at many at once.
+    let is_plain = |b: u8| (0x20..=0x7e).contains(&b) & (b != b'"') & (b != b'\\');
+    if !text.iter().fold(true, |plain, b| plain & is_plain(*b)) {
         let utf8 = std::str::from_utf8(text).is_ok();
         let extra: usize = text.iter().map(|b| escape_of(*b, utf8).extra()).sum();
         escape_in_place(out, start, extra, utf8);

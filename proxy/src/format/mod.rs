@@ -13,6 +13,7 @@ mod json;
 mod metadata;
 mod operator;
 mod parse;
+mod request;
 mod table;
 mod text;
 mod time;

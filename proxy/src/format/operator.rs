@@ -7,11 +7,14 @@ use serde_json::Value;
 use super::address::{write_address, write_attempted, write_host_name};
 use super::json::write_value;
 use super::metadata::{Looked, metadata, write_grpc_status};
+use super::request::{
+    find_header, headers_bytes, path, write_query, write_query_param, write_server_name,
+    write_stream_id,
+};
 use super::text;
 use super::time::TimeFormat;
 use super::{AccessLogType, Ctx};
-use crate::codec::head::HeaderList;
-use crate::codec::name::{HeaderName, names};
+use crate::codec::name::HeaderName;
 use crate::stream_info::{Address, ByteMeter, StreamInfo};
 
 /// What an operator wrote, as JSON sees it.
@@ -93,7 +96,6 @@ pub(super) enum Kind {
     },
     ServerName {
         sni: Source,
-        host_first: bool,
         original: Source,
         host: Source,
     },
@@ -260,19 +262,11 @@ impl Kind {
             }
             Self::ResponseCodeDetails { whitespace } => {
                 let details = info.response_code_details.as_deref();
-                let start = out.len();
-                let shape = text(out, details.map(str::as_bytes));
-                if !whitespace {
-                    text::whitespace_to_underscore(&mut out[start..]);
-                }
-                shape
+                write_reason(details, *whitespace, out)
             }
             Self::TransportFailure => {
-                let start = out.len();
                 let reason = info.upstream.transport_failure.as_deref().filter(|r| !r.is_empty());
-                let shape = text(out, reason.map(str::as_bytes));
-                text::whitespace_to_underscore(&mut out[start..]);
-                shape
+                write_reason(reason, false, out)
             }
             Self::HostName { port } => {
                 let Some(host) = &info.upstream.host else { return Shape::Missing };
@@ -285,41 +279,10 @@ impl Kind {
                 let value = path(ctx, *original, *current);
                 text(out, value.map(|v| if *query { v } else { text::before_query(v) }))
             }
-            Self::QueryParam(name) => {
-                let query = ctx.request.and_then(|r| r.path()).and_then(text::query);
-                match query.and_then(|q| text::query_param(q, name.as_bytes())) {
-                    Some(value) => {
-                        text::percent_decode(value, out);
-                        Shape::Text
-                    }
-                    None => Shape::Missing,
-                }
-            }
-            Self::Query { decoded } => {
-                let query = ctx.request.and_then(|r| r.path()).and_then(text::query);
-                match query {
-                    Some(query) if *decoded => {
-                        text::percent_decode_visible(query, out);
-                        Shape::Text
-                    }
-                    query => text(out, query),
-                }
-            }
-            Self::ServerName { sni, host_first, original, host } => {
-                let sni = info
-                    .connection
-                    .requested_server_name
-                    .as_deref()
-                    .filter(|name| *sni == Source::Used && !name.is_empty());
-                let start = out.len();
-                match sni {
-                    Some(sni) if !host_first => {
-                        out.extend_from_slice(sni.as_bytes());
-                        text::sanitise_host(&mut out[start..]);
-                        Shape::Text
-                    }
-                    _ => text(out, request_host(ctx, *original, *host)),
-                }
+            Self::QueryParam(name) => write_query_param(ctx, name, out),
+            Self::Query { decoded } => write_query(ctx, *decoded, out),
+            Self::ServerName { sni, original, host } => {
+                write_server_name(ctx, *sni, (*original, *host), out)
             }
             Self::StreamId => write_stream_id(ctx, out),
             Self::UniqueId => {
@@ -330,19 +293,32 @@ impl Kind {
             Self::LocalReplyBody => text(out, Some(ctx.local_reply_body)),
             Self::Fixed(value) => text(out, Some(value)),
             Self::Never => Shape::Missing,
-            Self::Coalesce(operators) => {
-                let start = out.len();
-                for operator in operators {
-                    let shape = operator.write(ctx, out);
-                    if shape != Shape::Missing && out.len() > start {
-                        return shape;
-                    }
-                    out.truncate(start);
-                }
-                Shape::Missing
-            }
+            Self::Coalesce(operators) => write_first(operators, ctx, out),
         }
     }
+}
+
+/// The first of several operators that writes something.
+fn write_first(operators: &[Operator], ctx: &Ctx<'_>, out: &mut Vec<u8>) -> Shape {
+    let start = out.len();
+    for operator in operators {
+        let shape = operator.write(ctx, out);
+        if shape != Shape::Missing && out.len() > start {
+            return shape;
+        }
+        out.truncate(start);
+    }
+    Shape::Missing
+}
+
+/// A reason in one word unless whitespace may stay.
+fn write_reason(reason: Option<&str>, whitespace: bool, out: &mut Vec<u8>) -> Shape {
+    let start = out.len();
+    let shape = text(out, reason.map(str::as_bytes));
+    if !whitespace {
+        text::whitespace_to_underscore(&mut out[start..]);
+    }
+    shape
 }
 
 impl Precision {
@@ -394,70 +370,6 @@ pub(super) fn text(out: &mut Vec<u8>, value: Option<&[u8]>) -> Shape {
 pub(super) fn number(out: &mut Vec<u8>, value: u64) -> Shape {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     Shape::Json
-}
-
-fn find_header<'a>(ctx: &Ctx<'a>, part: Part, name: Option<&HeaderName>) -> Option<&'a [u8]> {
-    let name = name?;
-    match part {
-        Part::Request => ctx.request?.get(name),
-        Part::Response => ctx.response?.get(name),
-        Part::Trailers => ctx.trailers?.get(name),
-    }
-}
-
-/// Names and values without separators, pseudo-headers included, as Envoy's header map counts.
-fn headers_bytes(ctx: &Ctx<'_>, part: Part) -> u64 {
-    let list = |list: &HeaderList| list.byte_size() - 4 * list.len();
-    let size = match part {
-        Part::Request => ctx.request.map_or(0, |head| {
-            let pseudo =
-                |name: &str, value: Option<&[u8]>| value.map_or(0, |v| v.len() + name.len());
-            list(&head.headers)
-                + pseudo(":method", Some(head.method.as_str().as_bytes()))
-                + pseudo(":path", head.path())
-                + pseudo(":authority", head.authority())
-                + pseudo(":scheme", head.scheme.map(|s| s.as_str().as_bytes()))
-        }),
-        Part::Response => {
-            ctx.response.map_or(0, |head| list(&head.headers) + ":status".len() + "200".len())
-        }
-        Part::Trailers => ctx.trailers.map_or(0, list),
-    };
-    size as u64
-}
-
-fn path<'a>(ctx: &Ctx<'a>, original: Source, current: Source) -> Option<&'a [u8]> {
-    let request = ctx.request?;
-    let from_header = (original == Source::Used)
-        .then(|| request.headers.get(&names::X_ENVOY_ORIGINAL_PATH))
-        .flatten()
-        .filter(|p| !p.is_empty());
-    from_header
-        .or_else(|| (current == Source::Used).then(|| request.path()).flatten())
-        .filter(|p| !p.is_empty())
-}
-
-fn request_host<'a>(ctx: &Ctx<'a>, original: Source, host: Source) -> Option<&'a [u8]> {
-    let request = ctx.request?;
-    let from_header = (original == Source::Used)
-        .then(|| request.headers.get(&names::X_ENVOY_ORIGINAL_HOST))
-        .flatten()
-        .filter(|h| !h.is_empty());
-    from_header
-        .or_else(|| (host == Source::Used).then(|| request.authority()).flatten())
-        .filter(|h| !h.is_empty())
-}
-
-/// The request id; for TCP a UUID that stays the same for the connection.
-fn write_stream_id(ctx: &Ctx<'_>, out: &mut Vec<u8>) -> Shape {
-    if let Some(request) = ctx.request {
-        return text(out, request.headers.get(&names::X_REQUEST_ID));
-    }
-    if ctx.info.protocol.is_some() {
-        return Shape::Missing;
-    }
-    text::write_uuid(text::process_unique(ctx.info.stream_id), out);
-    Shape::Text
 }
 
 /// For operators over byte meters.

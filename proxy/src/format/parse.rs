@@ -312,10 +312,10 @@ pub(super) fn path(parameters: &str) -> Result<Kind, FormatError> {
 
 pub(super) fn server_name(parameters: &str) -> Result<Kind, FormatError> {
     let (first, option) = parameters.split_once(':').unwrap_or((parameters, ""));
-    let (sni, host_first, host) = match first {
-        "" | "SNI_ONLY" => (Source::Used, false, false),
-        "SNI_FIRST" => (Source::Used, false, true),
-        "HOST_FIRST" => (Source::Unused, true, true),
+    let (sni, host) = match first {
+        "" | "SNI_ONLY" => (Source::Used, false),
+        "SNI_FIRST" => (Source::Used, true),
+        "HOST_FIRST" => (Source::Unused, true),
         option => {
             return Err(FormatError::Option {
                 command: "REQUESTED_SERVER_NAME",
@@ -327,7 +327,7 @@ pub(super) fn server_name(parameters: &str) -> Result<Kind, FormatError> {
     let (original, current) =
         sources("REQUESTED_SERVER_NAME", option, "ORIG", "HOST", "ORIG_OR_HOST")?;
     let only = |source| if host { source } else { Source::Unused };
-    Ok(Kind::ServerName { sni, host_first, original: only(original), host: only(current) })
+    Ok(Kind::ServerName { sni, original: only(original), host: only(current) })
 }
 
 fn sources(

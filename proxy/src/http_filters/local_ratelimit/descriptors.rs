@@ -13,6 +13,9 @@ use crate::config::pb::envoy::config::route::v3::rate_limit::action::ActionSpeci
 use crate::http_filters::FilterContext;
 use crate::stream_info::Address;
 
+/// The entries of a configured descriptor: keys and values.
+pub(super) type Entries = Box<[(Box<str>, Box<[u8]>)]>;
+
 /// One descriptor of a request.
 pub(super) type Descriptor = SmallVec<[(Box<str>, Vec<u8>); 2]>;
 

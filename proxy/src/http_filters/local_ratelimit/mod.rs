@@ -5,13 +5,13 @@ mod bucket;
 mod descriptors;
 
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
 use self::bucket::TokenBucket;
-use self::descriptors::{Descriptor, RateLimit};
+use self::descriptors::{Descriptor, Entries, RateLimit};
 use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::name::names;
@@ -29,7 +29,7 @@ use crate::format::grpc;
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::metrics;
-use crate::stats::SharedBlock;
+use crate::stats::{FilterStats, Scope};
 use crate::stream_info::ResponseFlags;
 
 pub const TYPE: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
@@ -67,7 +67,7 @@ pub struct Config {
     rate_limit_headers: bool,
     retry_after: bool,
     grpc_status: Option<u32>,
-    stats: OnceLock<SharedBlock<LocalRateLimitStat>>,
+    stats: FilterStats<LocalRateLimitStat>,
 }
 
 /// What buckets are made of.
@@ -88,7 +88,7 @@ struct BucketShape {
 
 #[derive(Debug)]
 struct DescriptorShape {
-    entries: Box<[(Box<str>, Box<[u8]>)]>,
+    entries: Entries,
     bucket: BucketShape,
     shadow: bool,
 }
@@ -232,7 +232,7 @@ fn compile_config(pb: &pb::LocalRateLimit, path: &FieldPath<'_>) -> Option<Confi
             == common_pb::XRateLimitHeadersRfcVersion::DraftVersion03 as i32,
         retry_after: pb.enable_retry_after_header,
         grpc_status: pb.rate_limited_as_resource_exhausted.then_some(RESOURCE_EXHAUSTED),
-        stats: OnceLock::new(),
+        stats: FilterStats::default(),
     })
 }
 
@@ -293,14 +293,11 @@ fn compile_descriptor(
 impl Config {
     /// See `chain::FilterConfig::declare`.
     pub fn declare(&self, hcm: &HcmScope) {
-        self.stats(hcm);
+        self.stats.declare(|| self.scope(hcm));
     }
 
-    fn stats(&self, hcm: &HcmScope) -> &SharedBlock<LocalRateLimitStat> {
-        self.stats.get_or_init(|| {
-            let prefix = format!("{}.http_local_rate_limit", self.stat_prefix);
-            hcm.registry.scope(&prefix).shared()
-        })
+    fn scope(&self, hcm: &HcmScope) -> Scope {
+        hcm.registry.scope(&format!("{}.http_local_rate_limit", self.stat_prefix))
     }
 
     fn decide(&self, cx: &FilterContext<'_>) -> Decision {
@@ -358,7 +355,7 @@ impl HttpFilter for Filter {
         if !config.enabled.is_hit(cx.worker.random()) {
             return Flow::Continue;
         }
-        let stats = config.stats(cx.hcm_stats);
+        let stats = config.stats.block(cx.worker.index, || config.scope(cx.hcm_stats));
         stats.inc(LocalRateLimitStat::Enabled);
         let decision = config.decide(cx);
         if decision.shadowed {
