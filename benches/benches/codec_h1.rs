@@ -62,7 +62,8 @@ fn server(c: &mut Criterion) {
 fn client(c: &mut Criterion) {
     let mut cx = Context::from_waker(Waker::noop());
     let (io, mut peer) = Io::pair(64 * 1024);
-    let mut connection = ClientStream::H1(ClientConn::new(io, Arc::new(ClientSettings::default())));
+    let connection = ClientConn::new(io, Arc::new(ClientSettings::default()));
+    let mut connection = ClientStream::H1(Box::new(connection));
     let request = fixture::request();
     let mut sink = BytesMut::with_capacity(64 * 1024);
     c.bench_function("codec_h1/client_head_out_and_in", |b| {

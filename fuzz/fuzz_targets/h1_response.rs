@@ -30,7 +30,8 @@ fuzz_target!(|input: &[u8]| {
 fn ask(choice: u8, pieces: &[&[u8]]) -> Answer {
     let (ours, mut peer) = Io::pair(1 << 22);
     let settings = h1::ClientSettings { enable_trailers: choice & 1 != 0, ..Default::default() };
-    let mut stream = ClientStream::H1(h1::ClientConn::new(ours, Arc::new(settings)));
+    let conn = h1::ClientConn::new(ours, Arc::new(settings));
+    let mut stream = ClientStream::H1(Box::new(conn));
     let method = match choice >> 1 & 3 {
         0 => Method::HEAD,
         1 => Method::CONNECT,

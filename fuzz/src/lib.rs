@@ -169,7 +169,7 @@ fn round_trip(head: &RequestHead) {
     }
     let (ours, peer) = Io::pair(1 << 22);
     let conn = h1::ClientConn::new(ours, Arc::default());
-    let mut client = ClientStream::H1(conn);
+    let mut client = ClientStream::H1(Box::new(conn));
     let has_length = head.headers.contains(&outrigger::codec::name::names::CONTENT_LENGTH);
     client.send_head(head, !has_length);
     assert!(matches!(poll(|cx| client.poll_flush(cx)), Some(Ok(()))));

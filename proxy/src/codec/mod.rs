@@ -143,7 +143,8 @@ impl ServerStream<'_> {
 /// HTTP/1 connection goes back to its pool by `into_h1` afterwards.
 #[derive(Debug)]
 pub enum ClientStream {
-    H1(h1::ClientConn),
+    /// Boxed: it moves between its pool and attempt after attempt.
+    H1(Box<h1::ClientConn>),
     H2(h2::ClientStream),
 }
 
@@ -238,7 +239,7 @@ impl ClientStream {
     }
 
     /// The HTTP/1 connection, for its pool; look at `is_reusable` there.
-    pub fn into_h1(self) -> Option<h1::ClientConn> {
+    pub fn into_h1(self) -> Option<Box<h1::ClientConn>> {
         match self {
             Self::H1(conn) => Some(conn),
             Self::H2(_) => None,

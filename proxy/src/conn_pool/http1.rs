@@ -24,8 +24,8 @@ use crate::worker::timers::Timer;
 /// A connection that no request is on.
 #[derive(Debug)]
 pub(super) struct Ready {
-    pub(super) conn: ClientConn,
-    pub(super) record: CxRecord,
+    pub(super) conn: Box<ClientConn>,
+    pub(super) record: Box<CxRecord>,
 }
 
 #[derive(Debug)]
@@ -123,16 +123,16 @@ impl Http1Pool {
             };
             self.connecting.set(self.connecting.get() + 1);
             self.open.set(self.open.get() + 1);
-            tokio::task::spawn_local(self.clone().open_connection(record));
+            tokio::task::spawn_local(self.clone().open_connection(Box::new(record)));
         }
     }
 
-    async fn open_connection(self: Rc<Self>, mut record: CxRecord) {
+    async fn open_connection(self: Rc<Self>, mut record: Box<CxRecord>) {
         let outcome = connect(&self.host, &mut record).await;
         self.connecting.set(self.connecting.get() - 1);
         match outcome {
             Ok(io) => {
-                let conn = ClientConn::new(io, self.settings.clone());
+                let conn = Box::new(ClientConn::new(io, self.settings.clone()));
                 self.offer(Ready { conn, record }, Instant::now());
             }
             Err(failure) => {
@@ -208,7 +208,7 @@ impl Http1Pool {
     }
 
     /// A connection is gone; those who wait because of the limit may have its place.
-    pub(super) fn closed(self: &Rc<Self>, record: CxRecord) {
+    pub(super) fn closed(self: &Rc<Self>, record: Box<CxRecord>) {
         drop(record);
         self.open.set(self.open.get() - 1);
         if !self.pending.is_empty() {

@@ -206,7 +206,7 @@ impl Clone for HttpPool {
 /// What a lease stands on.
 #[derive(Debug)]
 enum Base {
-    Http1 { pool: Rc<Http1Pool>, record: record::CxRecord },
+    Http1 { pool: Rc<Http1Pool>, record: Box<record::CxRecord> },
     Http2(StreamSlot),
 }
 

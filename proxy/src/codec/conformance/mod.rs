@@ -324,7 +324,10 @@ fn spawn_server(
 /// Opens a stream; the second value keeps the connection of an h2 one.
 async fn open(version: Version, io: Io) -> (ClientStream, Option<h2::ClientConn>) {
     match version {
-        Version::H1 => (ClientStream::H1(h1::ClientConn::new(io, client_settings())), None),
+        Version::H1 => {
+            let conn = h1::ClientConn::new(io, client_settings());
+            (ClientStream::H1(Box::new(conn)), None)
+        }
         Version::H2 => {
             let (conn, driver) = h2::ClientConn::handshake(io, h2_settings()).await.unwrap();
             spawn_local(driver);
