@@ -373,6 +373,13 @@ impl Options {
         Duration::from_millis(self.file_flush_interval_msec.into())
     }
 
+    /// `--file-flush-min-size-kb` in bytes; Envoy's default where it is 0.
+    pub fn file_flush_min_size(&self) -> usize {
+        let kilobytes =
+            if self.file_flush_min_size_kb == 0 { 64 } else { self.file_flush_min_size_kb };
+        kilobytes as usize * 1024
+    }
+
     /// `--log-format`, or Envoy's default.
     pub fn log_format(&self) -> &str {
         self.log_format.as_deref().unwrap_or(DEFAULT_LOG_FORMAT)

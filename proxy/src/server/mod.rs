@@ -158,7 +158,7 @@ async fn serve(
     let access_log = AccessLogWriter::start(
         FlushOptions {
             interval: options.file_flush_interval(),
-            min_size: options.file_flush_min_size_kb as usize * 1024,
+            min_size: options.file_flush_min_size(),
         },
         &registry,
     )?;
