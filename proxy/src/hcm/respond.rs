@@ -174,7 +174,11 @@ impl ActiveStream<'_> {
         self.info.timing.first_downstream_tx = Some(self.now);
         self.down.send_head(&head, end);
         self.progress = Progress::HeadSent;
+        let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
         self.response = Some(head);
+        if tunnel && hcm.config.flush_log_on_tunnel {
+            self.log(format::AccessLogType::DownstreamTunnelSuccessfullyEstablished);
+        }
     }
 
     /// Moves the body until everything is out; the request goes on meanwhile.
@@ -326,17 +330,23 @@ impl ActiveStream<'_> {
             let (chain, mut cx) = self.filter_context();
             chain.end(&mut cx);
         }
-        if !self.hcm.logs.is_empty() {
-            self.hcm.logs.log(&format::Ctx {
-                info: &self.info,
-                request: Some(&self.request),
-                response: self.response.as_ref(),
-                trailers: self.response_trailers.as_ref(),
-                local_reply_body: &self.local_reply_body,
-                access_log_type: format::AccessLogType::DownstreamEnd,
-            });
-        }
+        self.log(format::AccessLogType::DownstreamEnd);
         clean
+    }
+
+    /// Writes a line to each access log that wants one.
+    pub(super) fn log(&self, access_log_type: format::AccessLogType) {
+        if self.hcm.logs.is_empty() {
+            return;
+        }
+        self.hcm.logs.log(&format::Ctx {
+            info: &self.info,
+            request: Some(&self.request),
+            response: self.response.as_ref(),
+            trailers: self.response_trailers.as_ref(),
+            local_reply_body: &self.local_reply_body,
+            access_log_type,
+        });
     }
 }
 

@@ -14,6 +14,7 @@ use super::local_reply::LocalReply;
 use super::stream_timers::StreamTimers;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::{Fault, Frame, ServerStream};
+use crate::format;
 use crate::http_filters::chain::FilterChain;
 use crate::http_filters::{FilterContext, Flow};
 use crate::router::{self, RouteState};
@@ -183,6 +184,9 @@ impl<'a> ActiveStream<'a> {
         self.match_route();
         self.make_filters();
         super::request_head::check_upgrade(self)?;
+        if self.hcm.config.flush_log_on_new_request {
+            self.log(format::AccessLogType::DownstreamStart);
+        }
         self.request_filters().await?;
         router::forward::forward(self).await
     }
