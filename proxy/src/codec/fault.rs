@@ -32,7 +32,6 @@ pub enum ParseFault {
     ConnectionHeaderRejected,
     /// Host or `:authority` with bytes that it cannot have, empty, or twice.
     InvalidAuthority,
-    MissingHost,
     /// Response with Transfer-Encoding to which none is allowed (1xx, 204).
     TransferEncodingNotAllowed,
     /// Response with Content-Length to which none is allowed (1xx, 204).
@@ -65,7 +64,6 @@ impl ParseFault {
             | Self::BodyDisallowed
             | Self::ConnectionHeaderRejected
             | Self::InvalidAuthority
-            | Self::MissingHost
             | Self::TransferEncodingNotAllowed
             | Self::ContentLengthNotAllowed
             | Self::ExtraneousData
@@ -93,7 +91,6 @@ impl ParseFault {
             Self::BodyDisallowed => "http1.body_disallowed",
             Self::ConnectionHeaderRejected => "http1.connection_header_rejected",
             Self::InvalidAuthority => "http.invalid_authority",
-            Self::MissingHost => "missing_host_header",
             Self::TransferEncodingNotAllowed => "http1.transfer_encoding_not_allowed",
             Self::ContentLengthNotAllowed => "http1.content_length_not_allowed",
             Self::InvalidHeaderField => "http2.invalid.header.field",

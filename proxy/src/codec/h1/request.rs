@@ -81,7 +81,7 @@ fn parse_with<'b>(
             }
             return Ok(None);
         }
-        Err(error) => return Err(fault_of(error)),
+        Err(error) => return Err(request_fault(error, buf, settings)),
     };
     let (Some(method), Some(target), Some(version)) =
         (request.method, request.path, request.version)
@@ -114,6 +114,33 @@ fn parse_with<'b>(
     }
     let target_span = HeaderList::sub_span(arena, target.as_ptr() as usize - base, target.len());
     fields.finish(head, target_span, consumed + skipped, settings, is_tls).map(Some)
+}
+
+/// The fault for an error of httparse; other versions than 1.1 are 1.0 or older to Envoy.
+fn request_fault(error: httparse::Error, buf: &[u8], settings: &ServerSettings) -> ParseFault {
+    let line = buf.split(|b| *b == b'\n').next().unwrap_or(buf).trim_ascii_end();
+    let low = if settings.accept_http_10 { ParseFault::CodecError } else { ParseFault::LowVersion };
+    match error {
+        httparse::Error::Version => low,
+        httparse::Error::Token
+            if line.contains(&0) && line.first().is_some_and(u8::is_ascii_alphabetic) =>
+        {
+            ParseFault::InvalidCharacters
+        }
+        // `GET /`, the whole of an HTTP/0.9 request.
+        httparse::Error::Token if line.len() < buf.len() => {
+            let mut parts = line.split(|b| *b == b' ');
+            match (parts.next(), parts.next(), parts.next()) {
+                (Some(method), Some([b'/', ..]), None)
+                    if KNOWN_METHODS.iter().any(|known| known.as_bytes() == method) =>
+                {
+                    low
+                }
+                _ => ParseFault::CodecError,
+            }
+        }
+        error => fault_of(error),
+    }
 }
 
 fn parse_method(method: &str, settings: &ServerSettings) -> Result<Method, ParseFault> {
@@ -266,11 +293,12 @@ impl Fields {
             head.set_authority_span(host);
         }
         apply_target(&mut head, target, settings, is_tls)?;
-        if head.authority().is_none() {
-            match &settings.default_host_for_http_10 {
-                Some(host) if http10 => head.set_authority(host.as_bytes()),
-                Some(_) | None => return Err(ParseFault::MissingHost),
-            }
+        // Without a Host the connection manager answers, since it knows what was asked.
+        if let Some(host) = &settings.default_host_for_http_10
+            && http10
+            && head.authority().is_none()
+        {
+            head.set_authority(host.as_bytes());
         }
         let keep_alive = !self.connection.close && (!http10 || self.connection.keep_alive);
         Ok(ParsedRequest { head, consumed, framing, keep_alive })
@@ -297,10 +325,9 @@ fn apply_target(
     is_tls: bool,
 ) -> Result<(), ParseFault> {
     let bytes = head.headers.slice(target);
-    // httparse refused controls, spaces and DEL already. A fragment never belongs here: one who cuts it
-    // off and one who does not would see two paths.
-    if bytes.iter().fold(false, |bad, b| bad | (*b >= 0x80) | (*b == b'#')) {
-        return Err(ParseFault::InvalidUrl);
+    // httparse refused controls, spaces and DEL already. A fragment is for the connection manager to refuse.
+    if bytes.iter().fold(false, |bad, b| bad | (*b >= 0x80)) {
+        return Err(ParseFault::CodecError);
     }
     if head.method == Method::CONNECT {
         check_authority(bytes)?;
@@ -327,7 +354,9 @@ fn apply_absolute_form(
     is_tls: bool,
 ) -> Result<(), ParseFault> {
     let bytes = head.headers.slice(target);
-    let colon = memchr::memmem::find(bytes, b"://").ok_or(ParseFault::InvalidUrl)?;
+    let Some(colon) = memchr::memmem::find(bytes, b"://") else {
+        return Err(if bytes == b"*" { ParseFault::InvalidUrl } else { ParseFault::CodecError });
+    };
     let scheme = match &bytes[..colon] {
         s if s.eq_ignore_ascii_case(b"http") => Scheme::Http,
         s if s.eq_ignore_ascii_case(b"https") => Scheme::Https,

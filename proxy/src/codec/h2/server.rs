@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
@@ -124,6 +124,8 @@ impl ServerConn {
         if !self.flooded && (resets || self.shared.flooded.get()) {
             self.flooded = true;
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            // Whoever hears of it drops the connection: the frame has to leave before.
+            let _ = connection.poll_closed(cx);
             return Poll::Ready(Some(Some(Err(Fault::Parse(ParseFault::Flood)))));
         }
         match ready!(accepted) {
@@ -198,10 +200,13 @@ impl ServerConn {
         self.shared.active.get() > 0
     }
 
-    /// Ends the connection now, with a GOAWAY of this code; polled on until it has ended.
+    /// Ends the connection now, with a GOAWAY of this code, which leaves at once where the socket takes it.
     pub fn abort(&mut self, code: u32) {
         match &mut self.state {
-            State::Open(connection) => connection.abrupt_shutdown(Reason::from(code)),
+            State::Open(connection) => {
+                connection.abrupt_shutdown(Reason::from(code));
+                let _ = connection.poll_closed(&mut Context::from_waker(Waker::noop()));
+            }
             State::Handshake(_) | State::Closed => self.state = State::Closed,
         }
     }
