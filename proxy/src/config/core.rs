@@ -67,10 +67,18 @@ pub struct TcpKeepalive {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct BindConfig {
     pub source: Option<SocketAddr>,
-    /// `extra_source_addresses`, each with the socket options that replace `socket_options`.
-    pub extra_sources: Box<[(SocketAddr, Option<Box<[SocketOption]>>)]>,
+    /// `extra_source_addresses` and `additional_source_addresses`.
+    pub extra_sources: Box<[ExtraSource]>,
     pub freebind: bool,
     pub socket_options: Box<[SocketOption]>,
+}
+
+/// A compiled `core.v3.ExtraSourceAddress`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ExtraSource {
+    pub address: SocketAddr,
+    /// Replace those of the `BindConfig`.
+    pub socket_options: Option<Box<[SocketOption]>>,
 }
 
 impl BindConfig {
@@ -80,9 +88,10 @@ impl BindConfig {
         if let Some(source) = self.source.filter(fits) {
             return (Some(source), &self.socket_options);
         }
-        match self.extra_sources.iter().find(|(source, _)| fits(source)) {
-            Some((source, options)) => {
-                (Some(*source), options.as_deref().unwrap_or(&self.socket_options))
+        match self.extra_sources.iter().find(|extra| fits(&extra.address)) {
+            Some(extra) => {
+                let options = extra.socket_options.as_deref();
+                (Some(extra.address), options.unwrap_or(&self.socket_options))
             }
             None => (None, &self.socket_options),
         }

@@ -22,6 +22,7 @@ impl Rng {
     }
 
     #[inline]
+    #[expect(clippy::should_implement_trait, reason = "not a sequence that one iterates")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -250,7 +251,7 @@ fn least_of_all(rng: &mut Rng, set: &HostSet, candidates: Candidates<'_>) -> u32
             (best, least, ties) = (host, load, 1);
         } else if load == least {
             ties += 1;
-            if rng.next() % ties == 0 {
+            if rng.next().is_multiple_of(ties) {
                 best = host;
             }
         }

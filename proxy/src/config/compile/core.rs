@@ -11,8 +11,8 @@ use prost::Message;
 
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::core::{
-    BindConfig, ConfigAddress, Fraction, Locality, Metadata, RuntimeDouble, RuntimeFraction,
-    SocketFamily, SocketOption, SocketOptionValue, SocketState, TcpKeepalive,
+    BindConfig, ConfigAddress, ExtraSource, Fraction, Locality, Metadata, RuntimeDouble,
+    RuntimeFraction, SocketFamily, SocketOption, SocketOptionValue, SocketState, TcpKeepalive,
 };
 use crate::config::pb::envoy::config::core::v3 as pb;
 use crate::config::pb::envoy::r#type::v3 as pb_type;
@@ -336,11 +336,13 @@ pub fn compile_bind_config(pb: &pb::BindConfig, path: &FieldPath<'_>) -> Option<
             let path = path.field("socket_options");
             compile_socket_options(&o.socket_options, "socket_options", &path)
         });
-        extra.push((compile_ip_address(address, &path.field("address"))?, options));
+        let address = compile_ip_address(address, &path.field("address"))?;
+        extra.push(ExtraSource { address, socket_options: options });
     }
     for (i, address) in pb.additional_source_addresses.iter().enumerate() {
         let path = path.index("additional_source_addresses", i);
-        extra.push((compile_ip_address(address, &path)?, None));
+        let address = compile_ip_address(address, &path)?;
+        extra.push(ExtraSource { address, socket_options: None });
     }
     Some(BindConfig {
         source,

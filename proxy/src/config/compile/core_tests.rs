@@ -60,7 +60,10 @@ fn structs_become_json() {
 fn bind_config_takes_the_peers_family() {
     let bind = BindConfig {
         source: Some("127.0.0.1:0".parse().unwrap()),
-        extra_sources: Box::new([("[::1]:0".parse().unwrap(), None)]),
+        extra_sources: Box::new([ExtraSource {
+            address: "[::1]:0".parse().unwrap(),
+            socket_options: None,
+        }]),
         ..BindConfig::default()
     };
     let v6 = bind.source_for("[::1]:80".parse().unwrap()).0;
