@@ -81,6 +81,10 @@ impl Filter {
 impl HttpFilter for Filter {
     fn on_request_head(&mut self, cx: &mut FilterContext<'_>, _end: bool) -> Flow {
         // Most requests come without an origin: they need no policy.
+        if !cx.request.headers.contains(&names::ORIGIN) {
+            return Flow::Continue;
+        }
+        cx.route.resolve(cx.request);
         let Some(origin) = cx.request.headers.get(&names::ORIGIN).filter(|o| !o.is_empty()) else {
             return Flow::Continue;
         };
@@ -211,5 +215,140 @@ impl<'a> Policies<'a> {
 
     fn forward_not_matching_preflights(&self) -> bool {
         self.0.iter().find_map(|policy| policy.forward_not_matching_preflights).unwrap_or(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::head::Protocol;
+    use crate::config::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+    use crate::config::pb::envoy::r#type::matcher::v3::StringMatcher;
+    use crate::config::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+    use crate::config::pb::envoy::r#type::v3::FractionalPercent;
+    use crate::config::pb::google::protobuf::BoolValue;
+    use crate::http_filters::testing::{TestStream, any, compiled, print};
+
+    fn percent(numerator: u32) -> Option<RuntimeFractionalPercent> {
+        let default_value = Some(FractionalPercent { numerator, denominator: 0 });
+        Some(RuntimeFractionalPercent { default_value, runtime_key: String::new() })
+    }
+
+    fn policy() -> pb::CorsPolicy {
+        let pattern = MatchPattern::Suffix(".good".into());
+        pb::CorsPolicy {
+            allow_origin_string_match: vec![StringMatcher {
+                match_pattern: Some(pattern),
+                ignore_case: false,
+            }],
+            allow_methods: "GET,PUT".into(),
+            allow_headers: "*".into(),
+            expose_headers: "x-e".into(),
+            max_age: "9".into(),
+            allow_credentials: Some(BoolValue { value: true }),
+            ..Default::default()
+        }
+    }
+
+    struct Seen {
+        flow: String,
+        reply: Vec<String>,
+        response: Vec<String>,
+        valid: u64,
+        invalid: u64,
+    }
+
+    fn lines(headers: &HeaderList) -> Vec<String> {
+        let line = |(name, value)| {
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            format!("{}: {}", text(name), text(value))
+        };
+        headers.iter().map(line).collect()
+    }
+
+    fn run(policy: pb::CorsPolicy, method: Method, headers: &[(&str, &str)]) -> Seen {
+        let mut stream = TestStream::new(Some(any(&policy)));
+        let config = compiled(|path| compile(&any(&pb::Cors {}), "", path)).unwrap();
+        let mut filter = Filter::new(&config);
+        stream.request.method = method;
+        for (name, value) in headers {
+            stream.request.headers.push_raw(name.as_bytes(), value.as_bytes());
+        }
+        let flow = stream.with(|cx| filter.on_request_head(cx, true));
+        let reply = match &flow {
+            Flow::Reply(reply) => lines(reply.headers.as_ref().unwrap()),
+            _ => Vec::new(),
+        };
+        let mut head = ResponseHead::new(StatusCode::OK, Protocol::Http11);
+        stream.with(|cx| filter.on_response_head(cx, &mut head, true));
+        let scope = stream.registry.scope("http.in.cors");
+        Seen {
+            flow: print(&flow),
+            reply,
+            response: lines(&head.headers),
+            valid: scope.value(CorsStat::OriginValid),
+            invalid: scope.value(CorsStat::OriginInvalid),
+        }
+    }
+
+    const PREFLIGHT: [(&str, &str); 3] = [
+        ("origin", "a.good"),
+        ("access-control-request-method", "PUT"),
+        ("access-control-request-headers", "x-a,x-b"),
+    ];
+
+    #[test]
+    fn a_preflight_is_answered() {
+        let seen = run(policy(), Method::OPTIONS, &PREFLIGHT);
+        assert_eq!(seen.flow, "200 None cors_response ");
+        let expected = [
+            "access-control-allow-origin: a.good",
+            "access-control-allow-credentials: true",
+            "access-control-allow-methods: GET,PUT",
+            "access-control-allow-headers: x-a,x-b",
+            "access-control-max-age: 9",
+        ];
+        assert_eq!(seen.reply, expected);
+        assert_eq!((seen.valid, seen.invalid), (1, 0));
+    }
+
+    #[test]
+    fn a_preflight_of_a_stranger_goes_on_unless_it_may_not() {
+        let mut headers = PREFLIGHT;
+        headers[0].1 = "a.bad";
+        let seen = run(policy(), Method::OPTIONS, &headers);
+        assert_eq!((seen.flow.as_str(), seen.invalid), ("continue", 1));
+        let strict = pb::CorsPolicy {
+            forward_not_matching_preflights: Some(BoolValue { value: false }),
+            ..policy()
+        };
+        let seen = run(strict, Method::OPTIONS, &headers);
+        assert!(seen.flow.starts_with("200"));
+        assert!(!seen.reply.iter().any(|line| line.contains("allow-origin")));
+        assert!(seen.response.is_empty());
+    }
+
+    #[test]
+    fn responses_say_who_may_read_them() {
+        let seen = run(policy(), Method::GET, &PREFLIGHT[..1]);
+        let expected = [
+            "access-control-allow-origin: a.good",
+            "access-control-allow-credentials: true",
+            "access-control-expose-headers: x-e",
+        ];
+        assert_eq!(seen.response, expected);
+        assert_eq!(run(policy(), Method::GET, &[]).valid, 0);
+        assert!(run(policy(), Method::GET, &[("origin", "a.bad")]).response.is_empty());
+    }
+
+    #[test]
+    fn a_shadowed_policy_only_counts() {
+        let off = pb::CorsPolicy { filter_enabled: percent(0), ..policy() };
+        let seen = run(off.clone(), Method::OPTIONS, &PREFLIGHT);
+        assert_eq!((seen.flow.as_str(), seen.valid), ("continue", 0));
+        let shadow = pb::CorsPolicy { shadow_enabled: percent(100), ..off };
+        let seen = run(shadow, Method::OPTIONS, &PREFLIGHT);
+        assert_eq!((seen.flow.as_str(), seen.valid), ("continue", 1));
+        assert!(seen.response.is_empty());
     }
 }

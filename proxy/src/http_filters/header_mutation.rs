@@ -88,7 +88,7 @@ impl Filter {
         Self { config: config.clone(), levels: None }
     }
 
-    fn resolve(&mut self, cx: &FilterContext<'_>) {
+    fn find_levels(&mut self, cx: &FilterContext<'_>) {
         let most_specific_wins = self.config.most_specific_wins;
         self.levels.get_or_insert_with(|| {
             let Some(matched) = cx.route.matched() else { return SmallVec::new() };
@@ -110,7 +110,8 @@ impl Filter {
 
 impl HttpFilter for Filter {
     fn on_request_head(&mut self, cx: &mut FilterContext<'_>, _end: bool) -> Flow {
-        self.resolve(cx);
+        cx.route.resolve(cx.request);
+        self.find_levels(cx);
         for mutations in self.all() {
             mutations.request.apply_request(cx.request, cx.info);
             mutate_query(&mutations.query, cx.request, cx.info);
@@ -136,7 +137,7 @@ impl HttpFilter for Filter {
         _end: bool,
     ) -> Flow {
         // A local reply may come before the request's head was seen.
-        self.resolve(cx);
+        self.find_levels(cx);
         for mutations in self.all() {
             mutations.response.apply_response(head, Some(cx.request), cx.info);
         }
@@ -160,5 +161,68 @@ impl HttpFilter for Filter {
 
     fn wants_response_frames(&self) -> bool {
         self.all().any(|mutations| !mutations.response_trailers.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::codec::head::Protocol;
+    use crate::config::pb::envoy::config::common::mutation_rules::v3 as rules_pb;
+    use crate::config::pb::envoy::config::core::v3 as core_pb;
+    use crate::http_filters::testing::{TestStream, any, compiled};
+
+    fn set(name: &str, value: &str) -> rules_pb::HeaderMutation {
+        use core_pb::header_value_option::HeaderAppendAction;
+        let header =
+            core_pb::HeaderValue { key: name.into(), value: value.into(), ..Default::default() };
+        let option = core_pb::HeaderValueOption {
+            header: Some(header),
+            append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+            ..Default::default()
+        };
+        rules_pb::HeaderMutation { action: Some(rules_pb::header_mutation::Action::Append(option)) }
+    }
+
+    fn mutations(value: &str) -> pb::Mutations {
+        pb::Mutations {
+            request_mutations: vec![set("x-m", value)],
+            response_mutations: vec![set("x-m", value)],
+            response_trailers_mutations: vec![set("x-t", value)],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_route_comes_after_the_filter() {
+        let per_route = pb::HeaderMutationPerRoute { mutations: Some(mutations("route")) };
+        let mut stream = TestStream::new(Some(any(&per_route)));
+        let config =
+            pb::HeaderMutation { mutations: Some(mutations("filter")), ..Default::default() };
+        let config = compiled(|path| compile(&any(&config), "", path)).unwrap();
+        let mut filter = Filter::new(&config);
+        stream.with(|cx| filter.on_request_head(cx, true));
+        let name = crate::codec::name::HeaderName::parse("x-m").unwrap();
+        assert_eq!(stream.request.headers.get_str(&name), Some("route"));
+        let mut head = ResponseHead::new(StatusCode::OK, Protocol::Http11);
+        stream.with(|cx| filter.on_response_head(cx, &mut head, false));
+        assert_eq!(head.headers.get_str(&name), Some("route"));
+        assert!(filter.wants_response_frames() && !filter.wants_request_frames());
+        let mut trailers = HeaderList::new();
+        stream.with(|cx| filter.on_response_trailers(cx, &mut trailers));
+        assert_eq!(trailers.len(), 1);
+    }
+
+    #[test]
+    fn a_filter_without_mutations_does_nothing() {
+        let mut stream = TestStream::new(None);
+        let config = compiled(|path| compile(&any(&pb::HeaderMutation::default()), "", path));
+        let mut filter = Filter::new(&config.unwrap());
+        let before = stream.request.headers.len();
+        stream.with(|cx| filter.on_request_head(cx, true));
+        assert_eq!(stream.request.headers.len(), before);
+        assert!(!filter.wants_response_frames());
     }
 }

@@ -166,6 +166,7 @@ impl Filter {
 
 impl HttpFilter for Filter {
     fn on_request_head(&mut self, cx: &mut FilterContext<'_>, _end: bool) -> Flow {
+        cx.route.resolve(cx.request);
         let config = &*self.0;
         let per_route = cx.route.per_filter_config(cx.slot).cloned();
         let per_route = per_route.as_ref().and_then(|config| config.downcast_ref::<PerRoute>());
@@ -243,25 +244,5 @@ pub fn denied_details(policy: Option<&str>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_statistics_and_metadata() {
-        let registry = crate::stats::Registry::new(Default::default());
-        let hcm = registry.scope("http.t");
-        let plain = Side::new("", "enforced");
-        assert_eq!(plain.scope(&hcm, "").prefix(), "http.t.rbac");
-        assert_eq!(plain.policy_field, "enforced_effective_policy_id");
-        let named = Side::new("rp_", "shadow");
-        assert_eq!(named.scope(&hcm, "").prefix(), "http.t.rbac.rp_");
-        assert_eq!(named.scope(&hcm, "policy.p one").prefix(), "http.t.rbac.rp_.policy.p one");
-        assert_eq!(named.result_field, "rp_shadow_engine_result");
-    }
-
-    #[test]
-    fn details_have_no_blanks() {
-        assert_eq!(denied_details(Some("p one")), "rbac_access_denied_matched_policy[p_one]");
-        assert_eq!(denied_details(None), "rbac_access_denied_matched_policy[none]");
-    }
-}
+#[path = "rbac_tests.rs"]
+mod tests;
