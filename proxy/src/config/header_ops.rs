@@ -327,6 +327,7 @@ pub(super) fn is_inline_in_requests(name: &str) -> bool {
                     "degraded"
                         | "immediate-health-check-fail"
                         | "local-overloaded"
+                        | "original-dst-host"
                         | "original-method"
                         | "overloaded"
                         | "ratelimited"
