@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -16,6 +17,9 @@ use crate::proxy::Kind;
 use crate::sandbox::Sandbox;
 
 const ATTEMPTS: u32 = 3;
+
+/// A case that takes longer is named, so that the whole stays short.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Runs one area; an error lists every difference.
 ///
@@ -46,10 +50,15 @@ async fn compare(name: &str) -> Result<()> {
             continue;
         }
         let mut difference = String::new();
+        let begin = Instant::now();
         for attempt in 0..ATTEMPTS {
+            let before = difference;
             difference = one(case, &mut envoy, &mut ours, 1 << (2 * attempt)).await;
             if difference.is_empty() {
-                again += attempt;
+                again += attempt.min(1);
+                if attempt > 0 {
+                    eprintln!("{name}: {}: not again:\n{before}", case.name);
+                }
                 break;
             }
             if !ours.proxy.alive() {
@@ -57,6 +66,9 @@ async fn compare(name: &str) -> Result<()> {
                 ours = Sandbox::start(Kind::Outrigger, &area, &[]).await?;
                 break;
             }
+        }
+        if begin.elapsed() > SLOW {
+            eprintln!("{name}: {}: takes {:?}", case.name, begin.elapsed());
         }
         if difference.is_empty() {
             passed += 1;

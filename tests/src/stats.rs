@@ -23,6 +23,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "lazily filled by Envoy's thread-local cluster",
     ),
     (r".*\.upstream_cx_length_ms|.*\.downstream_cx_length_ms", "durations"),
+    (r"cluster\..*\.update_.*", "DNS refreshes come when they come"),
     (r".*buffered", "bytes at the moment of the scrape"),
     (r".*\.(downstream|upstream)_flow_control_.*", "depends on how the kernel cuts reads"),
     (

@@ -152,6 +152,7 @@ async fn receive(
     lines.push(format!("{at} status {}", head.status().as_u16()));
     lines.extend(header_lines(at, "header", head.headers(), normaliser));
     let mut kept = None;
+    let mut body = head.into_body();
     if let Some((mut stream, parts, request)) = rest {
         let reset = request.finish.as_deref() == Some("reset");
         if !parts.is_empty() || !request.trailers.is_empty() && request.body_after.is_some() {
@@ -160,13 +161,14 @@ async fn receive(
             let _ = stream.send_data(Bytes::new(), true);
         }
         if reset {
+            // Not before something of the body came, or it would be chance how much was logged.
+            let _ = body.data().await;
             stream.send_reset(Reason::CANCEL);
             lines.push(format!("{at} client resets"));
             return Ok(());
         }
         kept = Some(stream);
     }
-    let mut body = head.into_body();
     let mut data = Vec::new();
     let result = loop {
         match body.data().await {

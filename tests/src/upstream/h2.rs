@@ -64,7 +64,8 @@ async fn exchange(
     let is = |what: &str| answer.instead.as_deref() == Some(what);
     if is("close") {
         let _ = orders.send(Order::Close);
-        return;
+        // Dropped with the connection; dropped earlier, the stream would be reset first.
+        return std::future::pending().await;
     } else if is("refuse") {
         return respond.send_reset(Reason::REFUSED_STREAM);
     } else if is("reset") {
@@ -173,7 +174,7 @@ async fn write_answer(
     if let Some(body) = echo {
         tunnel(body, &mut stream, answer.trailers.is_empty(), peer, index).await;
     }
-    if !answer.trailers.is_empty() {
+    if !answer.trailers.is_empty() && answer.then.is_none() {
         let mut map = HeaderMap::new();
         for line in &answer.trailers {
             insert(&mut map, line);
