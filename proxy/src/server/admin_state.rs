@@ -14,7 +14,7 @@ use crate::admin::{
 };
 use crate::cluster::ClusterMap;
 use crate::config::compile::diagnostic::Diagnostic;
-use crate::config::json::RawResource;
+use crate::config::json::{RawResource, static_routes, whole_bootstrap};
 use crate::config::listener::{Direction, Listener};
 use crate::config::runtime;
 use crate::stream_info::Address;
@@ -104,15 +104,31 @@ impl AdminState for ServerAdmin {
                 version: String::new(),
                 last_updated: self.loaded_at,
                 type_url: "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap",
-                value: self.raw_bootstrap.clone(),
+                value: whole_bootstrap(
+                    &self.raw_bootstrap,
+                    &self.node,
+                    &self.raw_listeners,
+                    &self.raw_clusters,
+                ),
                 rejected: None,
             }],
             ConfigKind::Clusters => self.raw_clusters.iter().map(|r| self.resource(r)).collect(),
             ConfigKind::Listeners => self.raw_listeners.iter().map(|r| self.resource(r)).collect(),
-            ConfigKind::Endpoints
-            | ConfigKind::ScopedRoutes
-            | ConfigKind::Routes
-            | ConfigKind::Secrets => Vec::new(),
+            ConfigKind::Routes => {
+                let routes = self.raw_listeners.iter().flat_map(static_routes);
+                routes
+                    .map(|(name, value)| ConfigResource {
+                        name,
+                        state: ConfigState::Static,
+                        version: String::new(),
+                        last_updated: self.loaded_at,
+                        type_url: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+                        value,
+                        rejected: None,
+                    })
+                    .collect()
+            }
+            ConfigKind::Endpoints | ConfigKind::ScopedRoutes | ConfigKind::Secrets => Vec::new(),
         }
     }
 

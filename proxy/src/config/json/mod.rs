@@ -5,6 +5,7 @@
 //!
 //! `load` reads a bootstrap, `from_yaml` any message, `to_json` and `JsonWriter` write.
 
+mod dump;
 mod load;
 mod parse;
 mod reader;
@@ -18,6 +19,7 @@ mod tests;
 
 use bytes::Bytes;
 
+pub use dump::{static_routes, whole_bootstrap};
 pub use load::{LoadError, LoadedBootstrap, RawResource, Sources, load, load_with};
 pub use parse::Problem;
 pub use reader::Position;

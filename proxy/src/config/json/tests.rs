@@ -11,7 +11,7 @@ use super::schema::{Field, Kind, Message};
 use super::*;
 use crate::config::pb::envoy::config::bootstrap::v3::Bootstrap;
 use crate::config::pb::envoy::config::cluster::v3::Cluster;
-use crate::config::pb::envoy::config::core::v3::Metadata;
+use crate::config::pb::envoy::config::core::v3::{Metadata, Node};
 use crate::config::pb::envoy::config::listener::v3::Listener;
 use crate::config::pb::envoy::extensions::bootstrap::internal_listener::v3::InternalListener;
 use crate::config::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
@@ -53,6 +53,25 @@ fn bootstraps_of_a_sidecar_and_a_gateway_load() {
         let listener = InternalListener::decode(extension.value.as_slice()).unwrap();
         assert_eq!(listener.buffer_size_kb.unwrap().value, 64);
     }
+}
+
+#[test]
+fn a_dump_has_the_static_resources_and_routes() {
+    let sources = Sources { config_path: Some(fixture("sidecar.json")), ..Sources::default() };
+    let loaded = load(&sources).unwrap();
+    let routes: Vec<_> = loaded.listeners.iter().flat_map(static_routes).collect();
+    assert_eq!(routes.len(), 2);
+    for (name, bytes) in &routes {
+        let text = to_json("envoy.config.route.v3.RouteConfiguration", bytes, Style::DUMP);
+        assert!(text.contains("\"backend\"") && name.is_empty(), "{text}");
+    }
+    let rest = loaded.bootstrap.encode_to_vec();
+    let node = Node { id: "other".to_owned(), ..Node::default() }.encode_to_vec();
+    let whole = whole_bootstrap(&rest, &node, &loaded.listeners, &loaded.clusters);
+    let whole = Bootstrap::decode(whole).unwrap();
+    let resources = whole.static_resources.unwrap();
+    assert_eq!((resources.listeners.len(), resources.clusters.len()), (2, 4));
+    assert_eq!(whole.node.unwrap().id, "other");
 }
 
 #[test]
