@@ -5,15 +5,18 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame as HyperFrame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
-use super::*;
+use crate::io::Io;
+
+use super::{Exchange, VERSIONS, Version, ask, exchanges, open, piece, run, serve, spawn_server};
 
 type Frames = std::collections::VecDeque<HyperFrame<Bytes>>;
 
