@@ -127,7 +127,7 @@ impl Breakers {
         self.count(resource, priority) >= self.limit(resource, priority)
     }
 
-    /// Whether it was ever acquired.
+    /// Whether it was ever acquired; a refusal alone does not count, as in Envoy.
     pub fn was_used(&self, resource: Resource, priority: RoutingPriority) -> bool {
         let used = self.counts[priority as usize].used.load(Ordering::Relaxed);
         used & (1 << resource as u8) != 0
@@ -151,9 +151,11 @@ impl Breakers {
         let limit = self.limit(resource, priority);
         let counts = &self.counts[priority as usize];
         let admit = |n: u32| (n < limit).then_some(n + 1);
-        counts.mark_used(resource);
         match counts.of(resource).fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                counts.mark_used(resource);
+                Ok(())
+            }
             Err(_) => Err(Overflow { resource, priority, limit }),
         }
     }

@@ -247,6 +247,8 @@ impl State {
         self.cluster.publish(HostSet::build(config, Some(&old), specs.collect()));
         let stats = self.cluster.scope.shared::<ClusterEndpointStat>();
         stats.add(ClusterEndpointStat::DefaultTotalMatchCount, resolved as u64);
+        let heaviest = self.cluster.hosts().hosts.iter().map(|host| host.weight()).max();
+        stats.gauge_set(ClusterEndpointStat::MaxHostWeight, heaviest.unwrap_or(0).into());
     }
 
     /// Envoy's jittered exponential back-off; the plain rate where base and maximum are the same.
