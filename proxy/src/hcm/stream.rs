@@ -208,6 +208,8 @@ impl<'a> ActiveStream<'a> {
             self.info.route_name = Some(route.name.clone());
         }
         self.info.route_metadata = route.metadata.clone();
+        self.info.virtual_host_metadata =
+            self.route.virtual_host().and_then(|host| host.metadata.clone());
         if let Some(action) = self.route.action()
             && let Some(idle) = action.timeouts.idle
         {

@@ -89,6 +89,8 @@ impl Attempt {
             fw.tried.push(host.context.host.clone());
         }
         s.info.upstream.host = Some(host.address.clone());
+        s.info.upstream.hostname = host.hostname.clone();
+        s.info.upstream.host_metadata = host.metadata.clone();
         let lease = match fw.connect(s, &host).await? {
             Ok(lease) => lease,
             Err(end) => return Ok(end),
