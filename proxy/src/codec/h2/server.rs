@@ -315,6 +315,11 @@ impl ServerStream {
     }
 
     pub(in crate::codec) fn reset(&mut self, code: u32) {
+        // An explicit reset discards what h2 has queued; after a complete response h2 sends
+        // NO_ERROR by itself, behind the response, when the stream's handles are dropped.
+        if code == u32::from(Reason::NO_ERROR) && self.send.is_ended() {
+            return;
+        }
         match self.send.stream_mut() {
             Some(stream) => stream.send_reset(Reason::from(code)),
             None => self.respond.send_reset(Reason::from(code)),
