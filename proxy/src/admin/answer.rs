@@ -47,7 +47,7 @@ impl Answer {
         content_type: &'static str,
         pieces: impl Iterator<Item = String> + 'static,
     ) -> Self {
-        let body = AdminBody::new(Source::Pieces { pieces: Box::new(pieces), yielded: true });
+        let body = AdminBody::new(Source::Pieces { pieces: Box::new(pieces), pause: None });
         Self { status: StatusCode::OK, content_type, body }
     }
 
@@ -74,7 +74,11 @@ pub(super) struct AdminBody {
 
 enum Source {
     Whole(Option<Bytes>),
-    Pieces { pieces: Box<dyn Iterator<Item = String>>, yielded: bool },
+    Pieces {
+        pieces: Box<dyn Iterator<Item = String>>,
+        /// Until the runtime has looked at its sockets; waking oneself would not let it.
+        pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    },
 }
 
 impl AdminBody {
@@ -115,15 +119,17 @@ impl Body for AdminBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let piece = match &mut self.source {
             Source::Whole(body) => body.take(),
-            Source::Pieces { yielded, .. } if !*yielded => {
-                *yielded = true;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            Source::Pieces { pieces, yielded } => {
-                *yielded = false;
-                pieces.find(|piece| !piece.is_empty()).map(Bytes::from)
-            }
+            Source::Pieces { pieces, pause } => loop {
+                if let Some(waiting) = pause {
+                    std::task::ready!(waiting.as_mut().poll(cx));
+                }
+                *pause = Some(Box::pin(tokio::task::yield_now()));
+                match pieces.next() {
+                    // Work without output: pause, too.
+                    Some(piece) if piece.is_empty() => {}
+                    piece => break piece.map(Bytes::from),
+                }
+            },
         };
         self.sent += piece.as_ref().map_or(0, |piece| piece.len() as u64);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))

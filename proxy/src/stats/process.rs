@@ -25,6 +25,9 @@ pub fn declare_process(registry: &Registry, workers: usize) -> Vec<Scope> {
     declare("dns.cares", Scope::declare::<DnsStat>);
     declare("overload", Scope::declare::<OverloadStat>);
     declare("http.async-client", Scope::declare::<RouterStat>);
+    declare("envoy.overload_actions.reset_high_memory_stream", |scope| {
+        scope.shared_counter("count");
+    });
     // The admin listener speaks it.
     declare("http1", Scope::declare::<Http1Stat>);
     for watched in ["main_thread", "workers", "server.main_thread"] {

@@ -278,6 +278,11 @@ impl ScopeInner {
         all
     }
 
+    /// The statistics with run-time names.
+    pub(super) fn named_list(&self) -> Vec<(Box<str>, Kind)> {
+        lock(&self.state).named.iter().map(|(name, named)| (name.clone(), named.kind)).collect()
+    }
+
     /// Kind of a statistic of this scope.
     pub(super) fn kind(&self, which: &Which) -> Option<Kind> {
         match which {

@@ -16,6 +16,9 @@ use crate::stats::number::{exact, shortest};
 use crate::stats::scope::{Reading, ScopeInner, Value, Which};
 use crate::stats::tags::{Extracted, extract};
 
+/// Scopes that are looked at between two pauses.
+const SCOPES_PER_STEP: usize = 64;
+
 /// Where the series of one metric come from.
 #[derive(Debug)]
 enum Source {
@@ -35,7 +38,13 @@ pub(super) struct PrometheusRender {
     phases: std::slice::Iter<'static, Phase>,
     phase: Phase,
     /// Metrics of the phase that are still to come.
-    metrics: std::collections::btree_map::IntoIter<String, Vec<Source>>,
+    metrics: BTreeMap<String, Vec<Source>>,
+    /// Scopes that are sorted into `metrics`.
+    indexed: usize,
+    /// Shapes by their scopes' name without tags, and set.
+    known: HashMap<(String, usize), usize>,
+    /// A configured expression may look at any part of a name: then no two scopes are taken to be alike.
+    alike: bool,
     /// Series of the current metric that are still to come.
     series: VecDeque<(u32, Which)>,
     /// The current metric's `# TYPE` line was written.
@@ -55,6 +64,8 @@ impl PrometheusRender {
             (StatsType::TextReadouts, true) => &[Phase::TextReadouts],
             (StatsType::TextReadouts, false) => &[],
         };
+        let tags = &registry.config().tags;
+        let alike = !tags.iter().any(|tag| matches!(tag.value, TagValue::Regex(_)));
         let mut scopes = registry.scopes();
         scopes.sort_by(|a, b| a.prefix.split('.').cmp(b.prefix.split('.')));
         Self {
@@ -64,7 +75,10 @@ impl PrometheusRender {
             shapes: Vec::new(),
             phases: phases.iter(),
             phase: Phase::Counters,
-            metrics: BTreeMap::new().into_iter(),
+            metrics: BTreeMap::new(),
+            indexed: usize::MAX,
+            known: HashMap::new(),
+            alike,
             series: VecDeque::new(),
             typed: false,
         }
@@ -75,59 +89,64 @@ impl PrometheusRender {
         while out.len() < CHUNK {
             if let Some((scope, which)) = self.series.pop_front() {
                 self.series_lines(scope, &which, &mut out);
-            } else if let Some((_, sources)) = self.metrics.next() {
+            } else if self.indexed < self.scopes.len() {
+                self.index_some();
+                return Some(out);
+            } else if let Some((_, sources)) = self.metrics.pop_first() {
                 self.series = self.series_of(sources);
                 self.typed = false;
             } else if let Some(phase) = self.phases.next() {
                 self.phase = *phase;
-                self.metrics = self.metrics_of_phase().into_iter();
+                self.indexed = 0;
+                self.shapes.clear();
+                self.known.clear();
             } else {
-                break;
+                return (!out.is_empty()).then_some(out);
             }
         }
-        (!out.is_empty()).then_some(out)
+        Some(out)
     }
 
-    /// All metrics of the phase by name without tags; the key sorts token by token, as Envoy's symbol table does.
-    fn metrics_of_phase(&mut self) -> BTreeMap<String, Vec<Source>> {
+    /// Sorts some scopes of the phase into metrics.
+    fn index_some(&mut self) {
+        let first = self.indexed;
+        self.indexed = self.scopes.len().min(first + SCOPES_PER_STEP);
+        for number in first..self.indexed {
+            self.index_scope(number as u32);
+        }
+    }
+
+    /// Metrics are kept by name without tags; the key sorts token by token, as Envoy's symbol table does.
+    fn index_scope(&mut self, number: u32) {
         let config = self.registry.config();
-        // A configured expression may look at any part of a name: then no two scopes are taken to be alike.
-        let alike = !config.tags.iter().any(|tag| matches!(tag.value, TagValue::Regex(_)));
-        let mut metrics: BTreeMap<String, Vec<Source>> = BTreeMap::new();
-        let mut known: HashMap<(String, *const StatTable), usize> = HashMap::new();
-        self.shapes.clear();
-        for (number, scope) in self.scopes.iter().enumerate() {
-            let number = number as u32;
-            let template = format!("{}x", scope.prefix);
-            let template = extract(config, &template).name.into_owned();
-            for table in scope.tables() {
-                let shape = known.get(&(template.clone(), std::ptr::from_ref(table))).copied();
-                if let Some(shape) = shape.filter(|_| alike) {
-                    self.shapes[shape].push(number);
-                    continue;
-                }
-                let shape = self.shapes.len();
-                self.shapes.push(vec![number]);
-                known.insert((template.clone(), table), shape);
-                for (index, def) in table.defs.iter().enumerate() {
-                    if self.phase.takes(def.kind) {
-                        let full = format!("{}{}", scope.prefix, def.name);
-                        let key = extract(config, &full).name.replace('.', "\0");
-                        metrics.entry(key).or_default().push(Source::Table { shape, table, index });
-                    }
-                }
+        let scope = &self.scopes[number as usize];
+        let template = format!("{}x", scope.prefix);
+        let template = extract(config, &template).name.into_owned();
+        let key_of = |name: &str| {
+            extract(config, &format!("{}{name}", scope.prefix)).name.replace('.', "\0")
+        };
+        for table in scope.tables() {
+            let known = (template.clone(), std::ptr::from_ref(table) as usize);
+            if let Some(shape) = self.known.get(&known).filter(|_| self.alike) {
+                self.shapes[*shape].push(number);
+                continue;
             }
-            for which in scope.list() {
-                if let Which::Named(name) = which
-                    && scope.kind(&Which::Named(name.clone())).is_some_and(|k| self.phase.takes(k))
-                {
-                    let full = format!("{}{name}", scope.prefix);
-                    let key = extract(config, &full).name.replace('.', "\0");
-                    metrics.entry(key).or_default().push(Source::Named { scope: number, name });
+            let shape = self.shapes.len();
+            self.shapes.push(vec![number]);
+            self.known.insert(known, shape);
+            for (index, def) in table.defs.iter().enumerate() {
+                if self.phase.takes(def.kind) {
+                    let source = Source::Table { shape, table, index };
+                    self.metrics.entry(key_of(def.name)).or_default().push(source);
                 }
             }
         }
-        metrics
+        for (name, kind) in scope.named_list() {
+            if self.phase.takes(kind) {
+                let key = key_of(&name);
+                self.metrics.entry(key).or_default().push(Source::Named { scope: number, name });
+            }
+        }
     }
 
     fn series_of(&self, sources: Vec<Source>) -> VecDeque<(u32, Which)> {
