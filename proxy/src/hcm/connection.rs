@@ -155,7 +155,7 @@ impl HttpConnection {
                         connection: self.info.clone(),
                         down: ServerStream::H1(&mut conn),
                         request: super::request_head::unread(crate::codec::head::Protocol::Http11),
-                        end: true,
+                        end: false,
                         limit: self.limit,
                         close_after: true,
                     };
@@ -171,7 +171,7 @@ impl HttpConnection {
                         connection: self.info.clone(),
                         down: ServerStream::H1(&mut conn),
                         request: super::request_head::unread(crate::codec::head::Protocol::Http11),
-                        end: true,
+                        end: false,
                         limit: self.limit,
                         close_after: true,
                     };

@@ -352,7 +352,9 @@ impl ActiveStream<'_> {
             self.close_after = true;
             self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
             if self.progress == super::stream::Progress::Nothing {
-                let reply = LocalReply::new(parse.status(), parse.details());
+                let status = parse.status();
+                let reply = LocalReply::new(status, parse.details())
+                    .body(status.canonical_reason().unwrap_or_default());
                 return StreamEnd::Reply(Box::new(reply));
             }
         }

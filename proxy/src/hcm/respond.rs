@@ -298,6 +298,7 @@ impl ActiveStream<'_> {
             Ok(()) => {
                 if !self.inbound.ended {
                     stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);
+                    stats.inc(HttpStat::DownstreamRqRxReset);
                     self.down.reset(reset_code::NO_ERROR);
                 }
                 true
@@ -326,6 +327,9 @@ impl ActiveStream<'_> {
         }
         self.info.timing.end = Some(end);
         self.info.downstream_bytes = self.down.meter();
+        let bytes = self.info.downstream_bytes;
+        self.hcm.stats.add(HttpStat::DownstreamCxRxBytesTotal, bytes.wire_received);
+        self.hcm.stats.add(HttpStat::DownstreamCxTxBytesTotal, bytes.wire_sent);
         if !self.chain.is_empty() {
             let (chain, mut cx) = self.filter_context();
             chain.end(&mut cx);
@@ -341,7 +345,7 @@ impl ActiveStream<'_> {
         }
         self.hcm.logs.log(&format::Ctx {
             info: &self.info,
-            request: Some(&self.request),
+            request: self.head_read.then_some(&self.request),
             response: self.response.as_ref(),
             trailers: self.response_trailers.as_ref(),
             local_reply_body: &self.local_reply_body,

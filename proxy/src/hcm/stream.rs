@@ -12,6 +12,7 @@ use futures_util::future::LocalBoxFuture;
 use super::live::WorkerHcm;
 use super::local_reply::LocalReply;
 use super::stream_timers::StreamTimers;
+use crate::cluster::WorkerCluster;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::{Fault, Frame, ServerStream};
 use crate::format;
@@ -88,6 +89,10 @@ pub struct ActiveStream<'a> {
     pub response: Option<ResponseHead>,
     pub response_trailers: Option<HeaderList>,
     pub(super) local_reply_body: bytes::Bytes,
+    /// The cluster of the route as matched first.
+    pub cluster: Option<Rc<WorkerCluster>>,
+    /// The head was read whole: without, logs know nothing of a request.
+    pub(super) head_read: bool,
     /// Taken off the host by `strip_*_host_port`; a CONNECT gets it back.
     pub stripped_port: Option<u32>,
     /// The codec's buffer was at its limit when the source was last asked.
@@ -125,6 +130,7 @@ pub async fn handle_stream(setup: StreamSetup<'_>) -> bool {
 /// Answers a request whose head could not be read.
 pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) {
     let mut stream = ActiveStream::new(setup);
+    stream.head_read = false;
     stream.count_request();
     let end = stream.downstream_fault(fault);
     let outcome = match end {
@@ -137,6 +143,7 @@ pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) {
 /// Answers a request whose head did not come in time: `request_headers_timeout`.
 pub(super) async fn head_timed_out(setup: StreamSetup<'_>) {
     let mut stream = ActiveStream::new(setup);
+    stream.head_read = false;
     stream.count_request();
     let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, "request_header_timeout")
         .body("request header timeout");
@@ -170,6 +177,8 @@ impl<'a> ActiveStream<'a> {
             response: None,
             response_trailers: None,
             local_reply_body: bytes::Bytes::new(),
+            cluster: None,
+            head_read: true,
             stripped_port: None,
             was_full: false,
             close_after: setup.close_after,
@@ -217,6 +226,18 @@ impl<'a> ActiveStream<'a> {
         }
         if let Some(host) = self.route.virtual_host() {
             self.info.virtual_host_name = Some(host.name.clone());
+        }
+        self.resolve_cluster();
+    }
+
+    /// The route's cluster, which logs name even where the request never gets there.
+    fn resolve_cluster(&mut self) {
+        let Some(matched) = self.route.matched() else { return };
+        let name = self.route.table().cluster_name(matched, &self.request);
+        self.cluster = name.and_then(|name| self.worker.clusters.get(name));
+        if let Some(cluster) = &self.cluster {
+            self.info.upstream.cluster = Some(cluster.config.name.clone());
+            self.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
         }
     }
 

@@ -42,7 +42,7 @@ pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     };
     let table = s.route.table().clone();
     if matched.is_tls_redirect() {
-        s.hcm.router_stats.inc(RouterStat::RqRedirect);
+        s.hcm.router_stats.inc(RouterStat::RqDirectResponse);
         let location = rewrite::tls_redirect_location(&s.request);
         return Err(redirect_to(StatusCode::MOVED_PERMANENTLY, &location));
     }
@@ -76,7 +76,7 @@ fn redirect_reply(
     matched: RouteMatch,
     redirect: &RedirectAction,
 ) -> StreamEnd {
-    s.hcm.router_stats.inc(RouterStat::RqRedirect);
+    s.hcm.router_stats.inc(RouterStat::RqDirectResponse);
     if let Some(route) = table.matched_route(matched) {
         let keep_original = !s.hcm.config.router.suppress_envoy_headers;
         rewrite::rewrite_path(route, &mut s.request, keep_original);
@@ -137,6 +137,11 @@ fn find_cluster(
     action: &RouteAction,
 ) -> Result<Rc<WorkerCluster>, StreamEnd> {
     let name = table.cluster_name(matched, &s.request);
+    if let Some(cluster) = &s.cluster
+        && name == Some(&*cluster.config.name)
+    {
+        return Ok(cluster.clone());
+    }
     if let Some(cluster) = name.and_then(|name| s.worker.clusters.get(name)) {
         return Ok(cluster);
     }
@@ -177,6 +182,7 @@ impl<'r> Forwarding<'r> {
     ) -> Self {
         let config = s.hcm.config.clone();
         s.info.upstream.cluster = Some(cluster.config.name.clone());
+        s.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
         if let Some(duration) = timeouts::max_stream_duration(action, &s.request) {
             let deadline = Some(duration).filter(|d| !d.is_zero()).map(|d| s.info.start + d);
             s.timers.set_max_duration(deadline);
