@@ -373,7 +373,8 @@ impl HttpConnection {
         let active = active.clone();
         let connection = cx.waker().clone();
         tokio::task::spawn_local(async move {
-            handle_stream(setup).await;
+            // Boxed once here: moved unboxed, its kilobytes are copied at every step into the task.
+            Box::pin(handle_stream(setup)).await;
             active.set(active.get() - 1);
             if active.get() == 0 {
                 // The connection's idle timer starts.

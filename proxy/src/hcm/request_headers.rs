@@ -165,6 +165,7 @@ fn trusted_client(
     hcm: &HttpConnectionManager,
 ) -> Trusted {
     let connection = &info.connection;
+    join_lines(head, &names::X_FORWARDED_FOR);
     if !hcm.use_remote_address {
         let found = last_address(head, hcm.xff_num_trusted_hops);
         set_forwarded_proto(head, connection.is_tls, false);
@@ -199,12 +200,20 @@ fn set_forwarded_proto(head: &mut RequestHead, is_tls: bool, overwrite: bool) {
 fn append_xff(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionManager) {
     let Some(addr) = info.connection.remote.ip() else { return };
     let ip = match addr.ip() {
-        ip if ip.is_loopback() => super::local_address(ip.is_ipv4()).unwrap_or(ip),
+        ip if ip.is_loopback() => super::local_address(true).unwrap_or(ip),
         IpAddr::V4(v4) if hcm.represent_ipv4_as_mapped => IpAddr::V6(v4.to_ipv6_mapped()),
         ip => ip,
     };
     let text = ip.to_string();
     append_list(head, &names::X_FORWARDED_FOR, text.as_bytes(), b",");
+}
+
+/// Several lines are one list (RFC 9110 §5.3): they are read, and sent on, as one.
+fn join_lines(head: &mut RequestHead, name: &HeaderName) {
+    if head.headers.get_all(name).nth(1).is_some() {
+        let joined = head.headers.get_all(name).collect::<Vec<_>>().join(&b","[..]);
+        head.headers.set(name, &joined);
+    }
 }
 
 /// Adds to the first line of a list field, or makes it.
@@ -239,8 +248,8 @@ fn set_scheme(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionMan
         return;
     }
     let by_proto = match head.headers.get(&names::X_FORWARDED_PROTO) {
-        Some(b"http") => Some(Scheme::Http),
-        Some(b"https") => Some(Scheme::Https),
+        Some(proto) if proto.eq_ignore_ascii_case(b"http") => Some(Scheme::Http),
+        Some(proto) if proto.eq_ignore_ascii_case(b"https") => Some(Scheme::Https),
         _ => None,
     };
     let own = if info.connection.is_tls { Scheme::Https } else { Scheme::Http };

@@ -59,6 +59,8 @@ impl ActiveStream<'_> {
             return Err(StreamEnd::Reset(reset_code::INTERNAL_ERROR));
         }
         self.make_filters();
+        // What is left of the request could be taken for another one.
+        self.close_after |= !self.inbound.ended;
         let (head, mut body) = self.compose(reply);
         let end = body.0.is_none();
         match self.respond(head, end, &mut body).await {

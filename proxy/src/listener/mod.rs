@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -70,7 +71,7 @@ impl Acceptor {
             Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
                 // A response must not wait for the next one (Nagle against delayed ACK).
                 let _ = stream.set_nodelay(true);
-                (Io::from(stream), Address::Ip(peer))
+                (Io::from(stream), Address::Ip(canonical(peer)))
             }),
             Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
                 let path = peer.as_pathname().and_then(|p| p.to_str()).unwrap_or("");
@@ -160,7 +161,11 @@ impl WorkerListener {
     }
 
     async fn serve(self: Rc<Self>, mut io: Io, peer: Address, started: Instant) {
-        let Ok(local) = io.local_address() else { return };
+        let local = match io.local_address() {
+            Ok(Address::Ip(addr)) => Address::Ip(canonical(addr)),
+            Ok(other) => other,
+            Err(_) => return,
+        };
         let handle = self.worker.connections.enter(self.number);
         let mut found = Found::new(local, peer);
         let mut read = BytesMut::new();
@@ -298,6 +303,11 @@ impl Found {
             application_protocol: None,
         }
     }
+}
+
+/// A dual-stack socket's IPv4 peers are IPv4 peers.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// Errors of one connection that was gone before it was accepted.

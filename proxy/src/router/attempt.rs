@@ -68,7 +68,7 @@ impl Attempt {
             let reject = |host: &Host| {
                 policy.is_some_and(|p| {
                     (p.avoid_previous_hosts && tried.iter().any(|t| std::ptr::eq(&**t, host)))
-                        || (p.omit_canary_hosts && is_canary(host))
+                        || (p.omit_canary_hosts && host.canary)
                 })
             };
             let context = PickContext {
@@ -364,12 +364,4 @@ fn note_connection(s: &mut ActiveStream<'_>, lease: &Lease) {
     upstream.connection_id = Some(lease.connection_id());
     upstream.protocol = Some(lease.protocol());
     upstream.connect_duration = lease.connect_duration();
-}
-
-/// `envoy.lb: {canary: true}` in the host's metadata.
-fn is_canary(host: &Host) -> bool {
-    host.metadata
-        .as_ref()
-        .and_then(|m| m.get("envoy.lb")?.get("canary")?.as_bool())
-        .unwrap_or(false)
 }

@@ -116,14 +116,11 @@ impl Failure {
 
     /// The answer to a request none of whose attempts got a response.
     pub fn reply(&self, suppress_envoy_headers: bool) -> LocalReply {
-        let mut body = format!(
+        // The transport's own words stay in the details and the log, as in Envoy: they are not the client's business.
+        let body = format!(
             "upstream connect error or disconnect/reset before headers. reset reason: {}",
             self.reason.as_str()
         );
-        if let Some(transport) = &self.transport {
-            body.push_str(", transport failure reason: ");
-            body.push_str(transport);
-        }
         let mut reply = LocalReply::new(self.reason.status(), self.code_details("before"))
             .body(body)
             .flag(self.reason.flag());

@@ -353,7 +353,7 @@ fn compile_proxy_protocol(pb: &pb_proxy::ProxyProtocol, path: &FieldPath<'_>) ->
         }
     }
     if !pb.rules.is_empty() {
-        path.field("rules").error("TLV rules are not supported");
+        path.field("rules").ignored("TLVs are not put into metadata");
     }
     out
 }
