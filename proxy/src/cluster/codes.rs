@@ -13,6 +13,7 @@ pub struct ClusterCodes {
     external: OnceCell<(ResponseCodes, WorkerHistogram)>,
     internal: OnceCell<(ResponseCodes, WorkerHistogram)>,
     canary: OnceCell<ResponseCodes>,
+    retry: OnceCell<ResponseCodes>,
 }
 
 impl ClusterCodes {
@@ -24,6 +25,7 @@ impl ClusterCodes {
             external: OnceCell::new(),
             internal: OnceCell::new(),
             canary: OnceCell::new(),
+            retry: OnceCell::new(),
         }
     }
 
@@ -45,6 +47,12 @@ impl ClusterCodes {
             let codes = || ResponseCodes::new(self.scope.clone(), self.worker, "canary.");
             self.canary.get_or_init(codes).charge(code);
         }
+    }
+
+    /// Counts a response that a retry has taken the place of: below `retry.` only.
+    pub fn charge_retried(&self, code: u16) {
+        let codes = || ResponseCodes::new(self.scope.clone(), self.worker, "retry.");
+        self.retry.get_or_init(codes).charge(code);
     }
 
     /// Records how long a request took, in milliseconds.

@@ -45,6 +45,14 @@ pub enum CopyError {
     Write(io::Error),
 }
 
+impl CopyError {
+    /// The peer sent an RST.
+    pub fn is_reset(&self) -> bool {
+        let (Self::Read(error) | Self::Write(error)) = self;
+        error.kind() == io::ErrorKind::ConnectionReset
+    }
+}
+
 impl Direction {
     /// `buffer` has what was read already.
     pub fn new(buffer: BytesMut) -> Self {

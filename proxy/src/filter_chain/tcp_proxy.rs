@@ -163,6 +163,7 @@ impl TcpConnection {
         }
         let mut to_up = Direction::new(read);
         let mut to_down = Direction::default();
+        let mut reset = false;
         let outcome = poll_fn(|cx| {
             let mut moved = false;
             let up = to_up.poll(down, &mut lease.io, cx, &mut moved);
@@ -171,8 +172,14 @@ impl TcpConnection {
                 last = Instant::now();
             }
             match (up, back) {
-                (Poll::Ready(Err(error)), _) => return Poll::Ready(End::of(&error, true)),
-                (_, Poll::Ready(Err(error))) => return Poll::Ready(End::of(&error, false)),
+                (Poll::Ready(Err(error)), _) => {
+                    reset = error.is_reset();
+                    return Poll::Ready(End::of(&error, true));
+                }
+                (_, Poll::Ready(Err(error))) => {
+                    reset = error.is_reset();
+                    return Poll::Ready(End::of(&error, false));
+                }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
                 _ => {}
             }
@@ -202,6 +209,18 @@ impl TcpConnection {
             End::Drained => stats.inc(TcpProxyStat::DownstreamCxDrainClose),
             End::Done | End::Upstream | End::Downstream => {}
         }
+        if reset {
+            // A reset passes as a reset: data may be missing, and the other end must see that.
+            let other = if outcome == End::Upstream { down } else { &mut lease.io };
+            if let Some(socket) = other.tcp() {
+                let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            }
+            if outcome == End::Upstream {
+                info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
+            }
+        }
+        info.downstream_bytes.wire_received = to_up.bytes;
+        info.downstream_bytes.wire_sent = to_down.bytes;
         info.bytes_received = to_up.bytes;
         info.bytes_sent = to_down.bytes;
         info.upstream.bytes.wire_sent = to_up.bytes;

@@ -147,6 +147,7 @@ fn normalize_path(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         PathOutcome::Continue => Ok(()),
         PathOutcome::Reject => {
             s.hcm.stats.inc(HttpStat::DownstreamRqFailedPathNormalization);
+            s.close_after = true;
             Err(reject(StatusCode::BAD_REQUEST, path::PATH_NORMALIZATION_FAILED))
         }
         PathOutcome::Redirect => {

@@ -1,6 +1,7 @@
 //! One try of a request on one host: pick, connection, request out, response head in.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -141,6 +142,12 @@ impl Attempt {
         match outcome {
             Ok(Exchanged::Head(head, end)) => {
                 s.info.timing.first_upstream_rx = Some(s.now);
+                let stats = &self.lease.host().stats;
+                bump(if head.status.is_server_error() {
+                    &stats.rq_error
+                } else {
+                    &stats.rq_success
+                });
                 Ok(AttemptEnd::Response(self, head, end))
             }
             Ok(Exchanged::Fault(fault)) => {
@@ -148,15 +155,21 @@ impl Attempt {
                     && !self.stream().received_any()
                     && matches!(fault, Fault::Eof | Fault::Io(_) | Fault::GoAway { .. });
                 self.note_fault(fw, fault);
+                s.info.upstream.bytes = self.stream().meter();
+                let remote = !matches!(fault, Fault::Reset { remote: false, .. } | Fault::Parse(_));
+                if !stale {
+                    bump(&self.lease.host().stats.rq_error);
+                }
+                self.lease.close(remote);
                 if stale && fw.may_replay(s) {
                     return Ok(AttemptEnd::Stale);
                 }
-                s.info.upstream.bytes = self.stream().meter();
                 Ok(AttemptEnd::Failed(Failure::of(fault), true))
             }
             Ok(Exchanged::TimedOut(expired)) => {
                 s.info.upstream.bytes = self.stream().meter();
                 fw.cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+                bump(&self.lease.host().stats.rq_timeout);
                 self.stream().reset(reset_code::CANCEL);
                 Ok(AttemptEnd::TimedOut(expired))
             }
@@ -179,6 +192,8 @@ impl Attempt {
         loop {
             match self.stream().poll_head(cx) {
                 Poll::Ready(Ok((head, _))) if head.is_informational() => {
+                    let status = head.status.as_u16();
+                    fw.cluster.codes.charge(status, s.info.is_internal, false);
                     // 100 is the connection manager's own affair unless it is told to pass it on.
                     if head.status != http::StatusCode::CONTINUE || s.hcm.config.proxy_100_continue
                     {
@@ -304,6 +319,11 @@ impl Attempt {
             self.lease.close(false);
         }
     }
+}
+
+/// Counts over all workers.
+fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 enum Exchanged {

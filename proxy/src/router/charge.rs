@@ -16,8 +16,10 @@ pub(super) fn response(
     head: &ResponseHead,
     dropped: bool,
 ) {
-    codes(s, cluster, status, is_canary(head));
-    if !dropped {
+    if dropped {
+        cluster.codes.charge_retried(status.as_u16());
+    } else {
+        codes(s, cluster, status, is_canary(head));
         let since = s.info.timing.last_downstream_rx.unwrap_or(s.info.start);
         let took = s.now.saturating_duration_since(since).as_millis() as u64;
         cluster.stats.record(ClusterStat::UpstreamRqTime, took);

@@ -96,6 +96,7 @@ fn direct_reply(
     direct: &DirectResponseAction,
 ) -> StreamEnd {
     s.hcm.router_stats.inc(RouterStat::RqDirectResponse);
+    s.info.set_details("direct_response");
     let body = direct.body.as_deref().unwrap_or_default();
     let body = match &direct.body_format {
         Some(format) => {
@@ -146,8 +147,9 @@ fn find_cluster(
         return Ok(cluster);
     }
     s.hcm.router_stats.inc(RouterStat::NoCluster);
-    let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")
+    let mut reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")
         .flag(ResponseFlags::NO_CLUSTER_FOUND);
+    add_response_ops(s, table, matched, &mut reply);
     Err(StreamEnd::Reply(Box::new(reply)))
 }
 
@@ -408,6 +410,7 @@ impl<'r> Forwarding<'r> {
             let headers = reply.headers.get_or_insert_with(HeaderList::new);
             headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
         }
+        add_response_ops(s, self.table, self.matched, &mut reply);
         StreamEnd::Reply(Box::new(reply))
     }
 
@@ -479,7 +482,10 @@ impl<'r> Forwarding<'r> {
     ) -> Result<(), StreamEnd> {
         charge::response(s, &self.cluster, head.status, &head, false);
         s.info.set_details("via_upstream");
-        if !s.hcm.config.router.suppress_envoy_headers {
+        s.info.response_code = Some(head.status);
+        if !s.hcm.config.router.suppress_envoy_headers
+            && head.status != StatusCode::SWITCHING_PROTOCOLS
+        {
             let since = s.info.timing.last_downstream_rx.unwrap_or(s.info.start);
             let took = s.now.saturating_duration_since(since).as_millis() as u64;
             let mut text = itoa::Buffer::new();
