@@ -32,6 +32,7 @@ const SLICES: usize = 32;
 struct Spare {
     read: Vec<BytesMut>,
     bulk: Vec<BytesMut>,
+    #[expect(clippy::vec_box, reason = "a box goes to a connection and back as it is")]
     queues: Vec<Box<Pending>>,
 }
 

@@ -217,15 +217,15 @@ impl Runtime {
 
     /// Ordered by key.
     pub fn entries(&self) -> Vec<RuntimeEntry> {
-        let mut keys: Vec<_> = self.merged.iter().collect();
+        let mut keys: Vec<_> = self.merged.iter().map(|(key, value)| (&**key, value)).collect();
         keys.sort_unstable_by_key(|(key, _)| *key);
-        let entry = |(key, value): (&Box<str>, &RuntimeValue)| RuntimeEntry {
-            key: key.to_string(),
+        let entry = |(key, value): (&str, &RuntimeValue)| RuntimeEntry {
+            key: key.to_owned(),
             final_value: value.text.to_string(),
             layer_values: self
                 .layers
                 .iter()
-                .map(|layer| layer.values.get(&**key).map(|value| value.text.to_string()))
+                .map(|layer| layer.values.get(key).map(|value| value.text.to_string()))
                 .map(Option::unwrap_or_default)
                 .collect(),
         };

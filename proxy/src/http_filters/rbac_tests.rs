@@ -5,7 +5,7 @@ use crate::http_filters::testing::{TestStream, any, compiled, print};
 use matcher_pb::string_matcher::MatchPattern;
 
 /// Policies by name and path prefix.
-fn rules(action: rbac_pb::rbac::Action, policies: &[(&str, &str)]) -> Option<rbac_pb::Rbac> {
+fn rules(action: Action, policies: &[(&str, &str)]) -> Option<rbac_pb::Rbac> {
     let policy = |(name, prefix): &(&str, &str)| {
         let matcher = matcher_pb::StringMatcher {
             match_pattern: Some(MatchPattern::Prefix((*prefix).to_owned())),

@@ -36,6 +36,7 @@ pub(super) struct Attempt {
 }
 
 /// How a try ended.
+#[expect(clippy::large_enum_variant, reason = "the usual end is the large one")]
 pub(super) enum AttemptEnd {
     /// A final head; whether it is all of the response.
     Response(Attempt, ResponseHead, bool),

@@ -193,14 +193,13 @@ impl<'r> Forwarding<'r> {
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
         let keep_original = !config.router.suppress_envoy_headers;
         rewrite::finalize_request(table, matched, &mut s.request, &s.info, keep_original);
-        if let Some(route) = table.matched_route(matched) {
-            if let Some(decorator) = &route.decorator
-                && decorator.propagate
-                && config.tracing.is_some()
-            {
-                let operation = decorator.operation.as_bytes();
-                s.request.headers.set(&names::X_ENVOY_DECORATOR_OPERATION, operation);
-            }
+        if let Some(route) = table.matched_route(matched)
+            && let Some(decorator) = &route.decorator
+            && decorator.propagate
+            && config.tracing.is_some()
+        {
+            let operation = decorator.operation.as_bytes();
+            s.request.headers.set(&names::X_ENVOY_DECORATOR_OPERATION, operation);
         }
         let elapsed = s.now.saturating_duration_since(s.info.start);
         timeouts::set_headers(&timeouts, action, &config.router, elapsed, &mut s.request);

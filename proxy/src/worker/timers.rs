@@ -134,7 +134,7 @@ impl Wheel {
 
     fn tick_ceil(&self, at: Instant) -> u64 {
         let d = at.saturating_duration_since(self.origin);
-        d.as_millis() as u64 + u64::from(d.subsec_nanos() % 1_000_000 != 0)
+        d.as_millis() as u64 + u64::from(!d.subsec_nanos().is_multiple_of(1_000_000))
     }
 
     fn level_for(&self, when: u64) -> usize {

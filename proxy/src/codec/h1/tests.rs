@@ -347,7 +347,7 @@ fn responses_are_framed_by_what_they_are() {
     let (got, reusable) = get(&|c| {
         c.send_head(&response(200, &[("Transfer-Encoding", "gzip")]), false);
         c.send_data(b("hello"), false);
-        c.send_data(b(&"0123456789abcdef"[..]), false);
+        c.send_data(b("0123456789abcdef"), false);
         c.send_data(Bytes::new(), true);
     });
     assert_eq!(

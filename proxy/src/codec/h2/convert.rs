@@ -47,7 +47,8 @@ pub(super) fn request_from_h2(
     let protocol = parts.extensions.get::<h2::ext::Protocol>();
     if !is_connect || protocol.is_some() {
         let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
-        if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+        let is_asterisk = path == "*" && head.method == Method::OPTIONS;
+        if !path.starts_with('/') && !is_asterisk {
             return Err(Reject::Malformed);
         }
         head.set_path(path.as_bytes());

@@ -109,7 +109,6 @@ impl ServerConn {
     }
 
     /// One step of an open connection; `None` where the next has to follow at once.
-    #[expect(clippy::type_complexity, reason = "the options are taken apart at once")]
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Option<Result<Accepted, Fault>>>> {
         let State::Open(connection) = &mut self.state else { return Poll::Ready(None) };
         if let Some(keepalive) = &mut self.keepalive

@@ -36,6 +36,7 @@ const DEFAULT_MAX_HEADERS_KB: u32 = 60;
 const HIGHEST_MAX_HEADERS_KB: u32 = 8192;
 
 /// Compiles a connection manager.
+#[expect(deprecated, reason = "the older fields of access_log_options are read too")]
 pub fn compile_hcm(
     pb: &Pb,
     cx: &CompileContext<'_>,
@@ -59,13 +60,8 @@ pub fn compile_hcm(
         pb.http2_protocol_options.as_ref(),
         &path.field("http2_protocol_options"),
     );
-    let timeout = |value: &Option<pb_google::Duration>, name: &str, default: Duration| {
-        match value {
-            None => Some(default),
-            some => compile_optional_duration(some.as_ref(), &path.field(name)),
-        }
-        .unwrap_or_default()
-    };
+    let timeout =
+        |value: &Option<_>, name, default| compile_timeout(value, default, &path.field(name));
     let max_request_headers_kb =
         pb.max_request_headers_kb.map_or(DEFAULT_MAX_HEADERS_KB, |v| v.value);
     if !(1..=HIGHEST_MAX_HEADERS_KB).contains(&max_request_headers_kb) {
@@ -75,15 +71,7 @@ pub fn compile_hcm(
     let stream_error = pb.stream_error_on_invalid_http_message.is_some_and(|v| v.value);
     Some(HttpConnectionManager {
         stat_prefix: pb.stat_prefix.as_str().into(),
-        codec: match pb.codec_type {
-            0 => CodecType::Auto,
-            1 => CodecType::Http1,
-            2 => CodecType::Http2,
-            _ => {
-                path.field("codec_type").error("only AUTO, HTTP1 and HTTP2 are supported");
-                CodecType::Auto
-            }
-        },
+        codec: compile_codec_type(pb, path),
         routes: routes?,
         filters: http_filters.filters.into(),
         router: compile_router(&http_filters.router?, &path.field("http_filters")),
@@ -114,11 +102,7 @@ pub fn compile_hcm(
             "" => "envoy".into(),
             name => name.into(),
         },
-        server_header: match pb.server_header_transformation {
-            1 => ServerHeader::AppendIfAbsent,
-            2 => ServerHeader::PassThrough,
-            _ => ServerHeader::Overwrite,
-        },
+        server_header: compile_server_header(pb),
         scheme_overwrite: compile_scheme(pb, path),
         via: Some(pb.via.as_str()).filter(|v| !v.is_empty()).map(Arc::from),
         add_user_agent: pb.add_user_agent.is_some_and(|v| v.value),
@@ -134,20 +118,8 @@ pub fn compile_hcm(
         proxy_status: pb.proxy_status_config.as_ref().map(compile_proxy_status),
         normalize_path: pb.normalize_path.is_some_and(|v| v.value),
         merge_slashes: pb.merge_slashes,
-        escaped_slashes: match pb.path_with_escaped_slashes_action {
-            2 => EscapedSlashes::RejectRequest,
-            3 => EscapedSlashes::UnescapeAndRedirect,
-            4 => EscapedSlashes::UnescapeAndForward,
-            // IMPLEMENTATION_SPECIFIC_DEFAULT is KEEP_UNCHANGED.
-            _ => EscapedSlashes::KeepUnchanged,
-        },
-        strip_port: match &pb.strip_port_mode {
-            Some(pb::http_connection_manager::StripPortMode::StripAnyHostPort(true)) => {
-                StripPort::Any
-            }
-            _ if pb.strip_matching_host_port => StripPort::Matching,
-            _ => StripPort::No,
-        },
+        escaped_slashes: compile_escaped_slashes(pb),
+        strip_port: compile_strip_port(pb),
         strip_trailing_host_dot: pb.strip_trailing_host_dot,
         upgrades: compile_upgrades(pb, path),
         access_log: access_log::compile_access_logs(&pb.access_log, "access_log", path),
@@ -168,6 +140,57 @@ pub fn compile_hcm(
             .unwrap_or_default(),
         tracing: pb.tracing.as_ref().map(|t| compile_tracing(t, &path.field("tracing"))),
     })
+}
+
+/// The default where unset; zero, with a diagnostic, where it is no duration.
+fn compile_timeout(
+    value: &Option<pb_google::Duration>,
+    default: Duration,
+    path: &FieldPath<'_>,
+) -> Duration {
+    match value {
+        None => default,
+        some => compile_optional_duration(some.as_ref(), path).unwrap_or_default(),
+    }
+}
+
+fn compile_codec_type(pb: &Pb, path: &FieldPath<'_>) -> CodecType {
+    match pb.codec_type {
+        0 => CodecType::Auto,
+        1 => CodecType::Http1,
+        2 => CodecType::Http2,
+        _ => {
+            path.field("codec_type").error("only AUTO, HTTP1 and HTTP2 are supported");
+            CodecType::Auto
+        }
+    }
+}
+
+fn compile_server_header(pb: &Pb) -> ServerHeader {
+    match pb.server_header_transformation {
+        1 => ServerHeader::AppendIfAbsent,
+        2 => ServerHeader::PassThrough,
+        _ => ServerHeader::Overwrite,
+    }
+}
+
+fn compile_escaped_slashes(pb: &Pb) -> EscapedSlashes {
+    match pb.path_with_escaped_slashes_action {
+        2 => EscapedSlashes::RejectRequest,
+        3 => EscapedSlashes::UnescapeAndRedirect,
+        4 => EscapedSlashes::UnescapeAndForward,
+        // IMPLEMENTATION_SPECIFIC_DEFAULT is KEEP_UNCHANGED.
+        _ => EscapedSlashes::KeepUnchanged,
+    }
+}
+
+fn compile_strip_port(pb: &Pb) -> StripPort {
+    use pb::http_connection_manager::StripPortMode;
+    match &pb.strip_port_mode {
+        Some(StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
+        _ if pb.strip_matching_host_port => StripPort::Matching,
+        _ => StripPort::No,
+    }
 }
 
 fn positive(d: Duration) -> Option<Duration> {
@@ -212,6 +235,7 @@ fn compile_routes(pb: &Pb, path: &FieldPath<'_>) -> Option<Arc<RouteTable>> {
     }
 }
 
+#[expect(deprecated, reason = "start_child_span is read too")]
 fn compile_router(pb: &Router, path: &FieldPath<'_>) -> RouterConfig {
     if !pb.upstream_http_filters.is_empty() {
         path.field("upstream_http_filters").error("is not supported");

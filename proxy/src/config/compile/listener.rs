@@ -32,6 +32,7 @@ const DEFAULT_BACKLOG: u32 = 4096;
 const DEFAULT_ACCEPTS: u32 = 128;
 
 /// Compiles a listener.
+#[expect(deprecated, reason = "deprecated_v1 is read too")]
 pub fn compile_listener(
     pb: &pb::Listener,
     cx: &CompileContext<'_>,
@@ -199,6 +200,7 @@ fn compile_chains(
     Some(chains)
 }
 
+#[expect(deprecated, reason = "use_proxy_proto is reported")]
 fn compile_chain(
     pb: &pb::FilterChain,
     cx: &CompileContext<'_>,

@@ -13,6 +13,7 @@ use crate::config::tcp_proxy::{ClusterChoice, TcpProxy};
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Compiles a TCP proxy.
+#[expect(deprecated, reason = "the older fields of access_log_options are read too")]
 pub fn compile_tcp_proxy(pb: &pb::TcpProxy, path: &FieldPath<'_>) -> Option<TcpProxy> {
     if pb.stat_prefix.is_empty() {
         path.field("stat_prefix").error("value length must be at least 1 characters");
