@@ -2,21 +2,26 @@
 //!
 //! `CASE=text` runs only cases whose name contains the text, `SHOW=1` prints what Envoy did,
 //! `SHOW=brief` the outcome only.
-//! A difference must show three times, with more patience each time, before it counts.
+//! A difference must show three times, with more patience each time, before it counts; one that
+//! [`crate::ledger`] lists counts as open at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::area::{Area, Case};
+use crate::ledger::{self, Ledger};
 use crate::observe::Observation;
 use crate::proxy::Kind;
 use crate::sandbox::Sandbox;
 
 const ATTEMPTS: u32 = 3;
+
+/// The comparison of the names of all statistics after the last case, as a case of its own.
+const STAT_NAMES: &str = "names of statistics";
 
 /// A case that takes longer is named, so that the whole stays short.
 const SLOW: Duration = Duration::from_secs(2);
@@ -43,81 +48,175 @@ async fn compare(name: &str) -> Result<()> {
     );
     let (mut envoy, mut ours) = (envoy?, ours?);
     let only = std::env::var("CASE").ok();
-    let mut report = String::new();
-    let (mut passed, mut failed, mut again) = (0, 0, 0);
+    let mut tally = Tally::new(name)?;
     for case in &area.cases {
         if only.as_ref().is_some_and(|text| !case.name.contains(text.as_str())) {
             continue;
         }
-        let mut difference = String::new();
         let begin = Instant::now();
-        for attempt in 0..ATTEMPTS {
-            let before = difference;
-            difference = one(case, &mut envoy, &mut ours, 1 << (2 * attempt)).await;
-            if difference.is_empty() {
-                again += attempt.min(1);
-                if attempt > 0 {
-                    eprintln!("{name}: {}: not again:\n{before}", case.name);
-                }
-                break;
-            }
-            if !ours.proxy.alive() {
-                write!(difference, "\n  outrigger died: {}", ours.proxy.log_tail())?;
-                ours = Sandbox::start(Kind::Outrigger, &area, &[]).await?;
-                break;
-            }
-        }
+        let finding = repeatedly(case, &area, &mut envoy, &mut ours, &mut tally).await?;
         if begin.elapsed() > SLOW {
             eprintln!("{name}: {}: takes {:?}", case.name, begin.elapsed());
         }
-        if difference.is_empty() {
-            passed += 1;
-        } else {
-            failed += 1;
-            write!(report, "\n{name}: {}\n{difference}", case.name)?;
-        }
+        tally.count(&case.name, case.differs.is_some(), &finding);
     }
     if only.is_none() {
         let (theirs, mine) = tokio::join!(envoy.stat_names(), ours.stat_names());
         let theirs = Observation { lines: theirs?, h2: false };
         let difference = diff(&theirs, &Observation { lines: mine?, h2: false });
-        if difference.is_empty() {
-            passed += 1;
-        } else {
-            failed += 1;
-            write!(report, "\n{name}: names of statistics\n{difference}")?;
+        tally.count(STAT_NAMES, false, &Finding { difference, fatal: false });
+        let known = area.cases.iter().map(|case| case.name.clone());
+        tally.unknown_lines(&known.chain([STAT_NAMES.to_owned()]).collect());
+    }
+    tally.finish(only.is_some())
+}
+
+/// Runs a case until it agrees, at most [`ATTEMPTS`] times; one time if the ledger lists it.
+async fn repeatedly(
+    case: &Case,
+    area: &Area,
+    envoy: &mut Sandbox,
+    ours: &mut Sandbox,
+    tally: &mut Tally,
+) -> Result<Finding> {
+    let mut finding = Finding::default();
+    for attempt in 0..ATTEMPTS {
+        let before = finding.difference;
+        finding = one(case, envoy, ours, 1 << (2 * attempt)).await;
+        if finding.difference.is_empty() {
+            if attempt > 0 {
+                tally.again += 1;
+                eprintln!("{}: {}: not again:\n{before}", tally.area, case.name);
+            }
+            break;
+        }
+        if !ours.proxy.alive() {
+            write!(finding.difference, "\n  outrigger died: {}", ours.proxy.log_tail())?;
+            finding.fatal = true;
+            *ours = Sandbox::start(Kind::Outrigger, area, &[]).await?;
+            break;
+        }
+        if tally.ledger.lists(&case.name) && !finding.fatal && !ledger::updating() {
+            break;
         }
     }
-    eprintln!("{name}: {passed} cases agree, {failed} differ, {again} repeated");
-    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/differential");
-    std::fs::create_dir_all(&out)?;
-    std::fs::write(out.join(format!("{name}.txt")), &report)?;
-    if failed > 0 {
-        bail!("{failed} of {} cases differ\n{report}", passed + failed);
+    Ok(finding)
+}
+
+/// What came of a case.
+#[derive(Debug, Default)]
+struct Finding {
+    /// Empty when the two agree.
+    difference: String,
+    /// The process died or Envoy could not be observed: no ledger excuses that.
+    fatal: bool,
+}
+
+/// The sums of an area.
+#[derive(Debug, Default)]
+struct Tally {
+    area: String,
+    ledger: Ledger,
+    agree: usize,
+    on_purpose: usize,
+    open: usize,
+    again: usize,
+    /// Cases that ran, and those of them that differ.
+    ran: BTreeSet<String>,
+    differ: BTreeSet<String>,
+    /// Every difference, for `target/differential`, and those that fail the area.
+    all: String,
+    faults: Vec<String>,
+}
+
+impl Tally {
+    fn new(area: &str) -> Result<Self> {
+        Ok(Self { area: area.to_owned(), ledger: Ledger::load(area)?, ..Self::default() })
     }
-    ensure!(passed > 0 || only.is_some(), "{name} has no cases");
-    Ok(())
+
+    fn count(&mut self, case: &str, on_purpose: bool, finding: &Finding) {
+        let area = self.area.clone();
+        let listed = self.ledger.lists(case);
+        self.ran.insert(case.to_owned());
+        if finding.difference.is_empty() {
+            if on_purpose {
+                self.on_purpose += 1;
+            } else {
+                self.agree += 1;
+            }
+            if listed && !ledger::updating() {
+                let line = format!("{area}: {case}: agrees now: remove its line");
+                eprintln!("{line}");
+                if ledger::strict() {
+                    self.faults.push(line);
+                }
+            }
+            return;
+        }
+        let text = format!("\n{area}: {case}\n{}", finding.difference);
+        self.all.push_str(&text);
+        if finding.fatal {
+            self.faults.push(text);
+            return;
+        }
+        self.differ.insert(case.to_owned());
+        if listed || ledger::updating() {
+            self.open += 1;
+            eprintln!("{area}: {case}: open");
+        } else {
+            self.faults.push(text);
+        }
+    }
+
+    fn unknown_lines(&mut self, cases: &BTreeSet<String>) {
+        for case in self.ledger.unknown(cases) {
+            if ledger::updating() {
+                self.ran.insert(case);
+            } else {
+                self.faults.push(format!("{}: {case}: in the ledger, but no case", self.area));
+            }
+        }
+    }
+
+    fn finish(self, filtered: bool) -> Result<()> {
+        let Self { area, agree, on_purpose, open, again, faults, .. } = &self;
+        let failed = faults.len();
+        eprintln!(
+            "{area}: {agree} cases agree, {on_purpose} differ on purpose, {open} open, \
+             {failed} failed, {again} repeated"
+        );
+        let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/differential");
+        std::fs::create_dir_all(&out)?;
+        std::fs::write(out.join(format!("{area}.txt")), &self.all)?;
+        if ledger::updating() {
+            self.ledger.update(&self.ran, &self.differ)?;
+        }
+        ensure!(faults.is_empty(), "{failed} cases of {area} fail\n{}", faults.join("\n"));
+        ensure!(agree + on_purpose > 0 || filtered, "{area}: nothing agrees");
+        Ok(())
+    }
 }
 
 /// What differs in one case; empty when nothing does.
-async fn one(case: &Case, envoy: &mut Sandbox, ours: &mut Sandbox, patience: u32) -> String {
+async fn one(case: &Case, envoy: &mut Sandbox, ours: &mut Sandbox, patience: u32) -> Finding {
     let (theirs, mine) =
         tokio::join!(envoy.run_case(case, patience), ours.run_case(case, patience));
     let theirs = match theirs {
         Ok(observation) => observation,
-        Err(e) => return format!("  envoy: {e:#}\n"),
+        Err(e) => return Finding { difference: format!("  envoy: {e:#}\n"), fatal: true },
     };
     if let Ok(how) = std::env::var("SHOW") {
         show(&case.name, &theirs, how == "brief");
     }
     let mine = match mine {
         Ok(observation) => observation,
-        Err(e) => return format!("  outrigger: {e:#}\n"),
+        Err(e) => return Finding { difference: format!("  outrigger: {e:#}\n"), fatal: false },
     };
-    match &case.differs {
+    let difference = match &case.differs {
         Some(differs) => on_purpose(&differs.ours, &theirs, &mine),
         None => diff(&theirs, &mine),
-    }
+    };
+    Finding { difference, fatal: false }
 }
 
 fn show(name: &str, observation: &Observation, brief: bool) {

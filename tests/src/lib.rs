@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod conformance;
 pub mod differential;
+pub mod ledger;
 pub mod load;
 pub mod observe;
 pub mod ports;

@@ -24,6 +24,11 @@ pub const IGNORED: &[(&str, &str)] = &[
     ),
     (r".*\.upstream_cx_length_ms|.*\.downstream_cx_length_ms", "durations"),
     (r"cluster\..*\.update_.*", "DNS refreshes come when they come"),
+    (
+        r"http\..*\.downstream_cx_delayed_close_timeout",
+        "after the last response Outrigger sends FIN at once and closes when the peer does; Envoy \
+         waits for its timer",
+    ),
     (r".*buffered", "bytes at the moment of the scrape"),
     (r".*\.(downstream|upstream)_flow_control_.*", "depends on how the kernel cuts reads"),
     (

@@ -48,4 +48,7 @@ fn every_area_is_run() {
         let area = name.trim_end_matches(".yaml");
         assert!(AREAS.contains(&area), "{name} is not in the list of areas");
     }
+    for area in tests::ledger::areas().unwrap() {
+        assert!(AREAS.contains(&area.as_str()), "the ledger names {area}, which is no area");
+    }
 }
