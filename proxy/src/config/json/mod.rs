@@ -5,8 +5,10 @@
 //!
 //! `load` reads a bootstrap, `from_yaml` any message, `to_json` and `JsonWriter` write.
 
+mod collected;
 mod dump;
 mod load;
+mod mask;
 mod parse;
 mod reader;
 mod scalar;
@@ -21,9 +23,10 @@ use bytes::Bytes;
 
 pub use dump::{static_routes, whole_bootstrap};
 pub use load::{LoadError, LoadedBootstrap, RawResource, Sources, load, load_with};
+pub use mask::Mask;
 pub use parse::Problem;
 pub use reader::Position;
-pub use write::{JsonWriter, Mask, Style};
+pub use write::{JsonWriter, Style};
 
 use self::parse::Parse;
 use self::reader::Reader;

@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use smallvec::SmallVec;
-
+use super::collected::Collected;
+use super::mask::Mask;
 use super::parse::has_own_form;
 use super::scalar;
 use super::schema::{Field, Kind, Message};
@@ -35,42 +35,6 @@ impl Style {
     pub const DUMP: Self = Self { pretty: true, defaults: false, secrets: false };
     /// As `/server_info` prints.
     pub const FULL: Self = Self { pretty: true, defaults: true, secrets: false };
-}
-
-/// The fields to write; what is not under one of its paths is left out. An `Any` is no step of a path.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mask(Vec<(String, Mask)>);
-
-impl Mask {
-    /// Paths of field names, in snake case, separated by commas.
-    pub fn parse(paths: &str) -> Self {
-        let mut mask = Self::default();
-        for path in paths.split(',').filter(|path| !path.is_empty()) {
-            let mut node = &mut mask;
-            for name in path.split('.') {
-                let at = node.0.iter().position(|(other, _)| other == name).unwrap_or_else(|| {
-                    node.0.push((name.to_owned(), Self::default()));
-                    node.0.len() - 1
-                });
-                node = &mut node.0[at].1;
-            }
-        }
-        mask
-    }
-
-    /// Whether every step names a field of `message`, looking through lists but not into `Any`.
-    pub fn fits(&self, message: Message) -> bool {
-        self.0.iter().all(|(name, rest)| {
-            message.field(name).is_some_and(|field| match field.kind() {
-                Kind::Message(inner) if inner.name() != "google.protobuf.Any" => rest.fits(inner),
-                _ => true,
-            })
-        })
-    }
-
-    fn sub(&self, field: Field) -> Option<&Self> {
-        self.0.iter().find(|(name, _)| name == field.name()).map(|(_, rest)| rest)
-    }
 }
 
 /// Writes JSON: messages by their bytes, and around them whatever the caller opens.
@@ -292,12 +256,10 @@ impl JsonWriter {
         let set = Collected::new(bytes);
         for field in message.fields() {
             let mask = match mask {
-                Some(Mask(paths)) if !paths.is_empty() => {
-                    match mask.and_then(|mask| mask.sub(field)) {
-                        Some(mask) => Some(mask),
-                        None => continue,
-                    }
-                }
+                Some(mask) if !mask.is_empty() => match mask.sub(field) {
+                    Some(mask) => Some(mask),
+                    None => continue,
+                },
                 _ => None,
             };
             let values = set.all(field.number());
@@ -528,61 +490,6 @@ impl JsonWriter {
                 self.close_list();
             }
             _ => self.plain("null"),
-        }
-    }
-}
-
-impl<'a> Value<'a> {
-    fn bytes(self) -> &'a [u8] {
-        match self {
-            Value::Bytes(bytes) => bytes,
-            _ => &[],
-        }
-    }
-
-    fn is_default(self) -> bool {
-        match self {
-            Value::Varint(number) | Value::Fixed64(number) => number == 0,
-            Value::Fixed32(number) => number == 0,
-            Value::Bytes(bytes) => bytes.is_empty(),
-        }
-    }
-}
-
-/// The fields of a message by number, each with its values in the order of the wire.
-struct Collected<'a>(SmallVec<[(u32, Value<'a>); 8]>);
-
-impl<'a> Collected<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        let mut fields: SmallVec<[_; 8]> = Fields(bytes).flatten().collect();
-        if !fields.is_sorted_by_key(|(number, _)| *number) {
-            fields.sort_by_key(|(number, _)| *number);
-        }
-        Self(fields)
-    }
-
-    fn all(&self, number: u32) -> &[(u32, Value<'a>)] {
-        let start = self.0.partition_point(|(other, _)| *other < number);
-        let end = self.0.partition_point(|(other, _)| *other <= number);
-        &self.0[start..end]
-    }
-
-    fn last(&self, number: u32) -> Option<Value<'a>> {
-        self.all(number).last().map(|(_, value)| *value)
-    }
-
-    fn bytes(&self, number: u32) -> &'a [u8] {
-        self.last(number).map_or(&[], Value::bytes)
-    }
-
-    fn text(&self, number: u32) -> &'a str {
-        std::str::from_utf8(self.bytes(number)).unwrap_or_default()
-    }
-
-    fn varint(&self, number: u32) -> u64 {
-        match self.last(number) {
-            Some(Value::Varint(value)) => value,
-            _ => 0,
         }
     }
 }
