@@ -90,10 +90,12 @@ pub async fn serve(
         log_connection(&listener, &info, Some("filter_chain_not_found"));
         return;
     };
+    listener.count_start();
     for filter in &chain.filters {
         let NetworkFilter::Rbac(rbac) = filter;
         if !rbac.admit(&info, &worker).await {
             log_connection(&listener, &info, Some("rbac_access_denied"));
+            listener.count_end(started);
             return;
         }
     }
@@ -123,6 +125,7 @@ pub async fn serve(
         None => {}
     }
     log_connection(&listener, &info, None);
+    listener.count_end(started);
 }
 
 fn find(listener: &WorkerListener, found: &Found) -> Option<Arc<FilterChain>> {

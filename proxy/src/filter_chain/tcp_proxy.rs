@@ -228,7 +228,7 @@ impl TcpConnection {
         stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, to_up.bytes);
         stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, to_down.bytes);
         let _ = cluster;
-        (outcome == End::Upstream, to_down.bytes, to_up.bytes)
+        (matches!(outcome, End::Upstream | End::Done), to_down.bytes, to_up.bytes)
     }
 }
 

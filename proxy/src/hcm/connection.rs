@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::live::{HcmSlot, WorkerHcm};
-use super::stream::{StreamSetup, handle_stream, reject_unread};
+use super::stream::{Fate, StreamSetup, handle_stream, reject_unread};
 use crate::codec::{Fault, ServerStream, h1, h2};
 use crate::config::hcm::CodecType;
 use crate::io::Io;
@@ -140,10 +140,13 @@ impl HttpConnection {
                         limit: self.limit,
                         close_after,
                     };
-                    let clean = Box::pin(handle_stream(setup)).await;
-                    if !clean || !conn.is_reusable() {
+                    let fate = Box::pin(handle_stream(setup)).await;
+                    if fate != Fate::Complete || !conn.is_reusable() {
                         self.linger(&mut conn, &hcm).await;
-                        return if clean { Closed::Local } else { Closed::Remote };
+                        return match fate {
+                            Fate::Complete | Fate::Cut => Closed::Local,
+                            Fate::PeerGone => Closed::Remote,
+                        };
                     }
                     wait.restart(&hcm);
                 }

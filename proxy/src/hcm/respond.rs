@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::frames::{Interrupt, ResponseSource};
 use super::local_reply::{self, LocalReply};
 use super::response_headers;
-use super::stream::{ActiveStream, Passing, Progress, StreamEnd, reset_code};
+use super::stream::{ActiveStream, Fate, Passing, Progress, StreamEnd, reset_code};
 use super::stream_timers::Expired;
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::{Fault, Frame};
@@ -291,35 +291,36 @@ impl ActiveStream<'_> {
 
     /// The one place where a stream ends: resets what is cut off, counts, runs `on_end`, logs. Whether the
     /// connection may go on.
-    pub(super) fn finish(&mut self, outcome: Result<(), StreamEnd>) -> bool {
+    pub(super) fn finish(&mut self, outcome: Result<(), StreamEnd>) -> Fate {
         let end = self.info.timing.last_downstream_tx.unwrap_or_else(Instant::now);
         self.now = end;
         self.timers.clear();
         let stats = &self.hcm.stats;
-        let clean = match outcome {
+        let fate = match outcome {
             Ok(()) => {
                 if !self.inbound.ended {
                     stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);
                     stats.inc(HttpStat::DownstreamRqRxReset);
                     self.down.reset(reset_code::NO_ERROR);
                 }
-                true
+                Fate::Complete
             }
             Err(StreamEnd::Downstream(fault)) => {
                 stats.inc(HttpStat::DownstreamRqRxReset);
                 note_downstream_fault(&mut self.info, fault);
                 self.down.reset(reset_code::CANCEL);
-                false
+                Fate::PeerGone
             }
             Err(StreamEnd::Reset(code)) => {
                 stats.inc(HttpStat::DownstreamRqTxReset);
+                stats.inc(HttpStat::DownstreamRqRxReset);
                 self.down.reset(code);
-                false
+                Fate::Cut
             }
             // A reply in answer to a reply has been sent or dropped by then.
             Err(StreamEnd::Reply(_)) => {
                 self.down.reset(reset_code::INTERNAL_ERROR);
-                false
+                Fate::Cut
             }
         };
         self.hcm.stats.gauge_dec(HttpStat::DownstreamRqActive);
@@ -337,7 +338,7 @@ impl ActiveStream<'_> {
             chain.end(&mut cx);
         }
         self.log(format::AccessLogType::DownstreamEnd);
-        clean
+        fate
     }
 
     /// Writes a line to each access log that wants one.

@@ -117,8 +117,17 @@ pub struct StreamSetup<'a> {
     pub close_after: bool,
 }
 
-/// Serves one request to its end; whether the connection may go on.
-pub async fn handle_stream(setup: StreamSetup<'_>) -> bool {
+/// How a stream ended, for its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Complete,
+    /// By us, before its end.
+    Cut,
+    PeerGone,
+}
+
+/// Serves one request to its end.
+pub async fn handle_stream(setup: StreamSetup<'_>) -> Fate {
     let mut stream = ActiveStream::new(setup);
     let outcome = match stream.serve().await {
         Err(StreamEnd::Reply(reply)) => stream.local_reply(*reply).await,

@@ -1,5 +1,7 @@
 //! HTTP or not, from the first bytes; pb `extensions.filters.listener.http_inspector.v3.HttpInspector`.
 
+use crate::codec::name::is_tchar;
+
 /// What the bytes so far say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inspected {
@@ -12,43 +14,6 @@ pub enum Inspected {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A request line longer than this is not waited for (Envoy: `MAX_INSPECT_SIZE`).
 const MAX_INSPECT: usize = 64 * 1024;
-const METHODS: &[&[u8]] = &[
-    b"GET",
-    b"HEAD",
-    b"POST",
-    b"PUT",
-    b"DELETE",
-    b"CONNECT",
-    b"OPTIONS",
-    b"TRACE",
-    b"PATCH",
-    b"ACL",
-    b"BIND",
-    b"CHECKOUT",
-    b"COPY",
-    b"LINK",
-    b"LOCK",
-    b"MERGE",
-    b"MKACTIVITY",
-    b"MKCALENDAR",
-    b"MKCOL",
-    b"MOVE",
-    b"NOTIFY",
-    b"PROPFIND",
-    b"PROPPATCH",
-    b"PURGE",
-    b"REBIND",
-    b"REPORT",
-    b"SEARCH",
-    b"SOURCE",
-    b"SUBSCRIBE",
-    b"UNBIND",
-    b"UNLINK",
-    b"UNLOCK",
-    b"UNSUBSCRIBE",
-    b"M-SEARCH",
-];
-
 /// Looks at the bytes of a connection so far.
 pub fn inspect(bytes: &[u8]) -> Inspected {
     let seen = bytes.len().min(PREFACE.len());
@@ -57,11 +22,8 @@ pub fn inspect(bytes: &[u8]) -> Inspected {
     }
     let method_end = bytes.iter().position(|b| *b == b' ');
     let method = &bytes[..method_end.unwrap_or(bytes.len())];
-    let known = match method_end {
-        Some(_) => METHODS.contains(&method),
-        None => METHODS.iter().any(|m| m.starts_with(method)),
-    };
-    if !known {
+    // Any token may be a method (RFC 9110 §9.1); what the codec thinks of it is the codec's affair.
+    if (method.is_empty() && method_end.is_some()) || !method.iter().all(|b| is_tchar(*b)) {
         return Inspected::NotHttp;
     }
     let Some(end) = memchr::memchr(b'\n', bytes) else {

@@ -144,20 +144,8 @@ impl WorkerListener {
     }
 
     fn admit(self: &Rc<Self>, io: Io, peer: Address) {
-        self.stats.inc(ListenerStat::DownstreamCxTotal);
-        self.stats.gauge_inc(ListenerStat::DownstreamCxActive);
-        self.worker_stats.inc(ListenerWorkerStat::DownstreamCxTotal);
-        self.worker_stats.gauge_inc(ListenerWorkerStat::DownstreamCxActive);
         let listener = self.clone();
-        tokio::task::spawn_local(async move {
-            let started = Instant::now();
-            listener.clone().serve(io, peer, started).await;
-            listener.stats.gauge_dec(ListenerStat::DownstreamCxActive);
-            listener.stats.inc(ListenerStat::DownstreamCxDestroy);
-            let age = started.elapsed().as_millis() as u64;
-            listener.stats.record(ListenerStat::DownstreamCxLengthMs, age);
-            listener.worker_stats.gauge_dec(ListenerWorkerStat::DownstreamCxActive);
-        });
+        tokio::task::spawn_local(listener.serve(io, peer, Instant::now()));
     }
 
     async fn serve(self: Rc<Self>, mut io: Io, peer: Address, started: Instant) {
@@ -215,7 +203,11 @@ impl WorkerListener {
             })
             .await;
             match outcome {
-                Outcome::Passed => {}
+                Outcome::Passed => {
+                    if matches!(filter.kind, ListenerFilterKind::HttpInspector) {
+                        self.count_inspection(found);
+                    }
+                }
                 Outcome::Refused => {
                     self.stats.inc(ListenerStat::DownstreamListenerFilterError);
                     return false;
@@ -231,6 +223,33 @@ impl WorkerListener {
             }
         }
         true
+    }
+
+    /// A connection that has found its filter chain.
+    pub(crate) fn count_start(&self) {
+        self.stats.inc(ListenerStat::DownstreamCxTotal);
+        self.stats.gauge_inc(ListenerStat::DownstreamCxActive);
+        self.worker_stats.inc(ListenerWorkerStat::DownstreamCxTotal);
+        self.worker_stats.gauge_inc(ListenerWorkerStat::DownstreamCxActive);
+    }
+
+    /// Its end.
+    pub(crate) fn count_end(&self, started: Instant) {
+        self.stats.gauge_dec(ListenerStat::DownstreamCxActive);
+        self.stats.inc(ListenerStat::DownstreamCxDestroy);
+        self.stats.record(ListenerStat::DownstreamCxLengthMs, started.elapsed().as_millis() as u64);
+        self.worker_stats.gauge_dec(ListenerWorkerStat::DownstreamCxActive);
+    }
+
+    /// `http_inspector.<what was found>`; once a connection, so a look-up is cheap enough.
+    fn count_inspection(&self, found: &Found) {
+        let name = match found.application_protocol {
+            Some("http/1.1") => "http11_found",
+            Some("http/1.0") => "http10_found",
+            Some(_) => "http2_found",
+            None => "http_not_found",
+        };
+        self.worker.registry.scope("http_inspector").counter(self.worker.index, name).inc();
     }
 
     /// Nothing new is accepted from here on.

@@ -12,7 +12,7 @@ use super::failure::{Failure, ResetReason};
 use super::forward::Forwarding;
 use crate::cluster::WorkerCluster;
 use crate::cluster::host::Host;
-use crate::codec::head::ResponseHead;
+use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::{ClientStream, Fault, Frame};
 use crate::config::cluster::RoutingPriority;
 use crate::config::route::action::Priority;
@@ -105,6 +105,13 @@ impl Attempt {
         attempt.exchange(fw, s).await
     }
 
+    /// Only HTTP/2 has resets to send.
+    fn count_reset(&self, cluster: &WorkerCluster) {
+        if self.lease.protocol() == Protocol::Http2 {
+            cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+        }
+    }
+
     fn stream(&mut self) -> &mut ClientStream {
         &mut self.lease
     }
@@ -169,14 +176,14 @@ impl Attempt {
             }
             Ok(Exchanged::TimedOut(expired)) => {
                 s.info.upstream.bytes = self.stream().meter();
-                fw.cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+                self.count_reset(&fw.cluster);
                 bump(&self.lease.host().stats.rq_timeout);
                 self.stream().reset(reset_code::CANCEL);
                 Ok(AttemptEnd::TimedOut(expired))
             }
             Err(end) => {
                 s.info.upstream.bytes = self.stream().meter();
-                fw.cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+                self.count_reset(&fw.cluster);
                 self.stream().reset(reset_code::CANCEL);
                 Err(end)
             }
@@ -315,7 +322,7 @@ impl Attempt {
         if clean && self.request_done {
             self.lease.release(true, s.now);
         } else {
-            cluster.stats.inc(ClusterStat::UpstreamRqTxReset);
+            self.count_reset(cluster);
             self.stream().reset(reset_code::CANCEL);
             self.lease.close(false);
         }

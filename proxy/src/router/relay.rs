@@ -9,7 +9,7 @@ use crate::codec::Frame;
 use crate::hcm::frames::ResponseSource;
 use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
 use crate::hcm::stream_timers::Expired;
-use crate::stats::names::{ClusterStat, RouterStat};
+use crate::stats::names::ClusterStat;
 use crate::stream_info::ResponseFlags;
 
 pub(super) struct Relay<'f, 'r> {
@@ -58,7 +58,6 @@ impl ResponseSource for Relay<'_, '_> {
             _ => (ClusterStat::UpstreamRqTimeout, "response_timeout"),
         };
         self.fw.cluster.stats.inc(stat);
-        stream.hcm.router_stats.inc(RouterStat::RqResetAfterDownstreamResponseStarted);
         stream.info.flags.insert(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
         stream.info.set_details(details);
         Some(StreamEnd::Reset(reset_code::INTERNAL_ERROR))

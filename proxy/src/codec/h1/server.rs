@@ -142,7 +142,10 @@ impl ServerConn {
         self.to_head = false;
         self.is_connect = false;
         self.http10 = false;
-        self.meter = ByteMeter::default();
+        // All of it came, whatever it was.
+        let bytes = self.read.bytes.len() as u64;
+        self.meter =
+            ByteMeter { wire_received: bytes, header_received: bytes, ..ByteMeter::default() };
         self.refuse(fault)
     }
 
