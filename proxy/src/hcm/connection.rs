@@ -288,6 +288,9 @@ impl HttpConnection {
         let mut served = 0u32;
         let mut seen = Drain::No;
         let mut draining = false;
+        // Bounds the wait for a peer that does not answer the PING between the two GOAWAY frames.
+        let mut last_call = self.worker.timers.timer();
+        let mut called = false;
         poll_fn(|cx| {
             loop {
                 match conn.poll_accept(cx) {
@@ -347,6 +350,16 @@ impl HttpConnection {
                 draining = true;
                 conn.drain();
                 cx.waker().wake_by_ref();
+            }
+            if draining && !called {
+                if !last_call.is_armed() {
+                    last_call.arm(Instant::now() + first.config.drain_timeout);
+                }
+                called = last_call.poll(cx).is_ready();
+            }
+            if called && active.get() == 0 {
+                conn.abort(super::stream::reset_code::NO_ERROR);
+                return Poll::Ready(Closed::Local);
             }
             Poll::Pending
         })

@@ -94,7 +94,8 @@ fn typed_config<'a>(filter: &'a pb_listener::Filter, path: &FieldPath<'_>) -> Op
             None
         }
         None => {
-            path.field("typed_config").error("is required");
+            path.field("typed_config")
+                .error(format_args!("is required: filter {:?} has none", filter.name));
             None
         }
     }
@@ -130,7 +131,8 @@ pub fn compile_http_filters(
                 continue;
             }
             None => {
-                at.field("typed_config").error("is required");
+                at.field("typed_config")
+                    .error(format_args!("is required: filter {:?} has none", filter.name));
                 continue;
             }
         };
