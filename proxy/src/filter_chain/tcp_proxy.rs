@@ -164,6 +164,7 @@ impl TcpConnection {
         let mut to_up = Direction::new(read);
         let mut to_down = Direction::default();
         let mut reset = false;
+        let mut client_first = false;
         let outcome = poll_fn(|cx| {
             let mut moved = false;
             let up = to_up.poll(down, &mut lease.io, cx, &mut moved);
@@ -181,6 +182,7 @@ impl TcpConnection {
                     return Poll::Ready(End::of(&error, false));
                 }
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
+                (Poll::Ready(Ok(())), Poll::Pending) => client_first = true,
                 _ => {}
             }
             while idle.poll(cx).is_ready() {
@@ -228,7 +230,9 @@ impl TcpConnection {
         stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, to_up.bytes);
         stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, to_down.bytes);
         let _ = cluster;
-        (matches!(outcome, End::Upstream | End::Done), to_down.bytes, to_up.bytes)
+        // Whose FIN came last has closed the connection.
+        let remote = outcome == End::Upstream || (outcome == End::Done && client_first);
+        (remote, to_down.bytes, to_up.bytes)
     }
 }
 
