@@ -68,10 +68,11 @@ pub fn compile_listener(
             && pb.deprecated_v1.as_ref().and_then(|d| d.bind_to_port).is_none_or(|b| b.value),
         reuse_port: pb.enable_reuse_port.is_none_or(|b| b.value),
         backlog: pb.tcp_backlog_size.map_or(DEFAULT_BACKLOG, |v| v.value) as i32,
-        per_connection_buffer_limit: pb
-            .per_connection_buffer_limit_bytes
-            .map_or(DEFAULT_BUFFER_LIMIT, |v| v.value)
-            as usize,
+        // Zero is no limit, as in Envoy.
+        per_connection_buffer_limit: match pb.per_connection_buffer_limit_bytes {
+            Some(limit) if limit.value == 0 => usize::MAX,
+            limit => limit.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value) as usize,
+        },
         listener_filters,
         listener_filters_timeout: timeout,
         continue_on_listener_filters_timeout: pb.continue_on_listener_filters_timeout,
