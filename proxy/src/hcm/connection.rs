@@ -24,6 +24,10 @@ use crate::worker::timers::Timer;
 /// RFC 9113 §3.4.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long an HTTP/1 connection that drains waits for one more request, to be answered with `connection: close`.
+/// Closed at once, it could cross a request on its way, which its client could not repeat.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// A first read that tells the protocol; small, since a silent connection holds it.
 const SNIFF_BYTES: usize = 1024;
 
@@ -225,17 +229,18 @@ impl HttpConnection {
             Poll::Pending => {}
         }
         let started = conn.head_started();
-        match self.handle.drain_state() {
-            Drain::Now => return Poll::Ready(Next::Limit(None)),
-            Drain::Graceful if !started => {
-                return Poll::Ready(Next::Limit(Some(HttpStat::DownstreamCxDrainClose)));
+        let mut seen = self.handle.drain_state();
+        loop {
+            if seen == Drain::Now {
+                return Poll::Ready(Next::Limit(None));
             }
-            seen => {
-                if let Poll::Ready(state) = self.handle.poll_drain(seen, cx)
-                    && (state == Drain::Now || !started)
-                {
-                    return Poll::Ready(Next::Limit(None));
-                }
+            if seen == Drain::Graceful && !started && !wait.last_call {
+                wait.last_call = true;
+                wait.idle.arm(Instant::now() + LAST_CALL);
+            }
+            match self.handle.poll_drain(seen, cx) {
+                Poll::Ready(state) => seen = state,
+                Poll::Pending => break,
             }
         }
         if started {
@@ -249,6 +254,9 @@ impl HttpConnection {
                 return Poll::Ready(Next::HeadTimeout);
             }
         } else if wait.idle.poll(cx).is_ready() {
+            if wait.last_call {
+                return Poll::Ready(Next::Limit(Some(HttpStat::DownstreamCxDrainClose)));
+            }
             return Poll::Ready(Next::Limit(Some(HttpStat::DownstreamCxIdleTimeout)));
         }
         if wait.age.poll(cx).is_ready() {
@@ -415,6 +423,8 @@ struct IdleWait {
     age: Timer,
     head_timeout: Option<Duration>,
     too_old: bool,
+    /// The connection drains: `idle` is its last call.
+    last_call: bool,
 }
 
 impl IdleWait {
@@ -426,6 +436,7 @@ impl IdleWait {
             age: timers.timer(),
             head_timeout: hcm.config.request_headers_timeout,
             too_old: false,
+            last_call: false,
         };
         if let Some(age) = hcm.config.common.max_connection_duration {
             wait.age.arm(connection.info.started + age);

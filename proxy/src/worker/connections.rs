@@ -27,6 +27,8 @@ struct Shared {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     active: Cell<usize>,
+    /// Everybody drains, who comes late too.
+    all_drain: Cell<bool>,
     empty_waker: RefCell<Option<Waker>>,
 }
 
@@ -56,7 +58,8 @@ impl fmt::Debug for ConnectionHandle {
 impl Connections {
     /// Enters a connection of a listener (its number).
     pub fn enter(&self, listener: usize) -> ConnectionHandle {
-        let slot = Slot { listener, drain: Drain::No, waker: None, used: true };
+        let drain = if self.0.all_drain.get() { Drain::Graceful } else { Drain::No };
+        let slot = Slot { listener, drain, waker: None, used: true };
         let mut slots = self.0.slots.borrow_mut();
         let at = match self.0.free.borrow_mut().pop() {
             Some(at) => {
@@ -74,6 +77,12 @@ impl Connections {
 
     pub fn active(&self) -> usize {
         self.0.active.get()
+    }
+
+    /// Tells all connections, and those still to come, to end after what is in flight.
+    pub fn drain_all(&self) {
+        self.0.all_drain.set(true);
+        self.drain(Drain::Graceful, |_| true);
     }
 
     /// Tells the connections of some listeners; a connection never goes back to an earlier state.

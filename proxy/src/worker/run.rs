@@ -144,7 +144,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Command::Abort => break,
             Command::Exit => {
                 stops.iter().for_each(StopSignal::stop);
-                worker.connections.drain(Drain::Graceful, |_| true);
+                worker.connections.drain_all();
                 // A second command cuts the wait short.
                 let connections = worker.connections.clone();
                 tokio::select! {
