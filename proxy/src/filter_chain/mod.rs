@@ -5,6 +5,7 @@ pub mod network_rbac;
 pub mod tcp_proxy;
 
 use std::fmt;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -61,8 +62,33 @@ impl WorkerChains {
     }
 }
 
-/// Serves a connection that the listener filters have passed.
-pub async fn serve(
+/// A connection that has found its chain. Its end, when this is dropped, is logged and counted.
+#[derive(Debug)]
+pub struct Entered {
+    listener: Rc<WorkerListener>,
+    info: Rc<ConnectionInfo>,
+    handle: ConnectionHandle,
+    details: Option<&'static str>,
+}
+
+impl Deref for Entered {
+    type Target = ConnectionHandle;
+
+    fn deref(&self) -> &ConnectionHandle {
+        &self.handle
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        log_connection(&self.listener, &self.info, self.details);
+        self.listener.count_end(self.info.started);
+    }
+}
+
+/// Finds the chain of a connection that the listener filters have passed, and serves it in a task of its own:
+/// no connection carries the room that another kind, or its own beginning, needs.
+pub fn start(
     listener: Rc<WorkerListener>,
     io: Io,
     read: BytesMut,
@@ -71,9 +97,8 @@ pub async fn serve(
     started: Instant,
 ) {
     let chain = find(&listener, &found);
-    let worker = listener.worker.clone();
     let info = Rc::new(ConnectionInfo {
-        id: worker.next_id(),
+        id: listener.worker.next_id(),
         remote: found.remote,
         direct_remote: found.direct_remote,
         local: found.local,
@@ -91,41 +116,48 @@ pub async fn serve(
         return;
     };
     listener.count_start();
-    for filter in &chain.filters {
-        let NetworkFilter::Rbac(rbac) = filter;
-        if !rbac.admit(&info, &worker).await {
-            log_connection(&listener, &info, Some("rbac_access_denied"));
-            listener.count_end(started);
-            return;
+    let entered = Entered { listener, info, handle, details: None };
+    if chain.filters.is_empty() {
+        return entered.run(&chain, io, read);
+    }
+    tokio::task::spawn_local(async move {
+        for filter in &chain.filters {
+            let NetworkFilter::Rbac(rbac) = filter;
+            if !rbac.admit(&entered.info, &entered.listener.worker).await {
+                return entered.deny("rbac_access_denied");
+            }
+        }
+        entered.run(&chain, io, read);
+    });
+}
+
+impl Entered {
+    /// Closed by a network filter.
+    fn deny(mut self, details: &'static str) {
+        self.details = Some(details);
+    }
+
+    /// The chain's terminal filter takes the connection over.
+    fn run(self, chain: &Arc<FilterChain>, io: Io, read: BytesMut) {
+        let (listener, info) = (self.listener.clone(), self.info.clone());
+        let worker = listener.worker.clone();
+        let limit = listener.config.per_connection_buffer_limit;
+        match listener.chains.0.get(&Arc::as_ptr(chain)) {
+            Some(WorkerTerminal::Http(slot)) => {
+                let slot = slot.clone();
+                let connection = HttpConnection { worker, slot, info, handle: self, limit };
+                tokio::task::spawn_local(connection.serve(io, read));
+            }
+            Some(WorkerTerminal::Tcp(proxy)) => {
+                let proxy = proxy.clone();
+                let connection =
+                    tcp_proxy::TcpConnection { worker, proxy, info, handle: self, limit };
+                tokio::task::spawn_local(connection.serve(io, read));
+            }
+            // No filters: closed at once.
+            None => {}
         }
     }
-    match listener.chains.0.get(&Arc::as_ptr(&chain)) {
-        Some(WorkerTerminal::Http(slot)) => {
-            let connection = HttpConnection {
-                worker,
-                slot: slot.clone(),
-                info: info.clone(),
-                handle,
-                limit: listener.config.per_connection_buffer_limit,
-            };
-            connection.serve(io, read).await;
-        }
-        Some(WorkerTerminal::Tcp(proxy)) => {
-            let limit = listener.config.per_connection_buffer_limit;
-            let connection = tcp_proxy::TcpConnection {
-                worker,
-                proxy: proxy.clone(),
-                info: info.clone(),
-                handle,
-                limit,
-            };
-            Box::pin(connection.serve(io, read)).await;
-        }
-        // No filters: closed at once.
-        None => {}
-    }
-    log_connection(&listener, &info, None);
-    listener.count_end(started);
 }
 
 fn find(listener: &WorkerListener, found: &Found) -> Option<Arc<FilterChain>> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 
+use super::Entered;
 use super::copy::{CopyError, Direction};
 use crate::access_log::AccessLogs;
 use crate::cluster::WorkerCluster;
@@ -22,7 +23,7 @@ use crate::stats::Block;
 use crate::stats::names::{ClusterStat, TcpProxyStat};
 use crate::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
 use crate::worker::WorkerContext;
-use crate::worker::connections::{ConnectionHandle, Drain};
+use crate::worker::connections::Drain;
 
 /// A TCP proxy on one worker.
 pub struct WorkerTcpProxy {
@@ -53,7 +54,7 @@ pub struct TcpConnection {
     pub worker: Rc<WorkerContext>,
     pub proxy: Rc<WorkerTcpProxy>,
     pub info: Rc<ConnectionInfo>,
-    pub handle: ConnectionHandle,
+    pub handle: Entered,
     /// `per_connection_buffer_limit_bytes`.
     pub limit: usize,
 }

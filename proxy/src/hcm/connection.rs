@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -10,15 +11,17 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::live::{HcmSlot, WorkerHcm};
-use super::stream::{Fate, StreamSetup, handle_stream, reject_unread};
+use super::stream::{Fate, StreamSetup, handle_stream, head_timed_out, reject_unread};
+use crate::codec::head::{Protocol, RequestHead};
 use crate::codec::{Fault, ServerStream, h1, h2};
 use crate::config::hcm::CodecType;
+use crate::filter_chain::Entered;
 use crate::io::Io;
 use crate::stats::declare_http2;
 use crate::stats::names::HttpStat;
 use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
-use crate::worker::connections::{ConnectionHandle, Drain};
+use crate::worker::connections::Drain;
 use crate::worker::timers::Timer;
 
 /// RFC 9113 §3.4.
@@ -28,15 +31,12 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Closed at once, it could cross a request on its way, which its client could not repeat.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// A first read that tells the protocol; small, since a silent connection holds it.
-const SNIFF_BYTES: usize = 1024;
-
 /// A connection as the connection manager takes it over.
 pub struct HttpConnection {
     pub worker: Rc<WorkerContext>,
     pub slot: Rc<HcmSlot>,
     pub info: Rc<ConnectionInfo>,
-    pub handle: ConnectionHandle,
+    pub handle: Entered,
     /// `per_connection_buffer_limit_bytes`.
     pub limit: usize,
 }
@@ -50,34 +50,43 @@ enum Closed {
 
 impl HttpConnection {
     /// Serves the connection to its end. `read` has what listener filters took.
-    pub async fn serve(self, io: Io, mut read: BytesMut) {
+    ///
+    /// Thousands of idle connections are this future: a block and not an `async fn`, whose arguments would lie
+    /// in it twice, and everything large that only some need in a box.
+    pub fn serve(self, io: Io, read: BytesMut) -> impl Future<Output = ()> {
         let hcm = self.slot.current(&self.worker);
+        hcm.stats.inc(HttpStat::DownstreamCxTotal);
+        hcm.stats.gauge_inc(HttpStat::DownstreamCxActive);
+        let mut conn = h1::ServerConn::new(io, read, hcm.h1.clone());
+        async move {
+            let codec = match hcm.config.codec {
+                CodecType::Auto => self.sniff(&mut conn, &hcm).await,
+                explicit => Ok(explicit),
+            };
+            let closed = match codec {
+                Ok(CodecType::Http2) => {
+                    declare_http2(&self.worker.registry);
+                    hcm.stats.inc(HttpStat::DownstreamCxHttp2Total);
+                    hcm.stats.gauge_inc(HttpStat::DownstreamCxHttp2Active);
+                    let closed = self.box_h2(conn, &hcm).await;
+                    hcm.stats.gauge_dec(HttpStat::DownstreamCxHttp2Active);
+                    closed
+                }
+                Ok(_) => {
+                    hcm.stats.inc(HttpStat::DownstreamCxHttp1Total);
+                    hcm.stats.gauge_inc(HttpStat::DownstreamCxHttp1Active);
+                    let closed = self.serve_h1(&mut conn, &hcm).await;
+                    hcm.stats.gauge_dec(HttpStat::DownstreamCxHttp1Active);
+                    closed
+                }
+                Err(closed) => closed,
+            };
+            self.count_end(&hcm, closed);
+        }
+    }
+
+    fn count_end(&self, hcm: &WorkerHcm, closed: Closed) {
         let stats = &hcm.stats;
-        stats.inc(HttpStat::DownstreamCxTotal);
-        stats.gauge_inc(HttpStat::DownstreamCxActive);
-        let mut io = io;
-        let codec = match hcm.config.codec {
-            CodecType::Auto => self.sniff(&mut io, &mut read, &hcm).await,
-            explicit => Some(explicit),
-        };
-        let closed = match codec {
-            Some(CodecType::Http2) => {
-                declare_http2(&self.worker.registry);
-                stats.inc(HttpStat::DownstreamCxHttp2Total);
-                stats.gauge_inc(HttpStat::DownstreamCxHttp2Active);
-                let closed = self.serve_h2(io, read, &hcm).await;
-                stats.gauge_dec(HttpStat::DownstreamCxHttp2Active);
-                closed
-            }
-            Some(_) => {
-                stats.inc(HttpStat::DownstreamCxHttp1Total);
-                stats.gauge_inc(HttpStat::DownstreamCxHttp1Active);
-                let closed = self.serve_h1(io, read, &hcm).await;
-                stats.gauge_dec(HttpStat::DownstreamCxHttp1Active);
-                closed
-            }
-            None => Closed::Remote,
-        };
         stats.gauge_dec(HttpStat::DownstreamCxActive);
         stats.inc(HttpStat::DownstreamCxDestroy);
         stats.inc(match closed {
@@ -88,112 +97,107 @@ impl HttpConnection {
         stats.record(HttpStat::DownstreamCxLengthMs, age.as_millis() as u64);
     }
 
-    /// Tells HTTP/2 by its preface. `None`: the peer left, or said nothing in time.
-    async fn sniff(&self, io: &mut Io, read: &mut BytesMut, hcm: &WorkerHcm) -> Option<CodecType> {
+    /// Tells HTTP/2 by its preface; or how the connection ended before it said anything.
+    async fn sniff(&self, conn: &mut h1::ServerConn, hcm: &WorkerHcm) -> Result<CodecType, Closed> {
         let mut idle = self.worker.timers.timer();
         if let Some(timeout) = hcm.config.common.idle_timeout {
             idle.arm(Instant::now() + timeout);
         }
         poll_fn(|cx| {
-            loop {
-                let seen = read.len().min(H2_PREFACE.len());
-                if read[..seen] != H2_PREFACE[..seen] {
-                    return Poll::Ready(Some(CodecType::Http1));
-                }
-                if seen == H2_PREFACE.len() {
-                    return Poll::Ready(Some(CodecType::Http2));
-                }
-                if self.handle.poll_drain(Drain::No, cx).is_ready() && read.is_empty() {
-                    return Poll::Ready(None);
-                }
-                if idle.poll(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                read.reserve(SNIFF_BYTES);
-                match io.poll_read(cx, read) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0)) if read.is_empty() => return Poll::Ready(None),
-                    // What came is for the HTTP/1 codec to judge.
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Some(CodecType::Http1)),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(None),
-                }
+            if let Poll::Ready(sniffed) = conn.poll_sniff(H2_PREFACE, cx) {
+                return Poll::Ready(match sniffed {
+                    Some(true) => Ok(CodecType::Http2),
+                    Some(false) => Ok(CodecType::Http1),
+                    None => Err(Closed::Remote),
+                });
             }
+            let drains = self.handle.poll_drain(Drain::No, cx).is_ready();
+            if drains && !conn.head_started() {
+                return Poll::Ready(Err(Closed::Local));
+            }
+            if idle.poll(cx).is_ready() {
+                hcm.stats.inc(HttpStat::DownstreamCxIdleTimeout);
+                return Poll::Ready(Err(Closed::Local));
+            }
+            Poll::Pending
         })
         .await
     }
 
-    async fn serve_h1(&self, io: Io, read: BytesMut, first: &Rc<WorkerHcm>) -> Closed {
-        let mut conn = h1::ServerConn::new(io, read, first.h1.clone());
-        let mut wait = Box::new(IdleWait::new(self, first));
-        let mut served = 0u32;
+    async fn serve_h1(&self, conn: &mut h1::ServerConn, first: &Rc<WorkerHcm>) -> Closed {
+        let mut wait = IdleWait::new(self, first);
         loop {
-            let hcm = self.slot.current(&self.worker);
-            let next = poll_fn(|cx| self.poll_next_h1(&mut conn, &mut wait, cx)).await;
-            match next {
-                Next::Request(head, end) => {
-                    served += 1;
-                    let close_after = self.is_last(&hcm, served, &wait);
-                    let setup = StreamSetup {
-                        worker: self.worker.clone(),
-                        hcm: hcm.clone(),
-                        connection: self.info.clone(),
-                        down: ServerStream::H1(&mut conn),
-                        request: head,
-                        end,
-                        limit: self.limit,
-                        close_after,
-                    };
-                    let fate = Box::pin(handle_stream(setup)).await;
-                    if fate != Fate::Complete || !conn.is_reusable() {
-                        self.linger(&mut conn, &hcm).await;
-                        return match fate {
-                            Fate::Complete | Fate::Cut => Closed::Local,
-                            Fate::PeerGone => Closed::Remote,
-                        };
-                    }
-                    wait.restart(&hcm);
-                }
-                Next::Bad(fault) => {
-                    hcm.stats.inc(HttpStat::DownstreamCxProtocolError);
-                    let setup = StreamSetup {
-                        worker: self.worker.clone(),
-                        hcm: hcm.clone(),
-                        connection: self.info.clone(),
-                        down: ServerStream::H1(&mut conn),
-                        request: super::request_head::unread(crate::codec::head::Protocol::Http11),
-                        end: false,
-                        limit: self.limit,
-                        close_after: true,
-                    };
-                    Box::pin(reject_unread(setup, fault)).await;
-                    self.linger(&mut conn, &hcm).await;
-                    return Closed::Local;
-                }
-                Next::HeadTimeout => {
-                    hcm.stats.inc(HttpStat::DownstreamRqHeaderTimeout);
-                    let setup = StreamSetup {
-                        worker: self.worker.clone(),
-                        hcm: hcm.clone(),
-                        connection: self.info.clone(),
-                        down: ServerStream::H1(&mut conn),
-                        request: super::request_head::unread(crate::codec::head::Protocol::Http11),
-                        end: false,
-                        limit: self.limit,
-                        close_after: true,
-                    };
-                    Box::pin(super::stream::head_timed_out(setup)).await;
-                    self.linger(&mut conn, &hcm).await;
-                    return Closed::Local;
-                }
-                Next::Closed => return Closed::Remote,
-                Next::Limit(stat) => {
-                    if let Some(stat) = stat {
-                        hcm.stats.inc(stat);
-                    }
-                    return Closed::Local;
-                }
+            let next = poll_fn(|cx| self.poll_next_h1(conn, &mut wait, cx)).await;
+            let fate = match self.start_h1(next, conn, &mut wait) {
+                Ok(stream) => stream.await,
+                Err(closed) => return closed,
+            };
+            if fate != Fate::Complete || !conn.is_reusable() {
+                self.linger(conn).await;
+                return match fate {
+                    Fate::Complete | Fate::Cut => Closed::Local,
+                    Fate::PeerGone => Closed::Remote,
+                };
             }
+            wait.restart(&self.slot.current(&self.worker));
+        }
+    }
+
+    /// The future that answers what came; or how the connection ends. It is boxed: an idle connection has no
+    /// room for it.
+    fn start_h1<'a>(
+        &self,
+        next: Next,
+        conn: &'a mut h1::ServerConn,
+        wait: &mut IdleWait,
+    ) -> Result<Pin<Box<dyn Future<Output = Fate> + 'a>>, Closed> {
+        let hcm = self.slot.current(&self.worker);
+        let unread = || super::request_head::unread(Protocol::Http11);
+        Ok(match next {
+            Next::Request(head, end) => {
+                wait.served += 1;
+                let close_after = self.is_last(&hcm, wait.served, wait);
+                Box::pin(handle_stream(StreamSetup {
+                    close_after,
+                    ..self.setup(hcm, ServerStream::H1(conn), head, end)
+                }))
+            }
+            Next::Bad(fault) => {
+                hcm.stats.inc(HttpStat::DownstreamCxProtocolError);
+                let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
+                Box::pin(reject_unread(StreamSetup { close_after: true, ..setup }, fault))
+            }
+            Next::HeadTimeout => {
+                hcm.stats.inc(HttpStat::DownstreamRqHeaderTimeout);
+                let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
+                Box::pin(head_timed_out(StreamSetup { close_after: true, ..setup }))
+            }
+            Next::Closed => return Err(Closed::Remote),
+            Next::Limit(stat) => {
+                if let Some(stat) = stat {
+                    hcm.stats.inc(stat);
+                }
+                return Err(Closed::Local);
+            }
+        })
+    }
+
+    fn setup<'a>(
+        &self,
+        hcm: Rc<WorkerHcm>,
+        down: ServerStream<'a>,
+        request: RequestHead,
+        end: bool,
+    ) -> StreamSetup<'a> {
+        StreamSetup {
+            worker: self.worker.clone(),
+            hcm,
+            connection: self.info.clone(),
+            down,
+            request,
+            end,
+            limit: self.limit,
+            close_after: false,
         }
     }
 
@@ -270,7 +274,8 @@ impl HttpConnection {
     }
 
     /// Lets the last response arrive: FIN, then the peer's, for at most `delayed_close_timeout`.
-    async fn linger(&self, conn: &mut h1::ServerConn, hcm: &WorkerHcm) {
+    async fn linger(&self, conn: &mut h1::ServerConn) {
+        let hcm = self.slot.current(&self.worker);
         let timeout = hcm.config.delayed_close_timeout;
         if timeout.is_zero() {
             return;
@@ -289,9 +294,18 @@ impl HttpConnection {
         }
     }
 
+    fn box_h2<'a>(
+        &'a self,
+        conn: h1::ServerConn,
+        first: &'a Rc<WorkerHcm>,
+    ) -> Pin<Box<dyn Future<Output = Closed> + 'a>> {
+        let (io, read) = conn.into_parts();
+        Box::pin(self.serve_h2(io, read, first))
+    }
+
     async fn serve_h2(&self, io: Io, read: BytesMut, first: &Rc<WorkerHcm>) -> Closed {
         let mut conn = h2::ServerConn::new(io, read, first.h2.clone());
-        let mut wait = Box::new(IdleWait::new(self, first));
+        let mut wait = IdleWait::new(self, first);
         let active = Rc::new(Cell::new(0usize));
         let mut served = 0u32;
         let mut seen = Drain::No;
@@ -377,28 +391,20 @@ impl HttpConnection {
     fn spawn_h2(
         &self,
         hcm: Rc<WorkerHcm>,
-        head: crate::codec::head::RequestHead,
+        head: RequestHead,
         end: bool,
         stream: h2::ServerStream,
         active: &Rc<Cell<usize>>,
         cx: &Context<'_>,
     ) {
         active.set(active.get() + 1);
-        let setup = StreamSetup {
-            worker: self.worker.clone(),
-            hcm,
-            connection: self.info.clone(),
-            down: ServerStream::H2(stream),
-            request: head,
-            end,
-            limit: self.limit,
-            close_after: false,
-        };
+        let setup = self.setup(hcm, ServerStream::H2(stream), head, end);
+        // Boxed here: its kilobytes are not copied at every step into the task.
+        let stream = Box::pin(handle_stream(setup));
         let active = active.clone();
         let connection = cx.waker().clone();
         tokio::task::spawn_local(async move {
-            // Boxed once here: moved unboxed, its kilobytes are copied at every step into the task.
-            Box::pin(handle_stream(setup)).await;
+            stream.await;
             active.set(active.get() - 1);
             if active.get() == 0 {
                 // The connection's idle timer starts.
@@ -409,7 +415,7 @@ impl HttpConnection {
 }
 
 enum Next {
-    Request(crate::codec::head::RequestHead, bool),
+    Request(RequestHead, bool),
     Bad(Fault),
     HeadTimeout,
     Closed,
@@ -423,6 +429,8 @@ struct IdleWait {
     age: Timer,
     head_timeout: Option<Duration>,
     too_old: bool,
+    /// Requests so far.
+    served: u32,
     /// The connection drains: `idle` is its last call.
     last_call: bool,
 }
@@ -436,6 +444,7 @@ impl IdleWait {
             age: timers.timer(),
             head_timeout: hcm.config.request_headers_timeout,
             too_old: false,
+            served: 0,
             last_call: false,
         };
         if let Some(age) = hcm.config.common.max_connection_duration {

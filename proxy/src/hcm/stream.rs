@@ -137,7 +137,7 @@ pub async fn handle_stream(setup: StreamSetup<'_>) -> Fate {
 }
 
 /// Answers a request whose head could not be read.
-pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) {
+pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) -> Fate {
     let mut stream = ActiveStream::new(setup);
     stream.head_read = false;
     stream.count_request();
@@ -147,10 +147,12 @@ pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) {
         end => Err(end),
     };
     stream.finish(outcome);
+    // What follows on the connection is not known to be a request.
+    Fate::Cut
 }
 
 /// Answers a request whose head did not come in time: `request_headers_timeout`.
-pub(super) async fn head_timed_out(setup: StreamSetup<'_>) {
+pub(super) async fn head_timed_out(setup: StreamSetup<'_>) -> Fate {
     let mut stream = ActiveStream::new(setup);
     stream.head_read = false;
     stream.count_request();
@@ -158,6 +160,8 @@ pub(super) async fn head_timed_out(setup: StreamSetup<'_>) {
         .body("request header timeout");
     let outcome = stream.local_reply(reply).await;
     stream.finish(outcome);
+    // What follows on the connection is not known to be a request.
+    Fate::Cut
 }
 
 impl<'a> ActiveStream<'a> {

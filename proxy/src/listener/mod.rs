@@ -143,12 +143,8 @@ impl WorkerListener {
         }
     }
 
-    fn admit(self: &Rc<Self>, io: Io, peer: Address) {
-        let listener = self.clone();
-        tokio::task::spawn_local(listener.serve(io, peer, Instant::now()));
-    }
-
-    async fn serve(self: Rc<Self>, mut io: Io, peer: Address, started: Instant) {
+    fn admit(self: &Rc<Self>, mut io: Io, peer: Address) {
+        let started = Instant::now();
         let local = match io.local_address() {
             Ok(Address::Ip(addr)) => Address::Ip(canonical(addr)),
             Ok(other) => other,
@@ -156,19 +152,19 @@ impl WorkerListener {
         };
         let handle = self.worker.connections.enter(self.number);
         let mut found = Found::new(local, peer);
+        let listener = self.clone();
         let mut read = BytesMut::new();
-        if !self.config.listener_filters.is_empty() {
-            self.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
-            let passed = Box::pin(self.listener_filters(&mut io, &mut read, &mut found)).await;
-            self.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
-            if !passed {
-                return;
+        if self.config.listener_filters.is_empty() {
+            return filter_chain::start(listener, io, read, found, handle, started);
+        }
+        tokio::task::spawn_local(async move {
+            listener.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
+            let passed = listener.listener_filters(&mut io, &mut read, &mut found).await;
+            listener.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
+            if passed && handle.drain_state() != Drain::Now {
+                filter_chain::start(listener, io, read, found, handle, started);
             }
-        }
-        if handle.drain_state() == Drain::Now {
-            return;
-        }
-        filter_chain::serve(self, io, read, found, handle, started).await;
+        });
     }
 
     /// Runs the listener filters; false when the connection is to be closed.

@@ -87,6 +87,30 @@ impl ServerConn {
         }
     }
 
+    /// Whether the peer opens with `preface`; `None` when it leaves before it has said anything. Takes nothing,
+    /// and holds no buffer while nothing has come.
+    pub fn poll_sniff(&mut self, preface: &[u8], cx: &mut Context<'_>) -> Poll<Option<bool>> {
+        loop {
+            let seen = self.read.bytes.len().min(preface.len());
+            if self.read.bytes[..seen] != preface[..seen] {
+                return Poll::Ready(Some(false));
+            }
+            if seen == preface.len() {
+                return Poll::Ready(Some(true));
+            }
+            match ready!(self.read.poll_fill(&mut self.io, cx)) {
+                Ok(0) if seen == 0 => return Poll::Ready(None),
+                // What came is for `poll_head` to judge.
+                Ok(0) => {
+                    self.peer_closed = true;
+                    return Poll::Ready(Some(false));
+                }
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+    }
+
     /// The next request and whether it has no body; `None` when the peer closed between requests. Holds no
     /// buffer while nothing has come.
     ///
