@@ -4,7 +4,7 @@
 //! (HTTP) or `filter_chain::tcp_proxy` (TCP).
 
 use std::any::{Any, TypeId};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -175,6 +175,9 @@ pub struct Timing {
     pub end: Option<Instant>,
 }
 
+/// Dynamic metadata: namespace, then a struct; a handful at most.
+pub type Metadata = Vec<(Arc<str>, serde_json::Map<String, serde_json::Value>)>;
+
 /// Facts about the downstream connection, shared by its streams.
 #[derive(Debug)]
 pub struct ConnectionInfo {
@@ -191,8 +194,47 @@ pub struct ConnectionInfo {
     pub started: Instant,
     pub filter_chain_name: Arc<str>,
     pub listener_name: Arc<str>,
-    /// Filter state and metadata of the connection: parent of every stream's.
+    /// Filter state of the connection: parent of every stream's.
     pub state: FilterState,
+    /// What listener filters have found: the metadata that a TCP stream begins with.
+    pub metadata: Metadata,
+    /// What its connection manager speaks; bytes on the wire of the streams that have ended.
+    pub protocol: Cell<Option<Protocol>>,
+    pub wire_received: Cell<u64>,
+    pub wire_sent: Cell<u64>,
+}
+
+impl ConnectionInfo {
+    /// Adds a stream that has ended.
+    pub fn count_stream(&self, protocol: Option<Protocol>, bytes: &ByteMeter) {
+        self.protocol.set(protocol.or(self.protocol.get()));
+        self.wire_received.set(self.wire_received.get() + bytes.wire_received);
+        self.wire_sent.set(self.wire_sent.get() + bytes.wire_sent);
+    }
+}
+
+/// Nobody's connection.
+impl Default for ConnectionInfo {
+    fn default() -> Self {
+        let nowhere = || Address::Pipe("".into());
+        Self {
+            id: 0,
+            remote: nowhere(),
+            direct_remote: nowhere(),
+            local: nowhere(),
+            direct_local: nowhere(),
+            requested_server_name: None,
+            is_tls: false,
+            started: Instant::now(),
+            filter_chain_name: "".into(),
+            listener_name: "".into(),
+            state: FilterState::default(),
+            metadata: Metadata::new(),
+            protocol: Cell::new(None),
+            wire_received: Cell::new(0),
+            wire_sent: Cell::new(0),
+        }
+    }
 }
 
 /// Facts about the upstream side of the last attempt.
@@ -311,8 +353,7 @@ pub struct StreamInfo {
     pub virtual_cluster_name: Option<Arc<str>>,
     /// Trusted client address after X-Forwarded-For: `%DOWNSTREAM_REMOTE_ADDRESS%`.
     pub remote: Address,
-    /// Dynamic metadata: namespace, then a struct.
-    pub metadata: Vec<(Arc<str>, serde_json::Map<String, serde_json::Value>)>,
+    pub metadata: Metadata,
     /// Metadata of the matched route, compiled: namespace, then a struct.
     pub route_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
     pub virtual_host_metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
@@ -400,20 +441,7 @@ impl StreamInfo {
 /// Facts of a stream over a pipe, for tests of what reads them.
 #[cfg(test)]
 pub(crate) fn test_info() -> StreamInfo {
-    let address = || Address::Pipe("".into());
-    let connection = ConnectionInfo {
-        id: 1,
-        remote: address(),
-        direct_remote: address(),
-        local: address(),
-        direct_local: address(),
-        requested_server_name: None,
-        is_tls: false,
-        started: Instant::now(),
-        filter_chain_name: "".into(),
-        listener_name: "".into(),
-        state: FilterState::default(),
-    };
+    let connection = ConnectionInfo { id: 1, ..ConnectionInfo::default() };
     StreamInfo::new(Rc::new(connection), 1, Instant::now(), SystemTime::now())
 }
 

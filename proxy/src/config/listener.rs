@@ -80,6 +80,17 @@ pub struct ProxyProtocol {
     pub disallow_v2: bool,
     /// Between `proxy_proto.` and the counters, where set.
     pub stat_prefix: Arc<str>,
+    /// TLVs of version 2 that become dynamic metadata of the connection; one rule a type at most.
+    pub rules: Box<[TlvRule]>,
+}
+
+/// pb `ProxyProtocol.Rule`.
+#[derive(Debug, Clone)]
+pub struct TlvRule {
+    pub tlv_type: u8,
+    /// Default `envoy.filters.listener.proxy_protocol`.
+    pub namespace: Arc<str>,
+    pub key: Arc<str>,
 }
 
 /// pb `ListenerFilterChainMatchPredicate`.

@@ -18,7 +18,11 @@ pub struct TcpProxy {
     /// First and longest wait between attempts.
     pub backoff: Option<(Duration, Duration)>,
     pub access_log: AccessLogConfigs,
+    /// A line when the upstream connection stands.
     pub flush_log_on_connected: bool,
+    /// A line when the connection begins.
+    pub flush_log_on_start: bool,
+    /// A line each time that so much has passed, from the beginning on.
     pub access_log_flush_interval: Option<Duration>,
 }
 

@@ -103,7 +103,8 @@ impl CxRecord {
         let stats = &self.host.cluster.stats;
         stats.record(ClusterStat::UpstreamCxConnectMs, took.as_millis() as u64);
         self.connect_duration = Some(took);
-        self.local = io.local_address().ok();
+        // A unix socket that connects has no name.
+        self.local = io.local_address().ok().filter(|local| local.ip().is_some());
     }
 
     /// The connection never came to be.

@@ -54,9 +54,9 @@ impl CopyError {
 }
 
 impl Direction {
-    /// `buffer` has what was read already.
-    pub fn new(buffer: BytesMut) -> Self {
-        Self { buffer, ..Self::default() }
+    /// `buffer` has what was read already; `read_closed` when the FIN was, too.
+    pub fn new(buffer: BytesMut, read_closed: bool) -> Self {
+        Self { buffer, read_closed, ..Self::default() }
     }
 
     /// Moves what can be moved; Ready when the FIN has been passed on. `moved` is set when anything was.

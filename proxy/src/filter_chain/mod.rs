@@ -3,7 +3,9 @@
 pub mod copy;
 pub mod network_rbac;
 pub mod tcp_proxy;
+pub mod tcp_relay;
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -20,14 +22,19 @@ use crate::hcm::connection::HttpConnection;
 use crate::hcm::live::HcmSlot;
 use crate::io::Io;
 use crate::listener::{Found, WorkerListener};
-use crate::stats::names::ListenerStat;
+use crate::stats::names::{ListenerConfigStat, ListenerStat};
 use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo};
 use crate::worker::WorkerContext;
 use crate::worker::connections::ConnectionHandle;
+use network_rbac::{Denial, WorkerRbac};
 use tcp_proxy::WorkerTcpProxy;
 
-/// A listener's chains on one worker: what their terminals need, made once.
-pub struct WorkerChains(FxHashMap<*const FilterChain, WorkerTerminal>);
+/// A listener's chains on one worker: what their filters need, made once.
+pub struct WorkerChains {
+    terminals: FxHashMap<*const FilterChain, WorkerTerminal>,
+    /// Of chains that have filters before the terminal one.
+    filters: FxHashMap<*const FilterChain, Box<[Rc<WorkerRbac>]>>,
+}
 
 enum WorkerTerminal {
     Http(Rc<HcmSlot>),
@@ -36,15 +43,22 @@ enum WorkerTerminal {
 
 impl fmt::Debug for WorkerChains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WorkerChains({})", self.0.len())
+        write!(f, "WorkerChains({})", self.terminals.len())
     }
 }
 
 impl WorkerChains {
     /// The chains live as long as `listener`, whose addresses are the keys.
     pub fn new(listener: &Listener, worker: &WorkerContext) -> Self {
-        let mut chains = FxHashMap::default();
+        let mut terminals = FxHashMap::default();
+        let mut filters = FxHashMap::default();
         for chain in listener.filter_chains.iter() {
+            if !chain.filters.is_empty() {
+                let live = chain.filters.iter().map(|NetworkFilter::Rbac(rbac)| {
+                    Rc::new(WorkerRbac::new(rbac.clone(), worker))
+                });
+                filters.insert(Arc::as_ptr(chain), live.collect());
+            }
             let live = match &chain.terminal {
                 Terminal::Http(published) => WorkerTerminal::Http(Rc::new(HcmSlot::new(
                     published.clone(),
@@ -56,19 +70,25 @@ impl WorkerChains {
                 }
                 Terminal::Close => continue,
             };
-            chains.insert(Arc::as_ptr(chain), live);
+            terminals.insert(Arc::as_ptr(chain), live);
         }
-        Self(chains)
+        Self { terminals, filters }
     }
 }
 
 /// A connection that has found its chain. Its end, when this is dropped, is logged and counted.
-#[derive(Debug)]
 pub struct Entered {
     listener: Rc<WorkerListener>,
     info: Rc<ConnectionInfo>,
     handle: ConnectionHandle,
-    details: Option<&'static str>,
+    /// What the listener's log says of it, where its terminal filter knows.
+    stream: Cell<Option<Box<StreamInfo>>>,
+}
+
+impl fmt::Debug for Entered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entered").field("info", &self.info).finish_non_exhaustive()
+    }
 }
 
 impl Deref for Entered {
@@ -81,7 +101,10 @@ impl Deref for Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        log_connection(&self.listener, &self.info, self.details);
+        if !self.listener.logs.is_empty() {
+            let stream = self.stream.take().map(|stream| *stream);
+            log_connection(&self.listener, stream.unwrap_or_else(|| http_stream(&self.info)));
+        }
         self.listener.count_end(self.info.started);
     }
 }
@@ -90,14 +113,115 @@ impl Drop for Entered {
 /// no connection carries the room that another kind, or its own beginning, needs.
 pub fn start(
     listener: Rc<WorkerListener>,
-    io: Io,
-    read: BytesMut,
+    mut io: Io,
+    mut read: BytesMut,
     found: Found,
     handle: ConnectionHandle,
     started: Instant,
 ) {
     let chain = find(&listener, &found);
-    let info = Rc::new(ConnectionInfo {
+    let info = connection_info(&listener, &io, found, chain.as_deref(), started);
+    let Some(chain) = chain else {
+        listener.stats.inc(ListenerStat::NoFilterChainMatch);
+        let mut stream = stream_info(&info);
+        stream.flags.insert(ResponseFlags::NO_ROUTE_FOUND);
+        stream.set_details("filter_chain_not_found");
+        end(&listener, &io, &read, stream);
+        return;
+    };
+    listener.count_start();
+    let entered = Entered { listener, info, handle, stream: Cell::new(None) };
+    let Some(denial) = entered.denial(&chain) else { return entered.run(&chain, io, read) };
+    tokio::task::spawn_local(async move {
+        entered.deny(&chain, denial, &mut io, &mut read).await;
+    });
+}
+
+impl Entered {
+    /// Asks the chain's network filters.
+    fn denial(&self, chain: &Arc<FilterChain>) -> Option<Denial> {
+        let filters = self.listener.chains.filters.get(&Arc::as_ptr(chain))?;
+        filters.iter().find_map(|rbac| rbac.denial(&self.info))
+    }
+
+    /// Closed by a network filter; counted and logged as its terminal filter would have.
+    async fn deny(
+        &self,
+        chain: &Arc<FilterChain>,
+        denial: Denial,
+        io: &mut Io,
+        read: &mut BytesMut,
+    ) {
+        let worker = &self.listener.worker;
+        let terminal = self.listener.chains.terminals.get(&Arc::as_ptr(chain));
+        let half_close = matches!(terminal, Some(WorkerTerminal::Tcp(_)));
+        let told = denial.wait_for_a_byte(io, read, &self.handle, worker).await || half_close;
+        let received = read.len() as u64;
+        let mut stream = stream_info(&self.info);
+        stream.connection_termination_details = denial.close(told);
+        stream.bytes_received = received;
+        match terminal {
+            Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, received),
+            Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, told, received),
+            None => {}
+        }
+        self.leave(stream);
+    }
+
+    /// What the listener's log is to say.
+    fn leave(&self, stream: StreamInfo) {
+        if !self.listener.logs.is_empty() {
+            self.stream.set(Some(Box::new(stream)));
+        }
+    }
+
+    /// The chain's terminal filter takes the connection over.
+    fn run(self, chain: &Arc<FilterChain>, io: Io, read: BytesMut) {
+        let (listener, info) = (self.listener.clone(), self.info.clone());
+        let worker = listener.worker.clone();
+        match listener.chains.terminals.get(&Arc::as_ptr(chain)) {
+            Some(WorkerTerminal::Http(slot)) => {
+                let slot = slot.clone();
+                let limit = listener.config.per_connection_buffer_limit;
+                let connection = HttpConnection { worker, slot, info, handle: self, limit };
+                tokio::task::spawn_local(connection.serve(io, read));
+            }
+            Some(WorkerTerminal::Tcp(proxy)) => {
+                let proxy = proxy.clone();
+                let connection = tcp_proxy::TcpConnection { worker, proxy, info, handle: self };
+                tokio::task::spawn_local(connection.serve(io, read));
+            }
+            // No filters: closed at once.
+            None => {
+                let stat = ListenerConfigStat::NetworkExtensionConfigMissing;
+                listener.config_stats.inc(stat);
+            }
+        }
+    }
+}
+
+/// A connection that a listener filter has ended.
+pub fn refuse(listener: &WorkerListener, io: &Io, read: &[u8], found: Found, started: Instant) {
+    let info = connection_info(listener, io, found, None, started);
+    end(listener, io, read, stream_info(&info));
+}
+
+/// The end of a connection that found no chain.
+fn end(listener: &WorkerListener, io: &Io, read: &[u8], stream: StreamInfo) {
+    if !read.is_empty() {
+        io.reset_on_drop();
+    }
+    log_connection(listener, stream);
+}
+
+fn connection_info(
+    listener: &WorkerListener,
+    io: &Io,
+    found: Found,
+    chain: Option<&FilterChain>,
+    started: Instant,
+) -> Rc<ConnectionInfo> {
+    Rc::new(ConnectionInfo {
         id: listener.worker.next_id(),
         remote: found.remote,
         direct_remote: found.direct_remote,
@@ -106,58 +230,20 @@ pub fn start(
         requested_server_name: found.server_name,
         is_tls: io.is_tls(),
         started,
-        filter_chain_name: chain.as_ref().map_or_else(|| "".into(), |c| c.name.clone()),
+        filter_chain_name: chain.map_or_else(|| "".into(), |c| c.name.clone()),
         listener_name: listener.config.name.clone(),
         state: FilterState::default(),
-    });
-    let Some(chain) = chain else {
-        listener.stats.inc(ListenerStat::NoFilterChainMatch);
-        log_connection(&listener, &info, Some("filter_chain_not_found"));
-        return;
-    };
-    listener.count_start();
-    let entered = Entered { listener, info, handle, details: None };
-    if chain.filters.is_empty() {
-        return entered.run(&chain, io, read);
-    }
-    tokio::task::spawn_local(async move {
-        for filter in &chain.filters {
-            let NetworkFilter::Rbac(rbac) = filter;
-            if !rbac.admit(&entered.info, &entered.listener.worker).await {
-                return entered.deny("rbac_access_denied");
-            }
-        }
-        entered.run(&chain, io, read);
-    });
+        metadata: found.metadata,
+        ..ConnectionInfo::default()
+    })
 }
 
-impl Entered {
-    /// Closed by a network filter.
-    fn deny(mut self, details: &'static str) {
-        self.details = Some(details);
-    }
-
-    /// The chain's terminal filter takes the connection over.
-    fn run(self, chain: &Arc<FilterChain>, io: Io, read: BytesMut) {
-        let (listener, info) = (self.listener.clone(), self.info.clone());
-        let worker = listener.worker.clone();
-        let limit = listener.config.per_connection_buffer_limit;
-        match listener.chains.0.get(&Arc::as_ptr(chain)) {
-            Some(WorkerTerminal::Http(slot)) => {
-                let slot = slot.clone();
-                let connection = HttpConnection { worker, slot, info, handle: self, limit };
-                tokio::task::spawn_local(connection.serve(io, read));
-            }
-            Some(WorkerTerminal::Tcp(proxy)) => {
-                let proxy = proxy.clone();
-                let connection =
-                    tcp_proxy::TcpConnection { worker, proxy, info, handle: self, limit };
-                tokio::task::spawn_local(connection.serve(io, read));
-            }
-            // No filters: closed at once.
-            None => {}
-        }
-    }
+/// A connection's own stream.
+fn stream_info(info: &Rc<ConnectionInfo>) -> StreamInfo {
+    let wall = SystemTime::now() - info.started.elapsed();
+    let mut stream = StreamInfo::new(info.clone(), info.id, info.started, wall);
+    stream.metadata.clone_from(&info.metadata);
+    stream
 }
 
 fn find(listener: &WorkerListener, found: &Found) -> Option<Arc<FilterChain>> {
@@ -179,26 +265,21 @@ fn find(listener: &WorkerListener, found: &Found) -> Option<Arc<FilterChain>> {
     listener.config.filter_chains.find(&facts).cloned()
 }
 
+/// A connection of the connection manager, at its end.
+fn http_stream(info: &Rc<ConnectionInfo>) -> StreamInfo {
+    let mut stream = stream_info(info);
+    stream.protocol = info.protocol.get();
+    stream.bytes_received = info.wire_received.get();
+    stream.bytes_sent = info.wire_sent.get();
+    stream
+}
+
 /// The listener's own access log, one line for each connection.
-fn log_connection(
-    listener: &WorkerListener,
-    info: &Rc<ConnectionInfo>,
-    details: Option<&'static str>,
-) {
+fn log_connection(listener: &WorkerListener, mut stream: StreamInfo) {
     if listener.logs.is_empty() {
         return;
     }
-    let mut stream = StreamInfo::new(
-        info.clone(),
-        info.id,
-        info.started,
-        SystemTime::now() - info.started.elapsed(),
-    );
-    stream.timing.end = Some(Instant::now());
-    if let Some(details) = details {
-        stream.flags.insert(ResponseFlags::NO_ROUTE_FOUND);
-        stream.set_details(details);
-    }
+    stream.timing.end.get_or_insert_with(Instant::now);
     let mut cx = format::Ctx::new(&stream);
     cx.access_log_type = format::AccessLogType::NotSet;
     listener.logs.log(&cx);

@@ -1,10 +1,17 @@
 //! Connection authorisation. pb `extensions.filters.network.rbac.v3.RBAC`.
 //!
-//! Decided once, before the terminal filter sees the connection, so that what is denied never reaches an upstream
-//! (Envoy decides at the first byte, with the upstream connection already open).
+//! Decided once, before the terminal filter sees the connection, so that what is denied never reaches an upstream and
+//! hears nothing of it (Envoy decides at the first byte, with the upstream connection already open).
 
+use std::borrow::Cow;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
 
 use crate::config::compile::core::{compile_optional_duration, unpack_any};
 use crate::config::compile::diagnostic::FieldPath;
@@ -12,12 +19,21 @@ use crate::config::compile::rbac::compile_rbac;
 use crate::config::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
 use crate::config::rbac::{RbacEngine, RbacSubject};
-use crate::http_filters::rbac::{RbacShadowStat, RbacStat};
+use crate::http_filters::rbac::{RbacShadowStat, RbacStat, denied_details};
+use crate::io::Io;
+use crate::stats::Block;
 use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
+use crate::worker::connections::{ConnectionHandle, Drain};
 
 /// Full name of the filter's message.
 pub const TYPE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+
+/// How long a denied connection may be silent before it is closed.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// What is read of a denied connection.
+const FIRST_READ: usize = 16 * 1024;
 
 /// A compiled filter.
 #[derive(Debug)]
@@ -60,33 +76,92 @@ pub fn compile(any: &Any, path: &FieldPath<'_>) -> Option<Arc<NetworkRbac>> {
     }))
 }
 
-impl NetworkRbac {
-    /// Whether the connection may go on; a denied one has waited for `delay_deny` when this returns.
-    pub async fn admit(&self, info: &ConnectionInfo, worker: &WorkerContext) -> bool {
-        let subject = RbacSubject::of_connection(info);
-        // Once a connection: looking a counter up is cheap beside accepting.
+/// A filter on one worker.
+pub struct WorkerRbac {
+    config: Arc<NetworkRbac>,
+    stats: Block<RbacStat>,
+    shadow_stats: Block<RbacShadowStat>,
+}
+
+impl fmt::Debug for WorkerRbac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerRbac").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A connection that may not go on.
+#[derive(Debug)]
+pub struct Denial {
+    rbac: Rc<WorkerRbac>,
+    details: Cow<'static, str>,
+}
+
+impl WorkerRbac {
+    pub fn new(config: Arc<NetworkRbac>, worker: &WorkerContext) -> Self {
         let scope = |below: &str| {
-            let name = format!("{}rbac.{below}", self.stat_prefix);
+            let name = format!("{}rbac.{below}", config.stat_prefix);
             worker.registry.scope(name.trim_end_matches('.'))
         };
-        if let Some(engine) = &self.shadow_rules {
-            let scope = scope(&self.shadow_stat_prefix);
-            let stats = scope.block::<RbacShadowStat>(worker.index);
-            stats.inc(match engine.evaluate(&subject).allowed {
-                true => RbacShadowStat::Allowed,
-                false => RbacShadowStat::Denied,
-            });
+        Self {
+            stats: scope("").block(worker.index),
+            shadow_stats: scope(&config.shadow_stat_prefix).block(worker.index),
+            config,
         }
-        let Some(engine) = &self.rules else { return true };
-        let stats = scope("").block::<RbacStat>(worker.index);
-        if engine.evaluate(&subject).allowed {
-            stats.inc(RbacStat::Allowed);
-            return true;
+    }
+
+    /// Why the connection may not go on, if so. What passes is counted, and what the shadow rules say.
+    pub fn denial(self: &Rc<Self>, info: &ConnectionInfo) -> Option<Denial> {
+        let subject = RbacSubject::of_connection(info);
+        if let Some(engine) = &self.config.shadow_rules {
+            let allowed = engine.evaluate(&subject).allowed;
+            let stat = if allowed { RbacShadowStat::Allowed } else { RbacShadowStat::Denied };
+            self.shadow_stats.inc(stat);
         }
-        stats.inc(RbacStat::Denied);
-        if let Some(delay) = self.delay_deny {
+        let verdict = self.config.rules.as_ref()?.evaluate(&subject);
+        if verdict.allowed {
+            self.stats.inc(RbacStat::Allowed);
+            return None;
+        }
+        let details = denied_details(verdict.policy.map(|name| &**name)).into();
+        Some(Denial { rbac: self.clone(), details })
+    }
+}
+
+impl Denial {
+    /// A denied client is told at its first byte, as by Envoy: closed before, a connection whose bytes are on their
+    /// way would end by RST. Silent ones are not waited for longer than listener filters by default are. Whether
+    /// there was a byte.
+    pub async fn wait_for_a_byte(
+        &self,
+        io: &mut Io,
+        read: &mut BytesMut,
+        handle: &ConnectionHandle,
+        worker: &WorkerContext,
+    ) -> bool {
+        let mut limit = worker.timers.timer();
+        limit.arm(Instant::now() + SILENCE);
+        poll_fn(|cx| {
+            if read.is_empty() {
+                read.reserve(FIRST_READ);
+                if io.poll_read(cx, read).is_pending() {
+                    let gone = handle.poll_drain(Drain::No, cx).is_ready();
+                    return if gone { Poll::Ready(()) } else { limit.poll(cx) };
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        if let (false, Some(delay)) = (read.is_empty(), self.rbac.config.delay_deny) {
             worker.timers.sleep_until(Instant::now() + delay).await;
         }
-        false
+        !read.is_empty()
+    }
+
+    /// Why the connection is closed; `told` is false for one that left before it could be.
+    pub fn close(self, told: bool) -> Option<Cow<'static, str>> {
+        told.then(|| {
+            self.rbac.stats.inc(RbacStat::Denied);
+            self.details
+        })
     }
 }

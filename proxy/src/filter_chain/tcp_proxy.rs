@@ -1,16 +1,16 @@
 //! The terminal filter for opaque TCP. pb `extensions.filters.network.tcp_proxy.v3.TcpProxy`.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::Entered;
-use super::copy::{CopyError, Direction};
+use super::{Entered, stream_info};
 use crate::access_log::AccessLogs;
 use crate::cluster::WorkerCluster;
 use crate::config::cluster::RoutingPriority;
@@ -23,12 +23,15 @@ use crate::stats::Block;
 use crate::stats::names::{ClusterStat, TcpProxyStat};
 use crate::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
 use crate::worker::WorkerContext;
-use crate::worker::connections::Drain;
+use crate::worker::timers::Timer;
+
+/// Bytes that are taken of a client while its upstream connection is being made.
+const EARLY_BYTES: usize = 16 * 1024;
 
 /// A TCP proxy on one worker.
 pub struct WorkerTcpProxy {
-    config: Arc<TcpProxy>,
-    stats: Block<TcpProxyStat>,
+    pub(super) config: Arc<TcpProxy>,
+    pub(super) stats: Block<TcpProxyStat>,
     logs: AccessLogs,
 }
 
@@ -47,6 +50,27 @@ impl WorkerTcpProxy {
             config,
         }
     }
+
+    /// Counts and logs a connection that a filter before has closed after `received` bytes.
+    pub(super) fn refused(&self, info: &mut StreamInfo, received: u64) {
+        self.stats.inc(TcpProxyStat::DownstreamCxTotal);
+        self.stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, received);
+        info.bytes_received = received;
+        self.end(info);
+    }
+
+    fn end(&self, info: &mut StreamInfo) {
+        info.timing.end = Some(Instant::now());
+        self.log(info, AccessLogType::TcpConnectionEnd);
+    }
+
+    pub(super) fn log(&self, info: &StreamInfo, kind: AccessLogType) {
+        if !self.logs.is_empty() {
+            let mut cx = format::Ctx::new(info);
+            cx.access_log_type = kind;
+            self.logs.log(&cx);
+        }
+    }
 }
 
 /// One proxied connection.
@@ -55,8 +79,29 @@ pub struct TcpConnection {
     pub proxy: Rc<WorkerTcpProxy>,
     pub info: Rc<ConnectionInfo>,
     pub handle: Entered,
-    /// `per_connection_buffer_limit_bytes`.
-    pub limit: usize,
+}
+
+/// The clocks that run from a connection's beginning.
+pub(super) struct Clocks {
+    /// `max_downstream_connection_duration`.
+    pub(super) age: Timer,
+    /// `access_log_flush_interval`.
+    flush: Timer,
+}
+
+/// The client's bytes that came before there was an upstream.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    pub(super) read: BytesMut,
+    /// The client has sent its FIN behind them.
+    pub(super) finished: bool,
+}
+
+/// What ended waiting for an upstream connection.
+enum Wait<T> {
+    Over(T),
+    ClientGone,
+    TooOld,
 }
 
 impl TcpConnection {
@@ -64,35 +109,33 @@ impl TcpConnection {
     pub async fn serve(self, mut io: Io, read: BytesMut) {
         let proxy = self.proxy.clone();
         proxy.stats.inc(TcpProxyStat::DownstreamCxTotal);
-        let started = self.info.started;
-        let wall = SystemTime::now() - started.elapsed();
-        let mut info = StreamInfo::new(self.info.clone(), self.info.id, started, wall);
-        if let Some((mut lease, cluster)) = self.connect(&mut io, &mut info).await {
+        let mut info = stream_info(&self.info);
+        if proxy.config.flush_log_on_start {
+            proxy.log(&info, AccessLogType::TcpConnectionStart);
+        }
+        let mut clocks = Clocks::new(&self.worker, &proxy.config, &info);
+        let mut early = Early { read, finished: false };
+        let connected = self.connect(&mut io, &mut early, &mut clocks, &mut info).await;
+        if let Some(mut lease) = connected {
             if proxy.config.flush_log_on_connected {
-                self.log(&info, AccessLogType::TcpUpstreamConnected);
+                proxy.log(&info, AccessLogType::TcpUpstreamConnected);
             }
             let (remote, received, sent) =
-                self.tunnel(&mut io, &mut lease, &cluster, read, &mut info).await;
+                self.relay(&mut io, &mut lease, early, &mut clocks, &mut info).await;
             lease.close(remote, received, sent);
         }
-        info.timing.end = Some(Instant::now());
-        self.log(&info, AccessLogType::TcpConnectionEnd);
-    }
-
-    fn log(&self, info: &StreamInfo, kind: AccessLogType) {
-        if !self.proxy.logs.is_empty() {
-            let mut cx = format::Ctx::new(info);
-            cx.access_log_type = kind;
-            self.proxy.logs.log(&cx);
-        }
+        proxy.end(&mut info);
+        self.handle.leave(info);
     }
 
     /// Connects to a host of the cluster, as often as the configuration allows.
     async fn connect(
         &self,
         io: &mut Io,
+        early: &mut Early,
+        clocks: &mut Clocks,
         info: &mut StreamInfo,
-    ) -> Option<(TcpLease, Rc<WorkerCluster>)> {
+    ) -> Option<TcpLease> {
         let config = &self.proxy.config;
         let name = config.cluster.pick(self.worker.random());
         let Some(cluster) = self.worker.clusters.get(name) else {
@@ -101,158 +144,134 @@ impl TcpConnection {
             return None;
         };
         info.upstream.cluster = Some(cluster.config.name.clone());
+        info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
         let mut backoff = config.backoff;
         for attempt in 1..=config.max_connect_attempts {
-            info.upstream.attempts = attempt;
-            let Ok(host) = cluster.pick(&PickContext { reject: None, max_attempts: 1 }) else {
-                info.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
-                return None;
-            };
-            info.upstream.host = Some(host.address.clone());
-            match host.pools.connect_tcp(RoutingPriority::Default).await {
-                Ok(lease) => {
-                    info.upstream.local = lease.local_address().cloned();
-                    info.upstream.remote = Some(host.address.clone());
-                    info.upstream.connection_id = Some(lease.connection_id());
-                    info.upstream.connect_duration = lease.connect_duration();
-                    return Some((lease, cluster));
-                }
-                Err(PoolFailure::Overflow(_)) => {
-                    info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
-                    return None;
-                }
-                Err(failure) => {
-                    info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-                    info.upstream.transport_failure = failure.transport_failure().cloned();
-                }
+            let opened = self.attempt(&cluster, attempt, io, early, clocks, info).await?;
+            if let Some(lease) = opened {
+                return Some(lease);
             }
             if attempt < config.max_connect_attempts
                 && let Some((wait, max)) = backoff
             {
                 let ms = wait.as_millis().max(1) as u64;
                 let wait_for = Duration::from_millis(self.worker.random() % ms);
-                self.worker.timers.sleep_until(Instant::now() + wait_for).await;
+                let slept = pin!(self.worker.timers.sleep_until(Instant::now() + wait_for));
+                self.wait(slept, io, early, clocks, info).await?;
                 backoff = Some(((wait * 2).min(max), max));
             }
         }
         info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         cluster.stats.inc(ClusterStat::UpstreamCxConnectAttemptsExceeded);
-        let _ = io;
         None
     }
 
-    /// Copies both ways until both are done, one fails, or a limit is reached. Whether the upstream ended it, and
-    /// its bytes received and sent.
-    async fn tunnel(
+    /// One attempt; `Some(None)` when another may follow.
+    async fn attempt(
         &self,
-        down: &mut Io,
-        lease: &mut TcpLease,
         cluster: &WorkerCluster,
-        read: BytesMut,
+        attempt: u32,
+        io: &mut Io,
+        early: &mut Early,
+        clocks: &mut Clocks,
         info: &mut StreamInfo,
-    ) -> (bool, u64, u64) {
-        let config = &self.proxy.config;
-        let timers = &self.worker.timers;
-        let mut idle = timers.timer();
-        let mut last = Instant::now();
-        if let Some(timeout) = config.idle_timeout {
-            idle.arm(last + timeout);
+    ) -> Option<Option<TcpLease>> {
+        let Ok(host) = cluster.pick(&PickContext { reject: None, max_attempts: 1 }) else {
+            info.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
+            return None;
+        };
+        info.upstream.attempts = attempt;
+        info.upstream.host = Some(host.address.clone());
+        let connecting = pin!(host.pools.connect_tcp(RoutingPriority::Default));
+        match self.wait(connecting, io, early, clocks, info).await? {
+            Ok(lease) => {
+                info.upstream.local = lease.local_address().cloned();
+                info.upstream.remote = Some(host.address.clone());
+                info.upstream.connection_id = Some(lease.connection_id());
+                info.upstream.connect_duration = lease.connect_duration();
+                Some(Some(lease))
+            }
+            Err(PoolFailure::Overflow(_)) => {
+                info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+                None
+            }
+            Err(failure) => {
+                info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                info.upstream.transport_failure = failure.transport_failure().cloned();
+                Some(None)
+            }
         }
-        let mut age = timers.timer();
-        if let Some(duration) = config.max_connection_duration {
-            age.arm(self.info.started + duration);
-        }
-        let mut to_up = Direction::new(read);
-        let mut to_down = Direction::default();
-        let mut reset = false;
-        let mut client_first = false;
+    }
+
+    /// Waits for what leads to an upstream; `None` when the client has reset its connection or its time is over.
+    /// A client that has only sent its FIN may still want an answer.
+    async fn wait<T>(
+        &self,
+        mut what: std::pin::Pin<&mut impl Future<Output = T>>,
+        io: &mut Io,
+        early: &mut Early,
+        clocks: &mut Clocks,
+        info: &mut StreamInfo,
+    ) -> Option<T> {
         let outcome = poll_fn(|cx| {
-            let mut moved = false;
-            let up = to_up.poll(down, &mut lease.io, cx, &mut moved);
-            let back = to_down.poll(&mut lease.io, down, cx, &mut moved);
-            if moved {
-                last = Instant::now();
+            if let Poll::Ready(value) = what.as_mut().poll(cx) {
+                return Poll::Ready(Wait::Over(value));
             }
-            match (up, back) {
-                (Poll::Ready(Err(error)), _) => {
-                    reset = error.is_reset();
-                    return Poll::Ready(End::of(&error, true));
+            while !early.finished && early.read.len() < EARLY_BYTES {
+                early.read.reserve(EARLY_BYTES);
+                match io.poll_read(cx, &mut early.read) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(0)) => early.finished = true,
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Wait::ClientGone),
                 }
-                (_, Poll::Ready(Err(error))) => {
-                    reset = error.is_reset();
-                    return Poll::Ready(End::of(&error, false));
-                }
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
-                (Poll::Ready(Ok(())), Poll::Pending) => client_first = true,
-                _ => {}
             }
-            while idle.poll(cx).is_ready() {
-                let timeout = config.idle_timeout.unwrap_or_default();
-                if last.elapsed() >= timeout {
-                    return Poll::Ready(End::Idle);
-                }
-                idle.arm(last + timeout);
+            if early.read.is_empty() {
+                // A silent client holds no buffer.
+                early.read = BytesMut::new();
             }
-            if age.poll(cx).is_ready() {
-                return Poll::Ready(End::TooOld);
+            if clocks.age.poll(cx).is_ready() {
+                return Poll::Ready(Wait::TooOld);
             }
-            if self.handle.poll_drain(Drain::Graceful, cx).is_ready() {
-                return Poll::Ready(End::Drained);
-            }
+            self.flush_log(clocks, info, cx);
             Poll::Pending
         })
         .await;
-        let stats = &self.proxy.stats;
         match outcome {
-            End::Idle => stats.inc(TcpProxyStat::IdleTimeout),
-            End::TooOld => {
-                stats.inc(TcpProxyStat::MaxDownstreamConnectionDuration);
-                info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
-            }
-            End::Drained => stats.inc(TcpProxyStat::DownstreamCxDrainClose),
-            End::Done | End::Upstream | End::Downstream => {}
-        }
-        if reset {
-            // A reset passes as a reset: data may be missing, and the other end must see that.
-            let other = if outcome == End::Upstream { down } else { &mut lease.io };
-            if let Some(socket) = other.tcp() {
-                let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
-            }
-            if outcome == End::Upstream {
-                info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
+            Wait::Over(value) => Some(value),
+            Wait::ClientGone => None,
+            Wait::TooOld => {
+                self.too_old(info);
+                None
             }
         }
-        info.downstream_bytes.wire_received = to_up.bytes;
-        info.downstream_bytes.wire_sent = to_down.bytes;
-        info.bytes_received = to_up.bytes;
-        info.bytes_sent = to_down.bytes;
-        info.upstream.bytes.wire_sent = to_up.bytes;
-        info.upstream.bytes.wire_received = to_down.bytes;
-        stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, to_up.bytes);
-        stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, to_down.bytes);
-        let _ = cluster;
-        // Whose FIN came last has closed the connection.
-        let remote = outcome == End::Upstream || (outcome == End::Done && client_first);
-        (remote, to_down.bytes, to_up.bytes)
+    }
+
+    pub(super) fn too_old(&self, info: &mut StreamInfo) {
+        self.proxy.stats.inc(TcpProxyStat::MaxDownstreamConnectionDuration);
+        info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+    }
+
+    /// Writes the line of each `access_log_flush_interval` that is over.
+    pub(super) fn flush_log(&self, clocks: &mut Clocks, info: &StreamInfo, cx: &mut Context<'_>) {
+        let Some(interval) = self.proxy.config.access_log_flush_interval else { return };
+        while clocks.flush.poll(cx).is_ready() {
+            self.proxy.log(info, AccessLogType::TcpPeriodic);
+            clocks.flush.arm(Instant::now() + interval);
+        }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Done,
-    Upstream,
-    Downstream,
-    Idle,
-    TooOld,
-    Drained,
-}
-
-impl End {
-    /// `to_up`: the direction that failed carried the client's bytes.
-    fn of(error: &CopyError, to_up: bool) -> Self {
-        match (error, to_up) {
-            (CopyError::Read(_), true) | (CopyError::Write(_), false) => Self::Downstream,
-            (CopyError::Read(_), false) | (CopyError::Write(_), true) => Self::Upstream,
+impl Clocks {
+    fn new(worker: &WorkerContext, config: &TcpProxy, info: &StreamInfo) -> Self {
+        let mut age = worker.timers.timer();
+        if let Some(duration) = config.max_connection_duration {
+            age.arm(info.start + duration);
         }
+        let mut flush = worker.timers.timer();
+        if let Some(interval) = config.access_log_flush_interval {
+            flush.arm(info.start + interval);
+        }
+        Self { age, flush }
     }
 }

@@ -10,7 +10,7 @@ use crate::stream_info::{Address, StreamInfo};
 pub(super) fn write_address(address: &Address, part: AddressPart, out: &mut Vec<u8>) -> Shape {
     let Address::Ip(socket) = address else {
         if matches!(part, AddressPart::Port) {
-            return Shape::Missing;
+            return Shape::Empty;
         }
         write_display(address, out);
         return Shape::Text;

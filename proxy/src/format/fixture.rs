@@ -29,6 +29,8 @@ pub(crate) fn connection() -> Rc<ConnectionInfo> {
         filter_chain_name: "chain1".into(),
         listener_name: "l".into(),
         state: FilterState::default(),
+        metadata: Vec::new(),
+        ..ConnectionInfo::default()
     })
 }
 

@@ -143,7 +143,7 @@ fn write_operator(operator: &Operator, ctx: &Ctx<'_>, limit: usize, out: &mut Ve
     }
     let start = out.len();
     match operator.write(ctx, out) {
-        Shape::Missing => {
+        Shape::Missing | Shape::Empty => {
             out.truncate(quote_at);
             return false;
         }

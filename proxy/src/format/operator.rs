@@ -22,6 +22,8 @@ use crate::stream_info::{Address, ByteMeter, StreamInfo};
 pub(super) enum Shape {
     /// Nothing: `-` in text, `null` in JSON.
     Missing,
+    /// Nothing, which text prints as nothing; `null` in JSON.
+    Empty,
     /// Bytes that JSON has to quote.
     Text,
     /// A number, boolean, list or struct: JSON already.

@@ -24,8 +24,8 @@ use crate::worker::WorkerContext;
 use crate::worker::connections::Drain;
 use crate::worker::timers::Timer;
 
-/// RFC 9113 §3.4.
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So much of RFC 9113 §3.4's preface tells HTTP/2, as in Envoy: no request of HTTP/1 begins so.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// How long an HTTP/1 connection that drains waits for one more request, to be answered with `connection: close`.
 /// Closed at once, it could cross a request on its way, which its client could not repeat.

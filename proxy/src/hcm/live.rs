@@ -13,6 +13,7 @@ use crate::codec::{h1, h2};
 use crate::config::hcm::HttpConnectionManager;
 use crate::stats::Block;
 use crate::stats::names::{HttpStat, HttpTracingStat, ListenerHttpStat, RouterStat};
+use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
 
 /// A connection manager's compiled form, its counters, logs and codec settings. `!Send`.
@@ -99,5 +100,21 @@ impl HcmSlot {
             *live = Rc::new(WorkerHcm::new(published.clone(), &self.listener_prefix, worker));
         }
         live.clone()
+    }
+
+    /// Counts a connection that never came here: a network filter has closed it after `received` bytes.
+    /// `told`: it was closed, and did not leave before.
+    pub fn refused(&self, info: &ConnectionInfo, told: bool, received: u64) {
+        let live = self.live.borrow();
+        let stats = &live.stats;
+        stats.inc(HttpStat::DownstreamCxTotal);
+        stats.inc(HttpStat::DownstreamCxDestroy);
+        stats.inc(match told {
+            true => HttpStat::DownstreamCxDestroyLocal,
+            false => HttpStat::DownstreamCxDestroyRemote,
+        });
+        stats.add(HttpStat::DownstreamCxRxBytesTotal, received);
+        let age = info.started.elapsed();
+        stats.record(HttpStat::DownstreamCxLengthMs, age.as_millis() as u64);
     }
 }

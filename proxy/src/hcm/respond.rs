@@ -331,6 +331,7 @@ impl ActiveStream<'_> {
         self.info.timing.end = Some(end);
         self.info.downstream_bytes = self.down.meter();
         let bytes = self.info.downstream_bytes;
+        self.info.connection.count_stream(self.info.protocol, &bytes);
         self.hcm.stats.add(HttpStat::DownstreamCxRxBytesTotal, bytes.wire_received);
         self.hcm.stats.add(HttpStat::DownstreamCxTxBytesTotal, bytes.wire_sent);
         if !self.chain.is_empty() {

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -84,6 +85,14 @@ impl Io {
         match self {
             Self::Tcp(s) => Some(s),
             Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Dropping it sends an RST instead of a FIN: what the peer sent was not taken, or what it was to get is
+    /// lost, and it must see that.
+    pub fn reset_on_drop(&self) {
+        if let Some(socket) = self.tcp() {
+            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
 

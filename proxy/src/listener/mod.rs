@@ -1,5 +1,6 @@
 //! Stage 1: one accepted socket: listener filters, then the filter chain that fits.
 
+pub mod filters;
 pub mod http_inspector;
 pub mod proxy_protocol;
 pub mod sockets;
@@ -17,16 +18,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::net::{TcpListener, UnixListener};
 
-use self::http_inspector::Inspected;
-use self::proxy_protocol::{ProxyError, ProxyHeader};
+use self::filters::ListenerFilters;
 use self::sockets::BoundSocket;
 use crate::access_log::AccessLogs;
-use crate::config::listener::{Listener, ListenerFilterKind};
+use crate::config::listener::Listener;
 use crate::filter_chain::{self, WorkerChains};
 use crate::io::Io;
 use crate::stats::Block;
 use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
-use crate::stream_info::Address;
+use crate::stream_info::{Address, Metadata};
 use crate::worker::WorkerContext;
 use crate::worker::connections::Drain;
 
@@ -41,9 +41,10 @@ pub struct WorkerListener {
     pub worker: Rc<WorkerContext>,
     pub chains: WorkerChains,
     pub stats: Block<ListenerStat>,
+    pub config_stats: Block<ListenerConfigStat>,
     pub worker_stats: Block<ListenerWorkerStat>,
     pub logs: AccessLogs,
-    stopped: Cell<bool>,
+    filters: ListenerFilters,
 }
 
 impl fmt::Debug for WorkerListener {
@@ -74,8 +75,11 @@ impl Acceptor {
                 (Io::from(stream), Address::Ip(canonical(peer)))
             }),
             Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
-                let path = peer.as_pathname().and_then(|p| p.to_str()).unwrap_or("");
-                (Io::from(stream), Address::Pipe(path.into()))
+                let path = peer.as_pathname().and_then(|p| p.to_str()).map(Arc::from);
+                let io = Io::from(stream);
+                // A peer without a name goes by ours, as in Envoy.
+                let named = path.map(Address::Pipe).or_else(|| io.local_address().ok());
+                (io, named.unwrap_or_else(|| Address::Pipe("".into())))
             }),
         }
     }
@@ -84,17 +88,17 @@ impl Acceptor {
 impl WorkerListener {
     pub fn new(config: Arc<Listener>, number: usize, worker: Rc<WorkerContext>) -> Rc<Self> {
         let scope = worker.registry.scope(&format!("listener.{}", config.stat_prefix));
-        scope.declare::<ListenerConfigStat>();
         let worker_scope = scope.scope(&format!("worker_{}", worker.index));
         Rc::new(Self {
             chains: WorkerChains::new(&config, &worker),
             stats: scope.block(worker.index),
+            config_stats: scope.block(worker.index),
             worker_stats: worker_scope.block(worker.index),
             logs: worker.access_logs.bind(&config.access_log),
+            filters: ListenerFilters::new(&config, &worker),
             config,
             number,
             worker,
-            stopped: Cell::new(false),
         })
     }
 
@@ -109,14 +113,15 @@ impl WorkerListener {
     ) -> io::Result<()> {
         let acceptor = Acceptor::new(socket)?;
         loop {
-            let mut accepted = 0;
             let failed = poll_fn(|cx| {
+                let mut accepted = 0;
                 loop {
                     match acceptor.poll_accept(cx) {
                         Poll::Ready(Ok((io, peer))) => {
                             self.admit(io, peer);
                             accepted += 1;
                             if accepted >= self.config.max_accepts_per_event {
+                                self.count_accepted(accepted);
                                 cx.waker().wake_by_ref();
                                 return Poll::Pending;
                             }
@@ -126,9 +131,7 @@ impl WorkerListener {
                     }
                 }
                 if accepted > 0 {
-                    let stat = ListenerStat::ConnectionsAcceptedPerSocketEvent;
-                    self.stats.record(stat, accepted as u64);
-                    accepted = 0;
+                    self.count_accepted(accepted);
                 }
                 // The queue is empty: closing now refuses nobody who was let in.
                 if stop.poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
@@ -141,6 +144,10 @@ impl WorkerListener {
             tracing::warn!(listener = %self.config.name, %error, "accept failed");
             self.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
         }
+    }
+
+    fn count_accepted(&self, accepted: usize) {
+        self.stats.record(ListenerStat::ConnectionsAcceptedPerSocketEvent, accepted as u64);
     }
 
     fn admit(self: &Rc<Self>, mut io: Io, peer: Address) {
@@ -159,66 +166,14 @@ impl WorkerListener {
         }
         tokio::task::spawn_local(async move {
             listener.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
-            let passed = listener.listener_filters(&mut io, &mut read, &mut found).await;
+            let passed = listener.filters.run(&listener, &mut io, &mut read, &mut found).await;
             listener.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
-            if passed && handle.drain_state() != Drain::Now {
+            if !passed {
+                filter_chain::refuse(&listener, &io, &read, found, started);
+            } else if handle.drain_state() != Drain::Now {
                 filter_chain::start(listener, io, read, found, handle, started);
             }
         });
-    }
-
-    /// Runs the listener filters; false when the connection is to be closed.
-    async fn listener_filters(&self, io: &mut Io, read: &mut BytesMut, found: &mut Found) -> bool {
-        let mut timer = self.worker.timers.timer();
-        if let Some(timeout) = self.config.listener_filters_timeout {
-            timer.arm(Instant::now() + timeout);
-        }
-        for filter in &self.config.listener_filters {
-            if filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local)) {
-                continue;
-            }
-            let outcome = poll_fn(|cx| {
-                loop {
-                    match filter_step(&filter.kind, read, found) {
-                        Step::Done => return Poll::Ready(Outcome::Passed),
-                        Step::Refuse => return Poll::Ready(Outcome::Refused),
-                        Step::More => {}
-                    }
-                    if timer.poll(cx).is_ready() {
-                        return Poll::Ready(Outcome::TimedOut);
-                    }
-                    read.reserve(INSPECT_BYTES);
-                    match io.poll_read(cx, read) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
-                            return Poll::Ready(Outcome::Closed);
-                        }
-                        Poll::Ready(Ok(_)) => {}
-                    }
-                }
-            })
-            .await;
-            match outcome {
-                Outcome::Passed => {
-                    if matches!(filter.kind, ListenerFilterKind::HttpInspector) {
-                        self.count_inspection(found);
-                    }
-                }
-                Outcome::Refused => {
-                    self.stats.inc(ListenerStat::DownstreamListenerFilterError);
-                    return false;
-                }
-                Outcome::Closed => {
-                    self.stats.inc(ListenerStat::DownstreamListenerFilterRemoteClose);
-                    return false;
-                }
-                Outcome::TimedOut => {
-                    self.stats.inc(ListenerStat::DownstreamPreCxTimeout);
-                    return self.config.continue_on_listener_filters_timeout;
-                }
-            }
-        }
-        true
     }
 
     /// A connection that has found its filter chain.
@@ -236,64 +191,6 @@ impl WorkerListener {
         self.stats.record(ListenerStat::DownstreamCxLengthMs, started.elapsed().as_millis() as u64);
         self.worker_stats.gauge_dec(ListenerWorkerStat::DownstreamCxActive);
     }
-
-    /// `http_inspector.<what was found>`; once a connection, so a look-up is cheap enough.
-    fn count_inspection(&self, found: &Found) {
-        let name = match found.application_protocol {
-            Some("http/1.1") => "http11_found",
-            Some("http/1.0") => "http10_found",
-            Some(_) => "http2_found",
-            None => "http_not_found",
-        };
-        self.worker.registry.scope("http_inspector").counter(self.worker.index, name).inc();
-    }
-
-    /// Nothing new is accepted from here on.
-    pub fn mark_stopped(&self) {
-        self.stopped.set(true);
-    }
-}
-
-/// A first read of listener filters; small, since a silent connection holds it.
-const INSPECT_BYTES: usize = 1024;
-
-enum Outcome {
-    Passed,
-    Refused,
-    Closed,
-    TimedOut,
-}
-
-enum Step {
-    Done,
-    More,
-    Refuse,
-}
-
-fn filter_step(kind: &ListenerFilterKind, read: &mut BytesMut, found: &mut Found) -> Step {
-    match kind {
-        ListenerFilterKind::HttpInspector => match http_inspector::inspect(read) {
-            Inspected::More => Step::More,
-            Inspected::NotHttp => Step::Done,
-            Inspected::Http(protocol) => {
-                found.application_protocol = Some(protocol);
-                Step::Done
-            }
-        },
-        ListenerFilterKind::ProxyProtocol(config) => match proxy_protocol::parse(read, config) {
-            Ok(Some((header, length))) => {
-                let _ = read.split_to(length);
-                if let ProxyHeader::Addresses { source, destination } = header {
-                    found.remote = Address::Ip(source);
-                    found.local = Address::Ip(destination);
-                }
-                Step::Done
-            }
-            Ok(None) => Step::More,
-            Err(ProxyError::Absent) if config.allow_without_header => Step::Done,
-            Err(_) => Step::Refuse,
-        },
-    }
 }
 
 /// What listener filters found out.
@@ -305,6 +202,8 @@ pub struct Found {
     pub direct_remote: Address,
     pub server_name: Option<Arc<str>>,
     pub application_protocol: Option<&'static str>,
+    /// Dynamic metadata: namespace, then a struct.
+    pub metadata: Metadata,
 }
 
 impl Found {
@@ -316,6 +215,7 @@ impl Found {
             remote: peer,
             server_name: None,
             application_protocol: None,
+            metadata: Metadata::new(),
         }
     }
 }

@@ -12,6 +12,10 @@ use crate::config::listener::{Bind, Listener};
 use crate::stream_info::Address;
 use crate::sys;
 
+/// Level and option of `tcp_fast_open_queue_length`, of Linux's `netinet/tcp.h`.
+const IPPROTO_TCP: i32 = 6;
+const TCP_FASTOPEN: i32 = 23;
+
 /// The sockets of one listener for all workers.
 #[derive(Debug)]
 pub struct BoundListener {
@@ -23,8 +27,16 @@ pub struct BoundListener {
 
 impl BoundListener {
     /// A listener without sockets of its own: `bind_to_port: false`.
-    pub fn unbound(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| Vec::new()).collect(), addresses: Vec::new() }
+    pub fn unbound(listener: &Listener, workers: usize) -> Self {
+        let address = |bind: &Bind| match &bind.address {
+            ConfigAddress::Ip { addr, .. } => Some(Address::Ip(*addr)),
+            ConfigAddress::Pipe { path, .. } => Some(Address::Pipe(path.clone())),
+            ConfigAddress::Dns { .. } => None,
+        };
+        Self {
+            workers: (0..workers).map(|_| Vec::new()).collect(),
+            addresses: listener.binds.iter().filter_map(address).collect(),
+        }
     }
 }
 
@@ -157,13 +169,8 @@ fn tcp_socket(
         socket.set_tcp_keepalive(&params)?;
     }
     if let Some(length) = bind.fast_open {
-        nix::sys::socket::setsockopt(
-            &socket,
-            nix::sys::socket::sockopt::TcpFastOpenConnect,
-            &false,
-        )
-        .ok();
-        tracing::debug!(length, "TCP fast open queue length is left to the kernel");
+        let value = length.to_ne_bytes();
+        sys::socket::set_option(socket.as_fd(), IPPROTO_TCP, TCP_FASTOPEN, &value)?;
     }
     socket.listen(listener.backlog)?;
     options(SocketState::Listening)?;

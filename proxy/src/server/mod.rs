@@ -178,7 +178,7 @@ async fn serve(
         bound.push(if listener.bind_to_port {
             sockets::bind(listener, workers)?
         } else {
-            BoundListener::unbound(workers)
+            BoundListener::unbound(listener, workers)
         });
     }
     let (lifecycle, exit) = Lifecycle::new(options);

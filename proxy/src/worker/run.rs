@@ -114,6 +114,8 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
     ));
     tokio::task::spawn_local(async move { timers.drive().await });
     let mut stops = Vec::new();
+    // One without sockets has statistics all the same.
+    let mut listeners = Vec::new();
     for (number, (config, sockets)) in setup.listeners.into_iter().enumerate() {
         let listener = WorkerListener::new(config, number, worker.clone());
         let stop = StopSignal::default();
@@ -128,6 +130,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             });
         }
         stops.push(stop);
+        listeners.push(listener);
     }
     while let Some(command) = inbox.recv().await {
         match command {

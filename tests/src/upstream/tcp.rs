@@ -31,6 +31,8 @@ pub(super) async fn serve(stream: TcpStream, peer: Peer) {
         sleep(Duration::from_millis(answer.delay_ms)).await;
         let _ = write.write_all(&greeting).await;
         wrote = true;
+    } else if answer.instead.is_some() {
+        sleep(Duration::from_millis(answer.delay_ms)).await;
     }
     match answer.instead.as_deref().or(answer.then.as_deref()) {
         Some("close") => return,

@@ -15,6 +15,7 @@ use crate::config::core::ConfigAddress;
 use crate::config::filter_chain::{ChainMatch, FilterChain, FilterChains, SourceType};
 use crate::config::listener::{
     Bind, Direction, Listener, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol,
+    TlvRule,
 };
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::config::listener::v3 as pb;
@@ -355,9 +356,29 @@ fn compile_proxy_protocol(pb: &pb_proxy::ProxyProtocol, path: &FieldPath<'_>) ->
             _ => path.field("disallowed_versions").error("unknown enum value"),
         }
     }
-    if !pb.rules.is_empty() {
-        path.field("rules").ignored("TLVs are not put into metadata");
+    let mut rules: Vec<TlvRule> = Vec::new();
+    for (i, rule) in pb.rules.iter().enumerate() {
+        let at = path.index("rules", i);
+        let Ok(tlv_type) = u8::try_from(rule.tlv_type) else {
+            at.field("tlv_type").error("value must be less than 256");
+            continue;
+        };
+        let Some(pair) = &rule.on_tlv_present else { continue };
+        if pair.key.is_empty() {
+            at.field("on_tlv_present.key").error("value length must be at least 1 characters");
+        }
+        // The last rule of a type counts, as in Envoy.
+        rules.retain(|earlier| earlier.tlv_type != tlv_type);
+        rules.push(TlvRule {
+            tlv_type,
+            namespace: match pair.metadata_namespace.as_str() {
+                "" => "envoy.filters.listener.proxy_protocol".into(),
+                namespace => namespace.into(),
+            },
+            key: pair.key.as_str().into(),
+        });
     }
+    out.rules = rules.into();
     out
 }
 

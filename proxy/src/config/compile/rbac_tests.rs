@@ -31,6 +31,8 @@ fn connection() -> ConnectionInfo {
         filter_chain_name: "".into(),
         listener_name: "".into(),
         state: FilterState::default(),
+        metadata: Vec::new(),
+        ..ConnectionInfo::default()
     }
 }
 

@@ -25,7 +25,6 @@ pub fn compile_tcp_proxy(pb: &pb::TcpProxy, path: &FieldPath<'_>) -> Option<TcpP
     };
     reject(pb.on_demand.is_some(), "on_demand");
     reject(pb.tunneling_config.is_some(), "tunneling_config");
-    reject(!pb.hash_policy.is_empty(), "hash_policy");
     reject(pb.metadata_match.is_some(), "metadata_match");
     reject(!pb.proxy_protocol_tlvs.is_empty(), "proxy_protocol_tlvs");
     reject(pb.upstream_connect_mode != 0, "upstream_connect_mode");
@@ -74,11 +73,25 @@ pub fn compile_tcp_proxy(pb: &pb::TcpProxy, path: &FieldPath<'_>) -> Option<TcpP
         access_log: access_log::compile_access_logs(&pb.access_log, "access_log", path),
         flush_log_on_connected: pb.flush_access_log_on_connected
             || options.is_some_and(|o| o.flush_access_log_on_connected),
-        access_log_flush_interval: compile_optional_duration(
+        flush_log_on_start: options.is_some_and(|o| o.flush_access_log_on_start),
+        access_log_flush_interval: compile_flush_interval(
             flush_interval,
             &path.field("access_log_flush_interval"),
         ),
     })
+}
+
+/// pb `access_log_flush_interval`: at least 1 ms; 0 is refused, as in Envoy.
+pub(super) fn compile_flush_interval(
+    pb: Option<&crate::config::pb::google::protobuf::Duration>,
+    path: &FieldPath<'_>,
+) -> Option<Duration> {
+    let interval = compile_optional_duration(pb, path)?;
+    if interval < Duration::from_millis(1) {
+        path.error("value must be greater than or equal to 1ms");
+        return None;
+    }
+    Some(interval)
 }
 
 fn compile_weighted(

@@ -90,3 +90,35 @@ metrics! {
         UpstreamFlushTotal: counter "upstream_flush_total",
     }
 }
+
+metrics! {
+    /// The HTTP inspector of all listeners (`http_inspector`).
+    pub enum HttpInspectorStat {
+        Http10Found: counter "http10_found",
+        Http11Found: counter "http11_found",
+        Http2Found: counter "http2_found",
+        HttpNotFound: counter "http_not_found",
+        ReadError: counter "read_error",
+    }
+}
+
+metrics! {
+    /// PROXY headers (`proxy_proto`, or `proxy_proto.<stat_prefix>`).
+    pub enum ProxyProtocolStat {
+        NotFoundAllowed: counter "not_found_allowed",
+        NotFoundDisallowed: counter "not_found_disallowed",
+        V1Disallowed: counter "versions.v1.disallowed",
+        V1Error: counter "versions.v1.error",
+        V1Found: counter "versions.v1.found",
+        V2Disallowed: counter "versions.v2.disallowed",
+        V2Error: counter "versions.v2.error",
+        V2Found: counter "versions.v2.found",
+    }
+}
+
+metrics! {
+    /// Connections closed for their PROXY header, of all listeners (no prefix).
+    pub enum ProxyProtocolErrorStat {
+        DownstreamCxProxyProtoError: counter "downstream_cx_proxy_proto_error",
+    }
+}

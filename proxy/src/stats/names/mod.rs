@@ -11,8 +11,8 @@ pub use cluster::{
 };
 pub use http::{Http1Stat, Http2Stat, HttpStat, HttpTracingStat, RouterStat};
 pub use listener::{
-    ListenerConfigStat, ListenerHttpStat, ListenerManagerStat, ListenerStat, ListenerWorkerStat,
-    TcpProxyStat,
+    HttpInspectorStat, ListenerConfigStat, ListenerHttpStat, ListenerManagerStat, ListenerStat,
+    ListenerWorkerStat, ProxyProtocolErrorStat, ProxyProtocolStat, TcpProxyStat,
 };
 pub use server::{
     ClusterManagerStat, DnsStat, FilesystemStat, OverloadStat, RuntimeStat, ServerStat,

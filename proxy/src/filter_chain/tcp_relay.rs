@@ -1,0 +1,150 @@
+//! The two directions of a proxied TCP connection: until both are done, one fails, or a limit is reached.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::copy::{CopyError, Direction};
+use super::tcp_proxy::{Clocks, Early, TcpConnection};
+use crate::conn_pool::TcpLease;
+use crate::io::Io;
+use crate::stats::names::TcpProxyStat;
+use crate::stream_info::{ResponseFlags, StreamInfo};
+use crate::worker::connections::Drain;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    Upstream,
+    Downstream,
+    Idle,
+    TooOld,
+    Drained,
+}
+
+impl End {
+    /// `to_up`: the direction that failed carried the client's bytes.
+    fn of(error: &CopyError, to_up: bool) -> Self {
+        match (error, to_up) {
+            (CopyError::Read(_), true) | (CopyError::Write(_), false) => Self::Downstream,
+            (CopyError::Read(_), false) | (CopyError::Write(_), true) => Self::Upstream,
+        }
+    }
+}
+
+/// What both directions have come to.
+struct Outcome {
+    end: End,
+    /// The failure was an RST.
+    reset: bool,
+    /// The client's FIN had been passed on when the upstream's was.
+    client_first: bool,
+}
+
+impl TcpConnection {
+    /// Copies both ways. Whether the upstream ended it, and its bytes received and sent.
+    pub(super) async fn relay(
+        &self,
+        down: &mut Io,
+        lease: &mut TcpLease,
+        early: Early,
+        clocks: &mut Clocks,
+        info: &mut StreamInfo,
+    ) -> (bool, u64, u64) {
+        let mut to_up = Direction::new(early.read, early.finished);
+        let mut to_down = Direction::default();
+        let Outcome { end, reset, client_first } =
+            self.copy(down, lease, &mut to_up, &mut to_down, clocks, info).await;
+        let stats = &self.proxy.stats;
+        match end {
+            End::Idle => stats.inc(TcpProxyStat::IdleTimeout),
+            End::TooOld => self.too_old(info),
+            End::Drained => stats.inc(TcpProxyStat::DownstreamCxDrainClose),
+            End::Done | End::Upstream | End::Downstream => {}
+        }
+        if reset {
+            // A reset passes as a reset: data may be missing, and the other end must see that.
+            if end == End::Upstream {
+                down.reset_on_drop();
+                info.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
+            } else {
+                lease.io.reset_on_drop();
+            }
+        }
+        meter(info, &to_up, &to_down);
+        stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, to_up.bytes);
+        stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, to_down.bytes);
+        // Whose FIN came last has closed the connection.
+        let remote = end == End::Upstream || (end == End::Done && client_first);
+        (remote, to_down.bytes, to_up.bytes)
+    }
+
+    async fn copy(
+        &self,
+        down: &mut Io,
+        lease: &mut TcpLease,
+        to_up: &mut Direction,
+        to_down: &mut Direction,
+        clocks: &mut Clocks,
+        info: &mut StreamInfo,
+    ) -> Outcome {
+        let config = &self.proxy.config;
+        let mut idle = self.worker.timers.timer();
+        let mut last = Instant::now();
+        if let Some(timeout) = config.idle_timeout {
+            idle.arm(last + timeout);
+        }
+        let mut client_first = false;
+        let mut reset = false;
+        let end = poll_fn(|cx| {
+            let mut moved = false;
+            let up = to_up.poll(down, &mut lease.io, cx, &mut moved);
+            let back = to_down.poll(&mut lease.io, down, cx, &mut moved);
+            if moved {
+                last = Instant::now();
+            }
+            match (up, back) {
+                (Poll::Ready(Err(error)), _) => {
+                    reset = error.is_reset();
+                    return Poll::Ready(End::of(&error, true));
+                }
+                (_, Poll::Ready(Err(error))) => {
+                    reset = error.is_reset();
+                    return Poll::Ready(End::of(&error, false));
+                }
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Done),
+                (Poll::Ready(Ok(())), Poll::Pending) => client_first = true,
+                _ => {}
+            }
+            while idle.poll(cx).is_ready() {
+                let timeout = config.idle_timeout.unwrap_or_default();
+                if last.elapsed() >= timeout {
+                    return Poll::Ready(End::Idle);
+                }
+                idle.arm(last + timeout);
+            }
+            if clocks.age.poll(cx).is_ready() {
+                return Poll::Ready(End::TooOld);
+            }
+            if self.handle.poll_drain(Drain::Graceful, cx).is_ready() {
+                return Poll::Ready(End::Drained);
+            }
+            if config.access_log_flush_interval.is_some() {
+                meter(info, to_up, to_down);
+                self.flush_log(clocks, info, cx);
+            }
+            Poll::Pending
+        })
+        .await;
+        Outcome { end, reset, client_first }
+    }
+}
+
+fn meter(info: &mut StreamInfo, to_up: &Direction, to_down: &Direction) {
+    info.downstream_bytes.wire_received = to_up.bytes;
+    info.downstream_bytes.wire_sent = to_down.bytes;
+    info.bytes_received = to_up.bytes;
+    info.bytes_sent = to_down.bytes;
+    info.upstream.bytes.wire_sent = to_up.bytes;
+    info.upstream.bytes.wire_received = to_down.bytes;
+}

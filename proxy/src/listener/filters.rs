@@ -1,0 +1,229 @@
+//! The listener filters of one connection, in configuration order, on the bytes that have come so far.
+//!
+//! Bytes are read as they come and stay in the buffer for the filter chain, but for a PROXY header, which is taken
+//! out. A connection that ends here with bytes unread ends by RST, as a socket does whose bytes nobody took.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::http_inspector::{self, Inspected};
+use super::proxy_protocol::{self, ProxyError, ProxyHeader, Version};
+use super::{Found, WorkerListener};
+use crate::config::listener::{Listener, ListenerFilter, ListenerFilterKind, ProxyProtocol};
+use crate::io::Io;
+use crate::stats::Block;
+use crate::stats::names::{
+    HttpInspectorStat, ListenerStat, ProxyProtocolErrorStat, ProxyProtocolStat,
+};
+use crate::stream_info::Address;
+use crate::worker::WorkerContext;
+
+/// A first read of listener filters; small, since a silent connection holds it.
+const INSPECT_BYTES: usize = 1024;
+
+/// The counters of a listener's filters on one worker, in the order of the filters.
+pub struct ListenerFilters(Box<[FilterStats]>);
+
+enum FilterStats {
+    HttpInspector(Block<HttpInspectorStat>),
+    ProxyProtocol { stats: Block<ProxyProtocolStat>, errors: Block<ProxyProtocolErrorStat> },
+}
+
+enum Outcome {
+    Passed,
+    Refused,
+    Closed,
+    Failed,
+    TimedOut,
+}
+
+enum Step {
+    Done,
+    More,
+    Refuse,
+}
+
+impl ListenerFilters {
+    pub fn new(listener: &Listener, worker: &WorkerContext) -> Self {
+        let block = |filter: &ListenerFilter| match &filter.kind {
+            ListenerFilterKind::HttpInspector => {
+                let scope = worker.registry.scope("http_inspector");
+                FilterStats::HttpInspector(scope.block(worker.index))
+            }
+            ListenerFilterKind::ProxyProtocol(config) => {
+                let name = format!("proxy_proto.{}", config.stat_prefix);
+                let scope = worker.registry.scope(name.trim_end_matches('.'));
+                FilterStats::ProxyProtocol {
+                    stats: scope.block(worker.index),
+                    errors: worker.registry.scope("").block(worker.index),
+                }
+            }
+        };
+        Self(listener.listener_filters.iter().map(block).collect())
+    }
+
+    /// Runs them; false when the connection is to be closed.
+    pub(super) async fn run(
+        &self,
+        listener: &WorkerListener,
+        io: &mut Io,
+        read: &mut BytesMut,
+        found: &mut Found,
+    ) -> bool {
+        let config = &listener.config;
+        let mut timer = listener.worker.timers.timer();
+        if let Some(timeout) = config.listener_filters_timeout {
+            timer.arm(Instant::now() + timeout);
+        }
+        for (filter, stats) in config.listener_filters.iter().zip(&self.0) {
+            if filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local)) {
+                continue;
+            }
+            let outcome = poll_fn(|cx| {
+                loop {
+                    // As in Envoy, nobody is asked about no bytes.
+                    if !read.is_empty() {
+                        match step(&filter.kind, stats, read, found) {
+                            Step::Done => return Poll::Ready(Outcome::Passed),
+                            Step::Refuse => return Poll::Ready(Outcome::Refused),
+                            Step::More => {}
+                        }
+                    }
+                    if timer.poll(cx).is_ready() {
+                        return Poll::Ready(Outcome::TimedOut);
+                    }
+                    read.reserve(INSPECT_BYTES);
+                    match io.poll_read(cx, read) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(0)) => return Poll::Ready(Outcome::Closed),
+                        Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Failed),
+                        Poll::Ready(Ok(_)) => {}
+                    }
+                }
+            })
+            .await;
+            let stat = match outcome {
+                Outcome::Passed => continue,
+                Outcome::Refused => return false,
+                Outcome::Closed => ListenerStat::DownstreamListenerFilterRemoteClose,
+                Outcome::Failed => ListenerStat::DownstreamListenerFilterError,
+                Outcome::TimedOut => ListenerStat::DownstreamPreCxTimeout,
+            };
+            listener.stats.inc(stat);
+            return matches!(outcome, Outcome::TimedOut)
+                && config.continue_on_listener_filters_timeout;
+        }
+        true
+    }
+}
+
+fn step(
+    kind: &ListenerFilterKind,
+    stats: &FilterStats,
+    read: &mut BytesMut,
+    found: &mut Found,
+) -> Step {
+    match (kind, stats) {
+        (ListenerFilterKind::HttpInspector, FilterStats::HttpInspector(stats)) => {
+            inspect_http(stats, read, found)
+        }
+        (
+            ListenerFilterKind::ProxyProtocol(config),
+            FilterStats::ProxyProtocol { stats, errors },
+        ) => read_proxy_header(config, stats, errors, read, found),
+        // The two lists were made together.
+        _ => Step::Done,
+    }
+}
+
+fn inspect_http(stats: &Block<HttpInspectorStat>, read: &[u8], found: &mut Found) -> Step {
+    let (stat, step) = match http_inspector::inspect(read) {
+        Inspected::More => return Step::More,
+        Inspected::TooLong => (HttpInspectorStat::ReadError, Step::Refuse),
+        Inspected::NotHttp => (HttpInspectorStat::HttpNotFound, Step::Done),
+        Inspected::Http(protocol) => {
+            found.application_protocol = Some(protocol);
+            let stat = match protocol {
+                "http/1.1" => HttpInspectorStat::Http11Found,
+                "http/1.0" => HttpInspectorStat::Http10Found,
+                _ => HttpInspectorStat::Http2Found,
+            };
+            (stat, Step::Done)
+        }
+    };
+    stats.inc(stat);
+    step
+}
+
+fn read_proxy_header(
+    config: &ProxyProtocol,
+    stats: &Block<ProxyProtocolStat>,
+    errors: &Block<ProxyProtocolErrorStat>,
+    read: &mut BytesMut,
+    found: &mut Found,
+) -> Step {
+    use ProxyProtocolStat as Stat;
+    let by_version = |version, v1, v2| match version {
+        Version::V1 => v1,
+        Version::V2 => v2,
+    };
+    match proxy_protocol::parse(read, config) {
+        Ok(None) => Step::More,
+        Ok(Some(parsed)) => {
+            stats.inc(by_version(parsed.version, Stat::V1Found, Stat::V2Found));
+            for (rule, value) in parsed.tlvs(read, config) {
+                insert_once(found, rule, utf8(value));
+            }
+            let _ = read.split_to(parsed.length);
+            if let ProxyHeader::Addresses { source, destination } = parsed.header {
+                found.remote = Address::Ip(source);
+                found.local = Address::Ip(destination);
+            }
+            Step::Done
+        }
+        Err(ProxyError::Absent) if config.allow_without_header => {
+            stats.inc(Stat::NotFoundAllowed);
+            Step::Done
+        }
+        Err(error) => {
+            match error {
+                ProxyError::Absent => stats.inc(Stat::NotFoundDisallowed),
+                ProxyError::Malformed(v) => {
+                    stats.inc(by_version(v, Stat::V1Error, Stat::V2Error));
+                }
+                ProxyError::Disallowed(v) => {
+                    stats.inc(by_version(v, Stat::V1Found, Stat::V2Found));
+                    stats.inc(by_version(v, Stat::V1Disallowed, Stat::V2Disallowed));
+                    return Step::Refuse;
+                }
+            }
+            errors.inc(ProxyProtocolErrorStat::DownstreamCxProxyProtoError);
+            Step::Refuse
+        }
+    }
+}
+
+/// The first value of a key stays.
+fn insert_once(found: &mut Found, rule: &crate::config::listener::TlvRule, value: String) {
+    let at = match found.metadata.iter().position(|(name, _)| *name == rule.namespace) {
+        Some(at) => at,
+        None => {
+            found.metadata.push((rule.namespace.clone(), serde_json::Map::new()));
+            found.metadata.len() - 1
+        }
+    };
+    found.metadata[at].1.entry(&*rule.key).or_insert(value.into());
+}
+
+/// As text; each byte that is none becomes `!`, as in Envoy.
+fn utf8(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        out.extend(chunk.invalid().iter().map(|_| '!'));
+    }
+    out
+}
