@@ -44,15 +44,19 @@ impl Address {
     }
 }
 
-/// Envoy's `%RESPONSE_FLAGS%`: a set of bits, printed comma-separated in Envoy's order.
+/// Envoy's `%RESPONSE_FLAGS%`: a set, printed comma-separated in the order in which its members were added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags {
+    bits: u32,
+    /// The bits' numbers plus one, five bits each, first one lowest; what does not fit is printed last.
+    order: u64,
+}
 
 macro_rules! response_flags {
     ($($konst:ident = $bit:literal, $short:literal, $long:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = $long] pub const $konst: Self = Self(1 << $bit);)*
-            /// `(flag, short, long)` in printing order.
+            $(#[doc = $long] pub const $konst: Self = Self { bits: 1 << $bit, order: $bit + 1 };)*
+            /// `(flag, short, long)` by bit.
             pub const ALL: &[(Self, &'static str, &'static str)] = &[$((Self::$konst, $short, $long)),*];
         }
     };
@@ -92,21 +96,47 @@ response_flags! {
     UNCONDITIONAL_DROP_OVERLOAD = 29, "UDO", "UnconditionalDropOverload";
 }
 
+/// Room for one flag's number.
+const ORDER_BITS: u32 = 5;
+
 impl ResponseFlags {
-    pub fn insert(&mut self, flag: Self) {
-        self.0 |= flag.0;
+    /// Adds flags, those that are new behind those that are there.
+    pub fn insert(&mut self, flags: Self) {
+        let new = flags.bits & !self.bits;
+        if new == 0 {
+            return;
+        }
+        self.bits |= new;
+        let mut at = (u64::BITS - self.order.leading_zeros()).div_ceil(ORDER_BITS) * ORDER_BITS;
+        for number in flags.in_order() {
+            if new & (1 << number) != 0 && at + ORDER_BITS <= u64::BITS {
+                self.order |= u64::from(number + 1) << at;
+                at += ORDER_BITS;
+            }
+        }
     }
 
     pub fn contains(self, flag: Self) -> bool {
-        self.0 & flag.0 == flag.0
+        self.bits & flag.bits == flag.bits
     }
 
     pub fn intersects(self, flags: Self) -> bool {
-        self.0 & flags.0 != 0
+        self.bits & flags.bits != 0
     }
 
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
+    }
+
+    /// The members' bits, first added first.
+    fn in_order(self) -> impl Iterator<Item = u32> {
+        let places = (0..u64::BITS / ORDER_BITS).map(move |place| {
+            (self.order >> (place * ORDER_BITS)) as u32 & ((1 << ORDER_BITS) - 1)
+        });
+        let listed: u32 = places.clone().filter(|n| *n > 0).map(|n| 1 << (n - 1)).sum();
+        let rest = self.bits & !listed;
+        let rest = (0..u32::BITS).filter(move |number| rest & (1 << number) != 0);
+        places.take_while(|n| *n > 0).map(|n| n - 1).chain(rest)
     }
 
     /// The flag of a short name.
@@ -133,23 +163,20 @@ impl ResponseFlags {
             out.push(b'-');
             return;
         }
-        let mut first = true;
-        for entry in Self::ALL {
-            if self.contains(entry.0) {
-                if !first {
-                    out.push(b',');
-                }
-                first = false;
-                out.extend_from_slice(name(entry).as_bytes());
+        for (i, number) in self.in_order().enumerate() {
+            if i > 0 {
+                out.push(b',');
             }
+            out.extend_from_slice(name(&Self::ALL[number as usize]).as_bytes());
         }
     }
 }
 
 impl std::ops::BitOr for ResponseFlags {
     type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self.insert(other);
+        self
     }
 }
 
@@ -160,6 +187,15 @@ pub struct ByteMeter {
     pub wire_sent: u64,
     pub header_received: u64,
     pub header_sent: u64,
+}
+
+impl std::ops::AddAssign for ByteMeter {
+    fn add_assign(&mut self, other: Self) {
+        self.wire_received += other.wire_received;
+        self.wire_sent += other.wire_sent;
+        self.header_received += other.header_received;
+        self.header_sent += other.header_sent;
+    }
 }
 
 /// Moments of a stream, relative to nothing: monotonic.
@@ -450,12 +486,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_print_in_envoys_order() {
+    fn flags_print_in_the_order_in_which_they_came() {
         let mut flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
         flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         let mut out = Vec::new();
         flags.write_short(&mut out);
-        assert_eq!(out, b"UF,URX");
+        assert_eq!(out, b"URX,UF");
+        let mut all = ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD;
+        for (flag, ..) in ResponseFlags::ALL {
+            all.insert(*flag);
+        }
+        out.clear();
+        all.write_short(&mut out);
+        assert!(out.starts_with(b"UDO,LH,UH,UT,"), "{}", String::from_utf8_lossy(&out));
+        assert_eq!(out.split(|b| *b == b',').count(), ResponseFlags::ALL.len());
         assert_eq!(ResponseFlags::from_short("NC"), Some(ResponseFlags::NO_CLUSTER_FOUND));
     }
 }

@@ -10,10 +10,12 @@ pub struct ClusterCodes {
     scope: Scope,
     worker: usize,
     all: ResponseCodes,
-    external: OnceCell<(ResponseCodes, WorkerHistogram)>,
-    internal: OnceCell<(ResponseCodes, WorkerHistogram)>,
+    external: OnceCell<ResponseCodes>,
+    internal: OnceCell<ResponseCodes>,
     canary: OnceCell<ResponseCodes>,
     retry: OnceCell<ResponseCodes>,
+    /// Response times: external, internal, canary.
+    times: [OnceCell<WorkerHistogram>; 3],
 }
 
 impl ClusterCodes {
@@ -26,23 +28,20 @@ impl ClusterCodes {
             internal: OnceCell::new(),
             canary: OnceCell::new(),
             retry: OnceCell::new(),
+            times: Default::default(),
         }
     }
 
-    fn side(&self, internal: bool) -> &(ResponseCodes, WorkerHistogram) {
+    fn side(&self, internal: bool) -> &ResponseCodes {
         let (cell, prefix) =
             if internal { (&self.internal, "internal.") } else { (&self.external, "external.") };
-        cell.get_or_init(|| {
-            let codes = ResponseCodes::new(self.scope.clone(), self.worker, prefix);
-            let name = format!("{prefix}upstream_rq_time");
-            (codes, self.scope.histogram(self.worker, &name, Unit::Milliseconds))
-        })
+        cell.get_or_init(|| ResponseCodes::new(self.scope.clone(), self.worker, prefix))
     }
 
     /// Counts one response.
     pub fn charge(&self, code: u16, internal: bool, canary: bool) {
         self.all.charge(code);
-        self.side(internal).0.charge(code);
+        self.side(internal).charge(code);
         if canary {
             let codes = || ResponseCodes::new(self.scope.clone(), self.worker, "canary.");
             self.canary.get_or_init(codes).charge(code);
@@ -56,7 +55,18 @@ impl ClusterCodes {
     }
 
     /// Records how long a request took, in milliseconds.
-    pub fn time(&self, internal: bool, ms: u64) {
-        self.side(internal).1.record(ms);
+    pub fn time(&self, internal: bool, canary: bool, ms: u64) {
+        self.time_of(usize::from(internal), ms);
+        if canary {
+            self.time_of(2, ms);
+        }
+    }
+
+    fn time_of(&self, side: usize, ms: u64) {
+        let histogram = self.times[side].get_or_init(|| {
+            let name = ["external.", "internal.", "canary."][side].to_owned() + "upstream_rq_time";
+            self.scope.histogram(self.worker, &name, Unit::Milliseconds)
+        });
+        histogram.record(ms);
     }
 }

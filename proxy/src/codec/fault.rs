@@ -38,6 +38,8 @@ pub enum ParseFault {
     ContentLengthNotAllowed,
     /// A response that was not asked for, or bytes behind one.
     ExtraneousData,
+    /// An upstream that closed in the middle of its response.
+    Truncated,
     /// More informational responses than anyone needs.
     TooManyInformational,
     /// HTTP/2: a field or pseudo-header that RFC 9113 §8.2 and §8.3 forbid.
@@ -67,18 +69,31 @@ impl ParseFault {
             | Self::TransferEncodingNotAllowed
             | Self::ContentLengthNotAllowed
             | Self::ExtraneousData
+            | Self::Truncated
             | Self::TooManyInformational
             | Self::InvalidHeaderField
             | Self::Flood => StatusCode::BAD_REQUEST,
         }
     }
 
+    /// Whether all lines of the head were right by themselves, so that they count as received.
+    pub fn is_found_behind_head(self) -> bool {
+        matches!(
+            self,
+            Self::ContentLengthAndChunked
+                | Self::InvalidTransferEncoding
+                | Self::TransferEncodingNotAllowed
+                | Self::ContentLengthNotAllowed
+        )
+    }
+
     /// `%RESPONSE_CODE_DETAILS%`.
     pub fn details(self) -> &'static str {
         match self {
-            Self::CodecError | Self::ExtraneousData | Self::TooManyInformational => {
-                "http1.codec_error"
-            }
+            Self::CodecError
+            | Self::ExtraneousData
+            | Self::Truncated
+            | Self::TooManyInformational => "http1.codec_error",
             Self::InvalidCharacters => "http1.invalid_characters",
             Self::HeadersTooLarge => "http1.headers_too_large",
             Self::TooManyHeaders => "http1.too_many_headers",
@@ -126,6 +141,12 @@ impl Fault {
             Self::Parse(fault) => Some(fault.status()),
             Self::Eof | Self::Reset { .. } | Self::GoAway { .. } | Self::Io(_) => None,
         }
+    }
+
+    /// Whether it was the peer that ended the connection or stream.
+    pub fn is_remote(self) -> bool {
+        !matches!(self, Self::Reset { remote: false, .. } | Self::Parse(_))
+            || self == Self::Parse(ParseFault::Truncated)
     }
 
     /// Whether the peer says that it has not begun to process the request (REFUSED_STREAM, or a

@@ -16,7 +16,7 @@ use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
 use super::{Lease, PoolFailure};
 use crate::cluster::HostContext;
-use crate::codec::h1::{ClientConn, ClientSettings};
+use crate::codec::h1::{ClientConn, ClientSettings, IdleEnd};
 use crate::config::cluster::RoutingPriority;
 use crate::stats::names::ClusterStat;
 use crate::worker::timers::Timer;
@@ -78,8 +78,8 @@ impl Http1Pool {
     pub(super) fn try_acquire(self: &Rc<Self>) -> Option<Result<Lease, PoolFailure>> {
         loop {
             let Idle { mut ready, .. } = self.idle.borrow_mut().pop()?;
-            if self.is_closed_by_peer(&mut ready.conn) {
-                ready.record.end_by_peer();
+            if let Some(end) = self.idle_end(&mut ready.conn) {
+                ready.record.end_idle(end);
                 self.closed(ready.record);
                 continue;
             }
@@ -149,8 +149,16 @@ impl Http1Pool {
     pub(super) fn release(self: &Rc<Self>, ready: Ready, reusable: bool, now: Instant) {
         let stats = &self.host.cluster.stats;
         let limits = &self.host.cluster.config.http.common;
-        if !ready.conn.is_reusable() {
+        let mut ready = ready;
+        if ready.conn.said_close() {
             stats.inc(ClusterStat::UpstreamCxCloseNotify);
+        }
+        if ready.conn.peer_ended() {
+            ready.record.end_by_peer();
+        } else if ready.conn.has_unasked() {
+            stats.inc(ClusterStat::UpstreamCxProtocolError);
+        } else if !ready.conn.is_reusable() {
+            // What follows closes it.
         } else if limits.max_requests_per_connection.is_some_and(|n| ready.record.requests >= n) {
             stats.inc(ClusterStat::UpstreamCxMaxRequests);
         } else if self.is_too_old(&ready.record, now) {
@@ -179,8 +187,8 @@ impl Http1Pool {
         if self.watcher.borrow().is_none() {
             self.start_watching();
         }
-        if self.is_closed_by_peer(&mut ready.conn) {
-            ready.record.end_by_peer();
+        if let Some(end) = self.idle_end(&mut ready.conn) {
+            ready.record.end_idle(end);
             self.closed(ready.record);
             return;
         }
@@ -200,10 +208,14 @@ impl Http1Pool {
     }
 
     /// Leaves the watcher's waker with the connection where it is alive.
-    fn is_closed_by_peer(&self, conn: &mut ClientConn) -> bool {
-        match &*self.watcher.borrow() {
-            Some(watcher) => conn.poll_idle(&mut Context::from_waker(watcher)).is_ready(),
-            None => conn.poll_idle(&mut Context::from_waker(Waker::noop())).is_ready(),
+    fn idle_end(&self, conn: &mut ClientConn) -> Option<IdleEnd> {
+        let end = match &*self.watcher.borrow() {
+            Some(watcher) => conn.poll_idle(&mut Context::from_waker(watcher)),
+            None => conn.poll_idle(&mut Context::from_waker(Waker::noop())),
+        };
+        match end {
+            Poll::Ready(end) => Some(end),
+            Poll::Pending => None,
         }
     }
 
@@ -249,8 +261,8 @@ impl Http1Pool {
             let entry = &mut idle[at];
             let expires = config.idle_timeout.map(|timeout| entry.since + timeout);
             let ends = config.max_connection_duration.map(|d| entry.ready.record.opened() + d);
-            if entry.ready.conn.poll_idle(cx).is_ready() {
-                entry.ready.record.end_by_peer();
+            if let Poll::Ready(end) = entry.ready.conn.poll_idle(cx) {
+                entry.ready.record.end_idle(end);
             } else if expires.is_some_and(|at| at <= now) {
                 stats.inc(ClusterStat::UpstreamCxIdleTimeout);
             } else if ends.is_some_and(|at| at <= now) {

@@ -64,6 +64,11 @@ impl PoolFailure {
         }
     }
 
+    /// Whether a host is known to have been meant: not where the queue before it was full, as in Envoy.
+    pub fn names_host(&self) -> bool {
+        !matches!(self, Self::Overflow(Overflow { resource: Resource::PendingRequests, .. }))
+    }
+
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub fn transport_failure(&self) -> Option<&Arc<str>> {
         match self {
@@ -245,9 +250,10 @@ impl Lease {
     }
 
     pub fn protocol(&self) -> Protocol {
-        match self.base {
-            Some(Base::Http2(_)) => Protocol::Http2,
-            Some(Base::Http1 { .. }) | None => Protocol::Http11,
+        match self.stream {
+            Some(ClientStream::H2(_)) => Protocol::Http2,
+            Some(ClientStream::H1(ref conn)) => conn.protocol(),
+            None => Protocol::Http11,
         }
     }
 
@@ -299,7 +305,12 @@ impl Lease {
         let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
         self.rq.count_bytes(stream.meter());
         let Base::Http1 { pool, mut record } = base else { return };
-        drop(stream);
+        if let Some(conn) = stream.into_h1()
+            && conn.said_close()
+        {
+            let stats = &self.rq.host().cluster.stats;
+            stats.inc(ClusterStat::UpstreamCxCloseNotify);
+        }
         record.end_with_request(remote);
         pool.closed(record);
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::HostContext;
 use crate::cluster::circuit_breaker::{Overflow, Resource};
+use crate::codec::h1::IdleEnd;
 use crate::config::cluster::RoutingPriority;
 use crate::io::Io;
 use crate::stats::names::ClusterStat;
@@ -118,9 +119,18 @@ impl CxRecord {
         self.end = if timed_out || local { End::Local } else { End::Remote };
     }
 
-    /// The peer closed it while it was idle.
+    /// The peer closed it, with no request on it.
     pub(super) fn end_by_peer(&mut self) {
         self.end = End::Remote;
+    }
+
+    /// It ends while no request is on it.
+    pub(super) fn end_idle(&mut self, end: IdleEnd) {
+        match end {
+            IdleEnd::Closed => self.end_by_peer(),
+            IdleEnd::Unasked => self.host.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError),
+            IdleEnd::TimedOut => {}
+        }
     }
 
     /// It ends in the middle of a request.

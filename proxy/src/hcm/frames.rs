@@ -306,7 +306,10 @@ impl ActiveStream<'_> {
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
         if let Poll::Ready(expired) = self.timers.poll(cx) {
             return Poll::Ready(match expired {
-                Expired::PerTry | Expired::PerTryIdle | Expired::Route => Interrupt::Try(expired),
+                Expired::PerTry
+                | Expired::PerTryIdle
+                | Expired::UpstreamMaxDuration
+                | Expired::Route => Interrupt::Try(expired),
                 Expired::Request | Expired::StreamIdle | Expired::MaxStreamDuration => {
                     Interrupt::End(self.timed_out(expired))
                 }
@@ -321,6 +324,7 @@ impl ActiveStream<'_> {
     }
 
     fn timed_out(&mut self, expired: Expired) -> StreamEnd {
+        let mut grpc_status = None;
         let (stat, body, details, flag) = match expired {
             Expired::Request => {
                 let stat = HttpStat::DownstreamRqTimeout;
@@ -330,20 +334,26 @@ impl ActiveStream<'_> {
                 let flag = ResponseFlags::STREAM_IDLE_TIMEOUT;
                 (HttpStat::DownstreamRqIdleTimeout, "stream timeout", "stream_idle_timeout", flag)
             }
-            _ => (
-                HttpStat::DownstreamRqMaxDurationReached,
-                "downstream duration timeout",
-                "max_duration_timeout",
-                ResponseFlags::DURATION_TIMEOUT,
-            ),
+            _ => {
+                // DEADLINE_EXCEEDED: `grpc-timeout` may be what ran out.
+                grpc_status = Some(4);
+                (
+                    HttpStat::DownstreamRqMaxDurationReached,
+                    "downstream duration timeout",
+                    "max_duration_timeout",
+                    ResponseFlags::default(),
+                )
+            }
         };
         self.hcm.stats.inc(stat);
-        let status = if self.inbound.ended {
-            StatusCode::GATEWAY_TIMEOUT
-        } else {
-            StatusCode::REQUEST_TIMEOUT
-        };
-        StreamEnd::Reply(Box::new(LocalReply::new(status, details).body(body).flag(flag)))
+        let mut reply = LocalReply::new(self.timeout_status(), details).body(body).flag(flag);
+        reply.grpc_status = grpc_status;
+        StreamEnd::Reply(Box::new(reply))
+    }
+
+    /// What a timeout is answered with: it is the client's where its request has not come whole.
+    pub fn timeout_status(&self) -> StatusCode {
+        if self.inbound.ended { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT }
     }
 
     /// What a fault of the client's side means for the stream.

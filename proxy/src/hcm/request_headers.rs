@@ -217,7 +217,7 @@ fn join_lines(head: &mut RequestHead, name: &HeaderName) {
 }
 
 /// Adds to the first line of a list field, or makes it.
-fn append_list(head: &mut RequestHead, name: &HeaderName, value: &[u8], separator: &[u8]) {
+pub fn append_list(head: &mut RequestHead, name: &HeaderName, value: &[u8], separator: &[u8]) {
     match head.headers.get(name) {
         Some(have) if !have.is_empty() => {
             let joined = [have, separator, value].concat();

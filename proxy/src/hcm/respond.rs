@@ -283,7 +283,8 @@ impl ActiveStream<'_> {
             2 => (HttpStat::DownstreamRq2xx, ListenerHttpStat::DownstreamRq2xx),
             3 => (HttpStat::DownstreamRq3xx, ListenerHttpStat::DownstreamRq3xx),
             4 => (HttpStat::DownstreamRq4xx, ListenerHttpStat::DownstreamRq4xx),
-            _ => (HttpStat::DownstreamRq5xx, ListenerHttpStat::DownstreamRq5xx),
+            5 => (HttpStat::DownstreamRq5xx, ListenerHttpStat::DownstreamRq5xx),
+            _ => return,
         };
         stats.inc(stat);
         listener.inc(listener_stat);

@@ -18,7 +18,7 @@ use crate::codec::{Fault, Frame, ServerStream};
 use crate::format;
 use crate::http_filters::chain::FilterChain;
 use crate::http_filters::{FilterContext, Flow};
-use crate::router::{self, RouteState};
+use crate::router::{self, RouteState, timeouts};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use crate::worker::WorkerContext;
 
@@ -224,7 +224,7 @@ impl<'a> ActiveStream<'a> {
 
     /// Matches the route and takes what it says about the stream as a whole.
     fn match_route(&mut self) {
-        self.route.resolve(&self.request);
+        self.resolve_route();
         let Some(route) = self.route.route() else { return };
         if !route.name.is_empty() {
             self.info.route_name = Some(route.name.clone());
@@ -241,6 +241,21 @@ impl<'a> ActiveStream<'a> {
             self.info.virtual_host_name = Some(host.name.clone());
         }
         self.resolve_cluster();
+    }
+
+    /// The route as the head is now; a new match brings the stream's longest duration with it.
+    pub fn resolve_route(&mut self) -> Option<router::route_table::RouteMatch> {
+        let known = self.route.matched().is_some();
+        let matched = self.route.resolve(&self.request);
+        let of_hcm = self.hcm.config.common.max_stream_duration;
+        if !known
+            && let Some(action) = self.route.action()
+            && (of_hcm.is_some() || action.timeouts.uses_max_stream_duration)
+        {
+            let duration = timeouts::max_stream_duration(action, of_hcm, &mut self.request);
+            self.timers.set_max_duration(duration.map(|d| self.info.start + d));
+        }
+        matched
     }
 
     /// The route's cluster, which logs name even where the request never gets there.

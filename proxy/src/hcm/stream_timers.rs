@@ -23,6 +23,8 @@ pub enum Expired {
     PerTry,
     /// `per_try_idle_timeout`.
     PerTryIdle,
+    /// `max_stream_duration` of the cluster, of one try.
+    UpstreamMaxDuration,
 }
 
 /// Deadlines by name.
@@ -35,6 +37,7 @@ pub struct StreamTimers {
     max_duration: Option<Instant>,
     route: Option<Instant>,
     per_try: Option<Instant>,
+    upstream_max: Option<Instant>,
     idle: Option<Duration>,
     per_try_idle: Option<Duration>,
     last_activity: Instant,
@@ -49,6 +52,7 @@ impl StreamTimers {
             max_duration: None,
             route: None,
             per_try: None,
+            upstream_max: None,
             idle: None,
             per_try_idle: None,
             last_activity: now,
@@ -81,6 +85,11 @@ impl StreamTimers {
         self.rearm();
     }
 
+    pub fn set_upstream_max(&mut self, deadline: Option<Instant>) {
+        self.upstream_max = deadline;
+        self.rearm();
+    }
+
     /// Something moved.
     pub fn touch(&mut self, now: Instant) {
         self.last_activity = now;
@@ -93,18 +102,19 @@ impl StreamTimers {
     /// All off: the stream has ended.
     pub fn clear(&mut self) {
         (self.request, self.max_duration, self.route, self.per_try) = (None, None, None, None);
-        (self.idle, self.per_try_idle) = (None, None);
+        (self.idle, self.per_try_idle, self.upstream_max) = (None, None, None);
         self.armed = None;
         self.wheel.disarm();
     }
 
-    fn deadlines(&self) -> [(Option<Instant>, Expired); 6] {
+    fn deadlines(&self) -> [(Option<Instant>, Expired); 7] {
         let after = |idle: Option<Duration>| idle.map(|idle| self.last_activity + idle);
         [
             (self.max_duration, Expired::MaxStreamDuration),
             (self.request, Expired::Request),
             (self.route, Expired::Route),
             (self.per_try, Expired::PerTry),
+            (self.upstream_max, Expired::UpstreamMaxDuration),
             (after(self.per_try_idle), Expired::PerTryIdle),
             (after(self.idle), Expired::StreamIdle),
         ]
@@ -138,6 +148,7 @@ impl StreamTimers {
                 Expired::Route => self.route = None,
                 Expired::PerTry => self.per_try = None,
                 Expired::PerTryIdle => self.per_try_idle = None,
+                Expired::UpstreamMaxDuration => self.upstream_max = None,
             }
             self.rearm();
             return Poll::Ready(expired);

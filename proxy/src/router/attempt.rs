@@ -32,7 +32,10 @@ pub(super) struct Attempt {
     pub(super) request_done: bool,
     /// The upstream does not take the request any more; its response may still come.
     pub(super) write_failed: bool,
-    pub(super) failed: Option<Failure>,
+    /// What went wrong behind the response's head.
+    pub(super) failed: Option<Fault>,
+    /// A canary host answered, or said that it is one.
+    pub(super) canary: bool,
 }
 
 /// How a try ended.
@@ -63,6 +66,7 @@ impl Attempt {
         s: &mut ActiveStream<'_>,
     ) -> Result<AttemptEnd, StreamEnd> {
         fw.attempts += 1;
+        forget_earlier_attempt(s);
         s.info.upstream.attempts = fw.attempts;
         let host = {
             let policy = fw.retry.as_ref().and_then(|r| r.policy());
@@ -90,18 +94,19 @@ impl Attempt {
         if fw.retry.is_some() {
             fw.tried.push(host.context.host.clone());
         }
-        s.info.upstream.host = Some(host.address.clone());
-        s.info.upstream.hostname = host.hostname.clone();
-        s.info.upstream.host_metadata = host.metadata.clone();
         let lease = match fw.connect(s, &host).await? {
             Ok(lease) => lease,
             Err(end) => return Ok(end),
         };
+        note_host(s, &host);
         note_connection(s, &lease);
         fw.set_attempt_headers(s, &host);
-        let mut attempt = Self { lease, request_done: false, write_failed: false, failed: None };
+        let mut attempt =
+            Self { lease, request_done: false, write_failed: false, failed: None, canary: false };
+        if let Some(max) = fw.cluster.config.http.common.max_stream_duration {
+            s.timers.set_upstream_max(Some(s.now + max));
+        }
         attempt.send_head(fw, s);
-        s.timers.set_per_try(fw.timeouts.per_try.map(|t| s.now + t), fw.timeouts.per_try_idle);
         attempt.exchange(fw, s).await
     }
 
@@ -130,11 +135,22 @@ impl Attempt {
                 Frame::Trailers(trailers) => self.stream().send_trailers(trailers),
             }
         }
-        self.request_done = complete;
         if complete {
-            s.info.timing.last_upstream_tx = Some(s.now);
-            fw.mirrors.start(s, &fw.replay);
+            self.note_request_done(fw, s);
         }
+    }
+
+    /// All of the request is on its way: the try's timers run from here.
+    fn note_request_done(&mut self, fw: &mut Forwarding<'_>, s: &mut ActiveStream<'_>) {
+        self.request_done = true;
+        s.info.timing.last_upstream_tx = Some(s.now);
+        s.timers.set_per_try(fw.timeouts.per_try.map(|t| s.now + t), fw.timeouts.per_try_idle);
+        fw.mirrors.start(s, &fw.replay);
+    }
+
+    /// The bytes of a request are those of all its attempts.
+    fn count_bytes(&mut self, s: &mut ActiveStream<'_>) {
+        s.info.upstream.bytes += self.stream().meter();
     }
 
     async fn exchange(
@@ -162,27 +178,27 @@ impl Attempt {
                 let stale = self.lease.is_reused()
                     && !self.stream().received_any()
                     && matches!(fault, Fault::Eof | Fault::Io(_) | Fault::GoAway { .. });
-                self.note_fault(fw, fault);
-                s.info.upstream.bytes = self.stream().meter();
-                let remote = !matches!(fault, Fault::Reset { remote: false, .. } | Fault::Parse(_));
+                note_fault(&fw.cluster, fault);
+                self.count_bytes(s);
                 if !stale {
                     bump(&self.lease.host().stats.rq_error);
                 }
-                self.lease.close(remote);
+                let protocol = self.lease.protocol();
+                self.lease.close(fault.is_remote());
                 if stale && fw.may_replay(s) {
                     return Ok(AttemptEnd::Stale);
                 }
-                Ok(AttemptEnd::Failed(Failure::of(fault), true))
+                Ok(AttemptEnd::Failed(Failure::of(fault, protocol), true))
             }
             Ok(Exchanged::TimedOut(expired)) => {
-                s.info.upstream.bytes = self.stream().meter();
+                self.count_bytes(s);
                 self.count_reset(&fw.cluster);
                 bump(&self.lease.host().stats.rq_timeout);
                 self.stream().reset(reset_code::CANCEL);
                 Ok(AttemptEnd::TimedOut(expired))
             }
             Err(end) => {
-                s.info.upstream.bytes = self.stream().meter();
+                self.count_bytes(s);
                 self.count_reset(&fw.cluster);
                 self.stream().reset(reset_code::CANCEL);
                 Err(end)
@@ -200,8 +216,7 @@ impl Attempt {
         loop {
             match self.stream().poll_head(cx) {
                 Poll::Ready(Ok((head, _))) if head.is_informational() => {
-                    let status = head.status.as_u16();
-                    fw.cluster.codes.charge(status, s.info.is_internal, false);
+                    fw.note_informational(s, &head);
                     // 100 is the connection manager's own affair unless it is told to pass it on.
                     if head.status != http::StatusCode::CONTINUE || s.hcm.config.proxy_100_continue
                     {
@@ -282,25 +297,14 @@ impl Attempt {
             }
         };
         if done {
-            self.request_done = true;
-            s.info.timing.last_upstream_tx = Some(s.now);
             fw.start_route_timer(s);
-            fw.mirrors.start(s, &fw.replay);
-        }
-    }
-
-    fn note_fault(&mut self, fw: &Forwarding<'_>, fault: Fault) {
-        match fault {
-            Fault::Reset { remote: true, .. } => {
-                fw.cluster.stats.inc(ClusterStat::UpstreamRqRxReset);
-            }
-            Fault::Parse(_) => fw.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError),
-            Fault::Reset { .. } | Fault::Eof | Fault::GoAway { .. } | Fault::Io(_) => {}
+            self.note_request_done(fw, s);
         }
     }
 
     /// A response that is not wanted: another try follows.
-    pub(super) fn abandon(mut self) {
+    pub(super) fn abandon(mut self, s: &mut ActiveStream<'_>) {
+        self.count_bytes(s);
         if self.stream().is_end() && self.request_done {
             self.lease.release(true, Instant::now());
         } else {
@@ -311,13 +315,18 @@ impl Attempt {
 
     /// The response has been delivered, or not.
     pub(super) fn finish(mut self, s: &mut ActiveStream<'_>, cluster: &WorkerCluster, clean: bool) {
-        s.info.upstream.bytes = self.stream().meter();
+        self.count_bytes(s);
         s.info.timing.last_upstream_rx = Some(s.now);
-        if let Some(failure) = self.failed.take() {
+        if let Some(fault) = self.failed.take() {
+            note_fault(cluster, fault);
+            let failure = Failure::of(fault, self.lease.protocol());
             s.info.flags.insert(failure.reason.flag());
             s.info.set_details(failure.code_details("after"));
-            self.lease.close(true);
+            self.lease.close(fault.is_remote());
             return;
+        }
+        if self.lease.is_end() {
+            charge::time(s, cluster, self.canary);
         }
         if clean && self.request_done {
             self.lease.release(true, s.now);
@@ -327,6 +336,25 @@ impl Attempt {
             self.lease.close(false);
         }
     }
+}
+
+fn note_fault(cluster: &WorkerCluster, fault: Fault) {
+    match fault {
+        Fault::Reset { remote: true, .. } => cluster.stats.inc(ClusterStat::UpstreamRqRxReset),
+        Fault::Parse(_) => cluster.stats.inc(ClusterStat::UpstreamCxProtocolError),
+        Fault::Reset { .. } | Fault::Eof | Fault::GoAway { .. } | Fault::Io(_) => {}
+    }
+}
+
+/// What is known of the upstream side is the newest attempt's.
+fn forget_earlier_attempt(s: &mut ActiveStream<'_>) {
+    let upstream = &mut s.info.upstream;
+    (upstream.host, upstream.hostname, upstream.host_metadata) = (None, None, None);
+    (upstream.local, upstream.remote, upstream.connection_id) = (None, None, None);
+    (upstream.protocol, upstream.connect_duration) = (None, None);
+    let timing = &mut s.info.timing;
+    (timing.first_upstream_tx, timing.last_upstream_tx) = (None, None);
+    (timing.first_upstream_rx, timing.last_upstream_rx) = (None, None);
 }
 
 /// Counts over all workers.
@@ -363,9 +391,23 @@ impl Forwarding<'_> {
         .await?;
         Ok(match outcome {
             Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(failure)) => Err(AttemptEnd::Failed(pool_failure(failure), false)),
+            Ok(Err(failure)) => {
+                if failure.names_host() {
+                    note_host(s, host);
+                }
+                Err(AttemptEnd::Failed(pool_failure(failure), false))
+            }
             Err(expired) => Err(AttemptEnd::TimedOut(expired)),
         })
+    }
+
+    /// A 1xx head on its way to the client: Envoy counts the first one, and tries nothing again after it.
+    fn note_informational(&mut self, s: &ActiveStream<'_>, head: &ResponseHead) {
+        if !self.informed {
+            self.informed = true;
+            self.retry = None;
+            charge::response(s, &self.cluster, head);
+        }
     }
 
     /// Whether the body is to be kept: for retries, mirrors, or because the connection may be stale.
@@ -383,6 +425,13 @@ pub(super) fn pool_failure(failure: PoolFailure) -> Failure {
         PoolFailure::LocalClose => ResetReason::LocalConnectionFailure,
     };
     Failure { reason, transport: failure.transport_failure().cloned(), details: None }
+}
+
+fn note_host(s: &mut ActiveStream<'_>, host: &Host) {
+    let upstream = &mut s.info.upstream;
+    upstream.host = Some(host.address.clone());
+    upstream.hostname = host.hostname.clone();
+    upstream.host_metadata = host.metadata.clone();
 }
 
 fn note_connection(s: &mut ActiveStream<'_>, lease: &Lease) {

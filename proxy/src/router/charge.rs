@@ -8,23 +8,17 @@ use crate::codec::name::names;
 use crate::hcm::stream::ActiveStream;
 use crate::stats::names::ClusterStat;
 
-/// An upstream's response; `dropped` when a retry follows, whose time is not the request's.
-pub(super) fn response(
-    s: &ActiveStream<'_>,
-    cluster: &WorkerCluster,
-    status: StatusCode,
-    head: &ResponseHead,
-    dropped: bool,
-) {
-    if dropped {
-        cluster.codes.charge_retried(status.as_u16());
-    } else {
-        codes(s, cluster, status, is_canary(head));
-        let since = s.info.timing.last_downstream_rx.unwrap_or(s.info.start);
-        let took = s.now.saturating_duration_since(since).as_millis() as u64;
-        cluster.stats.record(ClusterStat::UpstreamRqTime, took);
-        cluster.codes.time(s.info.is_internal, took);
-    }
+/// An upstream's response head.
+pub(super) fn response(s: &ActiveStream<'_>, cluster: &WorkerCluster, head: &ResponseHead) {
+    codes(s, cluster, head.status, is_canary(head));
+}
+
+/// How long an upstream took to answer all of a request that had come whole.
+pub(super) fn time(s: &ActiveStream<'_>, cluster: &WorkerCluster, canary: bool) {
+    let Some(since) = s.info.timing.last_downstream_rx else { return };
+    let took = s.now.saturating_duration_since(since).as_millis() as u64;
+    cluster.stats.record(ClusterStat::UpstreamRqTime, took);
+    cluster.codes.time(s.info.is_internal, canary, took);
 }
 
 /// A reply in the place of an upstream's response.
@@ -37,6 +31,7 @@ fn codes(s: &ActiveStream<'_>, cluster: &WorkerCluster, status: StatusCode, cana
     cluster.codes.charge(status.as_u16(), s.info.is_internal, canary);
 }
 
-fn is_canary(head: &ResponseHead) -> bool {
+/// Whether the response says that a canary made it.
+pub(super) fn is_canary(head: &ResponseHead) -> bool {
     head.headers.get(&names::X_ENVOY_UPSTREAM_CANARY) == Some(b"true")
 }

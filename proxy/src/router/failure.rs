@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::codec::Fault;
-use crate::codec::head::HeaderList;
+use crate::codec::head::{HeaderList, Protocol};
 use crate::codec::name::names;
 use crate::hcm::local_reply::LocalReply;
 use crate::stream_info::ResponseFlags;
@@ -96,9 +96,10 @@ impl Failure {
         Self { reason, transport: None, details: None }
     }
 
-    pub fn of(fault: Fault) -> Self {
+    /// A fault on a connection that speaks `protocol`. HTTP/1 says no more than that it was one, as in Envoy.
+    pub fn of(fault: Fault, protocol: Protocol) -> Self {
         let details = match fault {
-            Fault::Parse(parse) => Some(parse.details()),
+            Fault::Parse(parse) if protocol == Protocol::Http2 => Some(parse.details()),
             _ => None,
         };
         Self { reason: ResetReason::of(fault), transport: None, details }
@@ -115,10 +116,11 @@ impl Failure {
     }
 
     /// The answer to a request none of whose attempts got a response.
-    pub fn reply(&self, suppress_envoy_headers: bool) -> LocalReply {
+    pub fn reply(&self, retried: bool, suppress_envoy_headers: bool) -> LocalReply {
         // The transport's own words stay in the details and the log, as in Envoy: they are not the client's business.
         let body = format!(
-            "upstream connect error or disconnect/reset before headers. reset reason: {}",
+            "upstream connect error or disconnect/reset before headers. {}reset reason: {}",
+            if retried { "retried and the latest " } else { "" },
             self.reason.as_str()
         );
         let mut reply = LocalReply::new(self.reason.status(), self.code_details("before"))

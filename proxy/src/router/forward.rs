@@ -4,15 +4,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 
 use super::attempt::{Attempt, AttemptEnd};
-use super::failure::{Failure, ResetReason};
 use super::replay::Replay;
-use super::retry::{BackOff, RetryState, Verdict};
+use super::retry::RetryState;
 use super::route_table::RouteMatch;
 use super::timeouts::{self, Timeouts};
 use super::{charge, rewrite, shadow};
@@ -24,17 +22,15 @@ use crate::config::route::RouteTable;
 use crate::config::route::action::{
     Action, DirectResponseAction, HostRewrite, RedirectAction, RouteAction,
 };
-use crate::hcm::frames::Interrupt;
 use crate::hcm::local_reply::LocalReply;
 use crate::hcm::stream::{ActiveStream, StreamEnd};
-use crate::hcm::stream_timers::Expired;
 use crate::stats::names::{ClusterStat, RouterStat};
 use crate::stream_info::ResponseFlags;
 
 /// Does with a request what its route says.
 pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     s.hcm.router_stats.inc(RouterStat::RqTotal);
-    let Some(matched) = s.route.resolve(&s.request) else {
+    let Some(matched) = s.resolve_route() else {
         s.hcm.router_stats.inc(RouterStat::NoRoute);
         let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found")
             .flag(ResponseFlags::NO_ROUTE_FOUND);
@@ -115,7 +111,7 @@ fn direct_reply(
 }
 
 /// The response header operations of the route, on a reply of our own.
-fn add_response_ops(
+pub(super) fn add_response_ops(
     s: &ActiveStream<'_>,
     table: &RouteTable,
     matched: RouteMatch,
@@ -170,8 +166,10 @@ pub(super) struct Forwarding<'r> {
     route_timer: bool,
     /// The request has been replayed on a fresh connection after a stale one.
     replayed: bool,
-    last_was_timeout: bool,
-    _retry_guard: Option<RetryGuard>,
+    pub(super) last_was_timeout: bool,
+    /// A 1xx head of the upstream has come.
+    pub(super) informed: bool,
+    pub(super) retry_guard: Option<RetryGuard>,
 }
 
 impl<'r> Forwarding<'r> {
@@ -185,10 +183,6 @@ impl<'r> Forwarding<'r> {
         let config = s.hcm.config.clone();
         s.info.upstream.cluster = Some(cluster.config.name.clone());
         s.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
-        if let Some(duration) = timeouts::max_stream_duration(action, &s.request) {
-            let deadline = Some(duration).filter(|d| !d.is_zero()).map(|d| s.info.start + d);
-            s.timers.set_max_duration(deadline);
-        }
         let timeouts = timeouts::decide(action, &config.router, &mut s.request);
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
         let keep_original = !config.router.suppress_envoy_headers;
@@ -223,7 +217,8 @@ impl<'r> Forwarding<'r> {
             route_timer: false,
             replayed: false,
             last_was_timeout: false,
-            _retry_guard: None,
+            informed: false,
+            retry_guard: None,
         }
     }
 
@@ -233,7 +228,7 @@ impl<'r> Forwarding<'r> {
             match Attempt::start(&mut self, s).await? {
                 AttemptEnd::Response(attempt, head, end) => match self.judge_response(s, &head)? {
                     Some(wait) => {
-                        attempt.abandon();
+                        attempt.abandon(s);
                         self.back_off(s, wait).await?;
                     }
                     None => return self.deliver(s, attempt, head, end).await,
@@ -299,178 +294,6 @@ impl<'r> Forwarding<'r> {
         }
     }
 
-    /// `Some(wait)`: try again after it. `None`: this is the response.
-    fn judge_response(
-        &mut self,
-        s: &mut ActiveStream<'_>,
-        head: &ResponseHead,
-    ) -> Result<Option<BackOff>, StreamEnd> {
-        if !self.can_retry(s) {
-            return Ok(None);
-        }
-        let Some(retry) = &mut self.retry else { return Ok(None) };
-        let (verdict, success) = retry.on_response(head, s.worker.random());
-        if success {
-            self.cluster.stats.inc(ClusterStat::UpstreamRqRetrySuccess);
-        }
-        match verdict {
-            Verdict::Accept => Ok(None),
-            Verdict::Exhausted => {
-                self.note_exhausted(s);
-                Ok(None)
-            }
-            Verdict::Retry(wait) => {
-                if !self.take_retry(s) {
-                    return Ok(None);
-                }
-                charge::response(s, &self.cluster, head.status, head, true);
-                Ok(Some(wait))
-            }
-        }
-    }
-
-    fn judge_failure(
-        &mut self,
-        s: &mut ActiveStream<'_>,
-        failure: &Failure,
-        sent: bool,
-    ) -> Result<BackOff, StreamEnd> {
-        if self.can_retry(s)
-            && let Some(retry) = &mut self.retry
-        {
-            match retry.on_reset(failure.reason, sent, s.worker.random()) {
-                Verdict::Retry(wait) if self.take_retry(s) => return Ok(wait),
-                Verdict::Exhausted => self.note_exhausted(s),
-                Verdict::Retry(_) | Verdict::Accept => {}
-            }
-        }
-        s.info.upstream.transport_failure = failure.transport.clone();
-        let reply = failure.reply(s.hcm.config.router.suppress_envoy_headers);
-        charge::local(s, &self.cluster, reply.status);
-        Err(self.reply(s, reply))
-    }
-
-    fn judge_timeout(
-        &mut self,
-        s: &mut ActiveStream<'_>,
-        expired: Expired,
-    ) -> Result<BackOff, StreamEnd> {
-        let stats = &self.cluster.stats;
-        let per_try = match expired {
-            Expired::PerTry => {
-                stats.inc(ClusterStat::UpstreamRqPerTryTimeout);
-                true
-            }
-            Expired::PerTryIdle => {
-                stats.inc(ClusterStat::UpstreamRqPerTryIdleTimeout);
-                true
-            }
-            _ => {
-                stats.inc(ClusterStat::UpstreamRqTimeout);
-                false
-            }
-        };
-        if per_try
-            && self.can_retry(s)
-            && let Some(retry) = &mut self.retry
-        {
-            // A try that timed out is a local reset to the policy.
-            match retry.on_reset(ResetReason::LocalReset, true, s.worker.random()) {
-                Verdict::Retry(wait) if self.take_retry(s) => return Ok(wait),
-                Verdict::Exhausted => self.note_exhausted(s),
-                Verdict::Retry(_) | Verdict::Accept => {}
-            }
-        }
-        let details = match expired {
-            Expired::PerTry => "upstream_per_try_timeout",
-            Expired::PerTryIdle => "upstream_per_try_idle_timeout",
-            _ => "response_timeout",
-        };
-        let alternative =
-            s.request.headers.contains(&names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
-        let (status, body) = if alternative {
-            (StatusCode::NO_CONTENT, "")
-        } else {
-            (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
-        };
-        let reply = LocalReply::new(status, details)
-            .body(body)
-            .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
-        charge::local(s, &self.cluster, reply.status);
-        Err(self.reply(s, reply))
-    }
-
-    /// A reply in the place of an upstream's response.
-    fn reply(&self, s: &ActiveStream<'_>, mut reply: LocalReply) -> StreamEnd {
-        if s.route.virtual_host().is_some_and(|v| v.include_attempt_count_in_response)
-            && self.attempts > 0
-        {
-            let mut text = itoa::Buffer::new();
-            let headers = reply.headers.get_or_insert_with(HeaderList::new);
-            headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
-        }
-        add_response_ops(s, self.table, self.matched, &mut reply);
-        StreamEnd::Reply(Box::new(reply))
-    }
-
-    /// A request is tried again only when all of it has come and all of it is still here, as in Envoy.
-    fn can_retry(&self, s: &ActiveStream<'_>) -> bool {
-        s.request_received() && self.replay.is_whole()
-    }
-
-    fn note_exhausted(&self, s: &mut ActiveStream<'_>) {
-        self.cluster.stats.inc(ClusterStat::UpstreamRqRetryLimitExceeded);
-        s.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-    }
-
-    /// Counts a retry against the breaker of retries.
-    fn take_retry(&mut self, s: &mut ActiveStream<'_>) -> bool {
-        self._retry_guard = None;
-        match self.cluster.try_retry(self.priority()) {
-            Ok(guard) => {
-                self._retry_guard = Some(guard);
-                self.cluster.stats.inc(ClusterStat::UpstreamRqRetry);
-                true
-            }
-            Err(_) => {
-                s.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
-                false
-            }
-        }
-    }
-
-    async fn back_off(&mut self, s: &mut ActiveStream<'_>, wait: BackOff) -> Result<(), StreamEnd> {
-        s.timers.set_per_try(None, None);
-        let (stat, wait) = match wait {
-            BackOff::Exponential(wait) => (ClusterStat::UpstreamRqRetryBackoffExponential, wait),
-            BackOff::RateLimited(wait) => (ClusterStat::UpstreamRqRetryBackoffRatelimited, wait),
-        };
-        self.cluster.stats.inc(stat);
-        if wait < Duration::from_millis(1) {
-            return Ok(());
-        }
-        let mut timer = s.worker.timers.timer();
-        timer.arm(Instant::now() + wait);
-        let expired = std::future::poll_fn(|cx| {
-            s.now = Instant::now();
-            if timer.poll(cx).is_ready() {
-                return std::task::Poll::Ready(Ok(None));
-            }
-            s.poll_event(cx).map(|interrupt| match interrupt {
-                Interrupt::End(end) => Err(end),
-                Interrupt::Try(expired) => Ok(Some(expired)),
-            })
-        })
-        .await?;
-        match expired {
-            None => Ok(()),
-            Some(expired) => match self.judge_timeout(s, expired) {
-                Err(end) => Err(end),
-                Ok(_) => Ok(()),
-            },
-        }
-    }
-
     /// Hands the response over to the filters and the client.
     async fn deliver(
         mut self,
@@ -479,13 +302,14 @@ impl<'r> Forwarding<'r> {
         mut head: ResponseHead,
         end: bool,
     ) -> Result<(), StreamEnd> {
-        charge::response(s, &self.cluster, head.status, &head, false);
+        charge::response(s, &self.cluster, &head);
+        attempt.canary = charge::is_canary(&head) || attempt.lease.host().canary;
         s.info.set_details("via_upstream");
         s.info.response_code = Some(head.status);
         if !s.hcm.config.router.suppress_envoy_headers
             && head.status != StatusCode::SWITCHING_PROTOCOLS
+            && let Some(since) = s.info.timing.last_downstream_rx
         {
-            let since = s.info.timing.last_downstream_rx.unwrap_or(s.info.start);
             let took = s.now.saturating_duration_since(since).as_millis() as u64;
             let mut text = itoa::Buffer::new();
             head.headers.set(&names::X_ENVOY_UPSTREAM_SERVICE_TIME, text.format(took).as_bytes());

@@ -4,6 +4,7 @@ mod attempt;
 mod charge;
 pub mod failure;
 pub mod forward;
+mod judge;
 mod relay;
 pub mod replay;
 pub mod retry;

@@ -3,7 +3,6 @@
 use std::task::{Context, Poll, ready};
 
 use super::attempt::Attempt;
-use super::failure::Failure;
 use super::forward::Forwarding;
 use crate::codec::Frame;
 use crate::hcm::frames::ResponseSource;
@@ -28,7 +27,7 @@ impl ResponseSource for Relay<'_, '_> {
         Poll::Ready(match ready!(self.attempt.lease.poll_frame(cx)) {
             Ok(frame) => Ok(frame),
             Err(fault) => {
-                self.attempt.failed = Some(Failure::of(fault));
+                self.attempt.failed = Some(fault);
                 Err(StreamEnd::Reset(reset_code::INTERNAL_ERROR))
             }
         })
@@ -50,15 +49,23 @@ impl ResponseSource for Relay<'_, '_> {
     }
 
     fn timed_out(&mut self, stream: &mut ActiveStream<'_>, expired: Expired) -> Option<StreamEnd> {
-        let (stat, details) = match expired {
-            Expired::PerTry => (ClusterStat::UpstreamRqPerTryTimeout, "upstream_per_try_timeout"),
+        let timeout = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+        let (stat, details, flag) = match expired {
+            // It bounds the wait for a head only.
+            Expired::PerTry => return None,
             Expired::PerTryIdle => {
-                (ClusterStat::UpstreamRqPerTryIdleTimeout, "upstream_per_try_idle_timeout")
+                let stat = ClusterStat::UpstreamRqPerTryIdleTimeout;
+                (stat, "upstream_per_try_idle_timeout", timeout)
             }
-            _ => (ClusterStat::UpstreamRqTimeout, "response_timeout"),
+            Expired::UpstreamMaxDuration => {
+                let flag = ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED;
+                let stat = ClusterStat::UpstreamRqMaxDurationReached;
+                (stat, "upstream_max_stream_duration_reached", flag)
+            }
+            _ => (ClusterStat::UpstreamRqTimeout, "response_timeout", timeout),
         };
         self.fw.cluster.stats.inc(stat);
-        stream.info.flags.insert(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+        stream.info.flags.insert(flag);
         stream.info.set_details(details);
         Some(StreamEnd::Reset(reset_code::INTERNAL_ERROR))
     }

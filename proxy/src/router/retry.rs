@@ -122,8 +122,12 @@ impl RetryState {
         }
         self.remaining -= 1;
         self.retried = true;
-        if let Some(wait) = limited {
-            return Verdict::Retry(BackOff::RateLimited(wait));
+        // What is no wait at all is left to the policy.
+        if let Some(wait) = limited
+            && wait > Duration::from_millis(1)
+        {
+            let jitter = random % (wait.as_millis() as u64 / 2).max(1);
+            return Verdict::Retry(BackOff::RateLimited(wait + Duration::from_millis(jitter)));
         }
         let interval = self.next_interval;
         let max = self.policy.as_ref().map_or(interval * 10, |p| p.max_interval);

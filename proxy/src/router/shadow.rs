@@ -1,6 +1,7 @@
 //! Mirrors: copies of requests whose responses nobody waits for.
 
 use std::future::poll_fn;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -12,11 +13,13 @@ use super::replay::Replay;
 use crate::cluster::WorkerCluster;
 use crate::codec::Frame;
 use crate::codec::head::RequestHead;
+use crate::codec::name::names;
 use crate::config::cluster::RoutingPriority;
 use crate::config::route::action::{ClusterName, RouteAction};
+use crate::hcm::request_headers;
 use crate::hcm::stream::{ActiveStream, reset_code};
 use crate::load_balancer::PickContext;
-use crate::stats::names::ClusterStat;
+use crate::stats::names::{ClusterStat, RouterStat};
 use crate::worker::WorkerContext;
 
 /// The mirrors of one request that are on.
@@ -52,6 +55,7 @@ impl Mirrors {
                 let host = shadow_host(head.authority().unwrap_or_default());
                 head.set_authority(&host);
             }
+            mark_as_ours(&mut head);
             let timeout = Some(action.timeouts.timeout).filter(|t| !t.is_zero());
             mirrors.push(Mirror { cluster, head, timeout });
         }
@@ -83,13 +87,27 @@ fn shadow_host(host: &[u8]) -> Vec<u8> {
     [&host[..port], b"-shadow", &host[port..]].concat()
 }
 
+/// What Envoy's asynchronous client adds to a request of its own: that it is one, and from where.
+fn mark_as_ours(head: &mut RequestHead) {
+    head.headers.set(&names::X_ENVOY_INTERNAL, b"true");
+    let address = crate::hcm::local_address(true).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    request_headers::append_list(
+        head,
+        &names::X_FORWARDED_FOR,
+        address.to_string().as_bytes(),
+        b",",
+    );
+}
+
 impl Mirror {
     async fn run(self, worker: Rc<WorkerContext>, frames: Vec<Frame>) {
         let mut timer = worker.timers.timer();
         if let Some(timeout) = self.timeout {
             timer.arm(Instant::now() + timeout);
         }
+        worker.async_client.inc(RouterStat::RqTotal);
         let cluster = self.cluster.clone();
+        let begin = Instant::now();
         let mut request = Box::pin(self.request(frames));
         let done = poll_fn(|cx| {
             if let Poll::Ready(status) = request.as_mut().poll(cx) {
@@ -97,23 +115,28 @@ impl Mirror {
             }
             timer.poll(cx).map(|()| {
                 cluster.stats.inc(ClusterStat::UpstreamRqTimeout);
-                Some(StatusCode::GATEWAY_TIMEOUT)
+                Some((StatusCode::GATEWAY_TIMEOUT, false))
             })
         })
         .await;
-        if let Some(status) = done {
+        if let Some((status, whole)) = done {
             cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
             cluster.codes.charge(status.as_u16(), true, false);
+            if whole {
+                let took = begin.elapsed().as_millis() as u64;
+                cluster.stats.record(ClusterStat::UpstreamRqTime, took);
+                cluster.codes.time(true, false, took);
+            }
         }
     }
 
-    /// The status of the response, read to its end; `None` where there was no host.
-    async fn request(self, frames: Vec<Frame>) -> Option<StatusCode> {
+    /// The status of the response and whether it came to its end; `None` where there was no host.
+    async fn request(self, frames: Vec<Frame>) -> Option<(StatusCode, bool)> {
         let host = self.cluster.pick(&PickContext { reject: None, max_attempts: 1 }).ok()?;
         let protocol = self.cluster.config.http.protocol(self.head.protocol, None);
         let Ok(mut lease) = host.pools.acquire(protocol, RoutingPriority::Default, None).await
         else {
-            return Some(StatusCode::SERVICE_UNAVAILABLE);
+            return Some((StatusCode::SERVICE_UNAVAILABLE, false));
         };
         let stream = &mut *lease;
         stream.send_head(&self.head, frames.is_empty());
@@ -153,10 +176,11 @@ impl Mirror {
             }
         })
         .await;
+        let whole = outcome.is_ok();
         match outcome {
             Ok(true) => lease.release(true, Instant::now()),
             Ok(false) | Err(_) => lease.reset(reset_code::CANCEL),
         }
-        Some(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE))
+        Some((status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), whole))
     }
 }

@@ -22,11 +22,10 @@ pub struct Timeouts {
 /// Decides the timeouts and takes the headers that ask for them.
 pub fn decide(action: &RouteAction, config: &RouterConfig, head: &mut RequestHead) -> Timeouts {
     let timeouts = &action.timeouts;
-    let grpc_max = timeouts.grpc_timeout_max.filter(|_| !timeouts.uses_max_stream_duration);
-    let mut route = match grpc_max {
-        Some(max) if is_grpc(head) => {
-            grpc_timeout(head, max, timeouts.grpc_timeout_offset).unwrap_or_default()
-        }
+    let mut route = match timeouts.grpc_timeout_max {
+        // The stream's duration takes the place of the route's timeout.
+        _ if timeouts.uses_max_stream_duration => Duration::ZERO,
+        Some(max) if is_grpc(head) => grpc_timeout(head, max, timeouts.grpc_timeout_offset),
         _ => timeouts.timeout,
     };
     let retry = action.retry_policy.as_deref();
@@ -69,38 +68,71 @@ pub fn set_headers(
         let left = route.checked_sub(elapsed).filter(|left| !left.is_zero());
         expected = left.map_or(Duration::from_millis(1), |left| left.min(expected));
     }
-    let mut text = itoa::Buffer::new();
-    let ms = text.format(expected.as_millis() as u64);
     if !config.suppress_envoy_headers {
+        let mut text = itoa::Buffer::new();
+        let ms = text.format(expected.as_millis() as u64);
         head.headers.set(&names::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, ms.as_bytes());
     }
     let timeouts = &action.timeouts;
     if timeouts.grpc_timeout_max.is_some() && !timeouts.uses_max_stream_duration && is_grpc(head) {
-        let value = format!("{ms}m");
-        head.headers.set(&names::GRPC_TIMEOUT, value.as_bytes());
+        set_grpc_timeout(head, expected);
     }
 }
 
-/// A stream's own limit: `max_stream_duration` of the route, or `grpc-timeout` where the route honours it there.
-/// `None`: the connection manager's holds. `Some(0)`: no limit.
-pub fn max_stream_duration(action: &RouteAction, head: &RequestHead) -> Option<Duration> {
+/// How long a stream may last: what `grpc-timeout` asks for where the route honours it, else the route's
+/// `max_stream_duration`, else the connection manager's. `None`: no limit. Tells a gRPC upstream what was decided.
+///
+/// Follows Envoy's `refreshDurationTimeout`.
+pub fn max_stream_duration(
+    action: &RouteAction,
+    of_hcm: Option<Duration>,
+    head: &mut RequestHead,
+) -> Option<Duration> {
     let timeouts = &action.timeouts;
-    if !timeouts.uses_max_stream_duration {
-        return None;
+    let is_ours = timeouts.uses_max_stream_duration;
+    let max = timeouts.grpc_timeout_max.filter(|_| is_ours);
+    let asked = max.and_then(|max| Some((max, asked_grpc_timeout(head)?)));
+    let duration = match (asked, timeouts.max_stream_duration) {
+        (Some((max, asked)), _) => {
+            let capped = if max.is_zero() { asked } else { asked.min(max) };
+            Some(capped.saturating_sub(timeouts.grpc_timeout_offset.unwrap_or_default()))
+        }
+        (None, Some(own)) => Some(own).filter(|d| !d.is_zero()),
+        (None, None) => of_hcm.filter(|d| !d.is_zero()),
+    };
+    if is_ours && is_grpc(head) {
+        match duration {
+            Some(duration) => set_grpc_timeout(head, duration),
+            None if of_hcm.is_some() => {
+                head.headers.remove(&names::GRPC_TIMEOUT);
+            }
+            None => {}
+        }
     }
-    if let Some(max) = timeouts.grpc_timeout_max
-        && head.headers.contains(&names::GRPC_TIMEOUT)
-        && let Some(asked) = grpc_timeout(head, max, timeouts.grpc_timeout_offset)
-    {
-        return Some(asked);
-    }
-    timeouts.max_stream_duration
+    duration
 }
 
-/// `grpc-timeout` within its limits; `Some(0)` is no limit, `None` a header that says nothing.
-fn grpc_timeout(head: &RequestHead, max: Duration, offset: Option<Duration>) -> Option<Duration> {
-    let asked = head.headers.get(&names::GRPC_TIMEOUT).and_then(parse_grpc_timeout);
-    let mut timeout = asked.unwrap_or_default();
+fn asked_grpc_timeout(head: &RequestHead) -> Option<Duration> {
+    head.headers.get(&names::GRPC_TIMEOUT).and_then(parse_grpc_timeout)
+}
+
+/// In the smallest unit that needs no more than eight digits.
+fn set_grpc_timeout(head: &mut RequestHead, timeout: Duration) {
+    const MAX: u128 = 99_999_999;
+    let mut amount = timeout.as_millis();
+    let mut unit = 'm';
+    for (next, of_it) in [('S', 1000), ('M', 60), ('H', 60)] {
+        if amount > MAX {
+            (amount, unit) = (amount / of_it, next);
+        }
+    }
+    let value = format!("{}{unit}", amount.min(MAX));
+    head.headers.set(&names::GRPC_TIMEOUT, value.as_bytes());
+}
+
+/// `grpc-timeout` within its limits, as `max_grpc_timeout` wants them; zero is no limit.
+fn grpc_timeout(head: &RequestHead, max: Duration, offset: Option<Duration>) -> Duration {
+    let mut timeout = asked_grpc_timeout(head).unwrap_or_default();
     if let Some(offset) = offset
         && offset < timeout
     {
@@ -109,7 +141,7 @@ fn grpc_timeout(head: &RequestHead, max: Duration, offset: Option<Duration>) -> 
     if !max.is_zero() && (timeout.is_zero() || timeout > max) {
         timeout = max;
     }
-    Some(timeout)
+    timeout
 }
 
 /// At most eight digits and a unit (gRPC over HTTP/2, "Timeout"); rounded up to milliseconds.
@@ -152,5 +184,19 @@ mod tests {
         assert_eq!(ms("S"), None);
         assert_eq!(ms(""), None);
         assert_eq!(ms("999999999S"), None);
+    }
+    #[test]
+    fn grpc_timeouts_are_written_with_at_most_eight_digits() {
+        let text = |ms: u64| {
+            let mut head =
+                RequestHead::new(http::Method::POST, crate::codec::head::Protocol::Http2);
+            set_grpc_timeout(&mut head, Duration::from_millis(ms));
+            head.headers.get_str(&names::GRPC_TIMEOUT).unwrap().to_owned()
+        };
+        assert_eq!(text(60), "60m");
+        assert_eq!(text(99_999_999), "99999999m");
+        assert_eq!(text(100_000_000), "100000S");
+        assert_eq!(text(100_000_000_000), "1666666M");
+        assert_eq!(text(u64::MAX), "99999999H");
     }
 }

@@ -53,7 +53,10 @@ impl ResponseCodes {
             class: (100..600)
                 .contains(&code)
                 .then(|| counter(format!("upstream_rq_{}xx", code / 100))),
-            code: counter(format!("upstream_rq_{code}")),
+            code: match code {
+                100..600 => counter(format!("upstream_rq_{code}")),
+                _ => counter("upstream_rq_unknown".into()),
+            },
         }
     }
 }

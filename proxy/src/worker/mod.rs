@@ -14,7 +14,8 @@ use crate::cluster::WorkerClusters;
 use crate::hcm::request_headers::LocalInfo;
 use crate::hcm::response_headers::DateCache;
 use crate::load_balancer::Rng;
-use crate::stats::Registry;
+use crate::stats::names::RouterStat;
+use crate::stats::{Block, Registry};
 use connections::Connections;
 use timers::Timers;
 
@@ -25,6 +26,8 @@ pub struct WorkerContext {
     pub timers: Timers,
     pub clusters: WorkerClusters,
     pub registry: Registry,
+    /// `http.async-client`: requests that the proxy makes itself.
+    pub async_client: Block<RouterStat>,
     pub access_logs: Rc<WorkerAccessLogs>,
     pub connections: Connections,
     pub local: Arc<LocalInfo>,
@@ -58,6 +61,7 @@ impl WorkerContext {
             index,
             timers,
             clusters,
+            async_client: registry.scope("http.async-client").block(index),
             registry,
             access_logs,
             connections: Connections::default(),

@@ -11,9 +11,9 @@ use super::{
     Exchange, PLAIN, VERSIONS, Version, has_all, open, piece, read_request, read_response,
     request_head, response_head, run, spawn_server,
 };
-use crate::codec::Fault;
 use crate::codec::head::{Protocol, RequestHead};
 use crate::codec::name::names;
+use crate::codec::{Fault, ParseFault};
 use crate::io::Io;
 
 #[test]
@@ -132,7 +132,7 @@ fn a_response_cut_short_is_never_a_clean_end() {
             poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
             let fault = read_response(&mut stream).await.unwrap_err();
             match version {
-                Version::H1 => assert_eq!(fault, Fault::Eof),
+                Version::H1 => assert_eq!(fault, Fault::Parse(ParseFault::Truncated)),
                 Version::H2 => assert_eq!(fault, Fault::Reset { code: 2, remote: true }),
             }
             drop((stream, conn));

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use http::Method;
 
 use crate::codec::buffer::{ReadBuffer, WriteQueue};
-use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
+use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
 use crate::codec::{Fault, Frame, ParseFault};
 use crate::io::Io;
 use crate::stream_info::ByteMeter;
@@ -53,8 +53,25 @@ pub struct ClientConn {
     /// Our direction ends when the queue is empty.
     finish: bool,
     received_any: bool,
+    /// The response in hand said `connection: close`, or was HTTP/1.0 without `keep-alive`.
+    said_close: bool,
+    /// The peer's end of the stream has been read.
+    peer_ended: bool,
+    /// Of the last response.
+    protocol: Protocol,
     informational: u8,
     meter: ByteMeter,
+}
+
+/// Why an idle connection is of no more use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleEnd {
+    /// The peer closed or reset it.
+    Closed,
+    /// Bytes that nobody asked for, which are no 408 of a server that has waited long enough.
+    Unasked,
+    /// A server's farewell: 408 without a request.
+    TimedOut,
 }
 
 impl ClientConn {
@@ -72,9 +89,32 @@ impl ClientConn {
             close: false,
             finish: false,
             received_any: false,
+            said_close: false,
+            peer_ended: false,
+            protocol: Protocol::Http11,
             informational: 0,
             meter: ByteMeter::default(),
         }
+    }
+
+    /// Whether the response said that it was the connection's last.
+    pub fn said_close(&self) -> bool {
+        self.said_close
+    }
+
+    /// Whether the peer has ended the stream, as some responses do.
+    pub fn peer_ended(&self) -> bool {
+        self.peer_ended
+    }
+
+    /// Whether there are bytes behind a complete response, which nobody asked for.
+    pub fn has_unasked(&self) -> bool {
+        self.is_end() && !self.tunnel && !self.read.bytes.is_empty()
+    }
+
+    /// What the peer was last seen to speak.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Whether the exchange is complete and left the connection fit for another.
@@ -89,14 +129,19 @@ impl ClientConn {
 
     /// For a pooled connection: ready when the peer closed it or sent something unasked; either way it is
     /// of no more use. Costs no system call while nothing happens, holds no buffer.
-    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<IdleEnd> {
         self.read.release();
         if self.read.bytes.is_empty() {
-            // Bytes, an end or an error: all the same.
+            // An end or an error: all the same.
             let _ = ready!(self.read.poll_fill(&mut self.io, cx));
         }
         self.close = true;
-        Poll::Ready(())
+        let status = self.read.bytes.get(8..12);
+        Poll::Ready(match status {
+            _ if self.read.bytes.is_empty() => IdleEnd::Closed,
+            Some(b" 408") => IdleEnd::TimedOut,
+            Some(_) | None => IdleEnd::Unasked,
+        })
     }
 
     pub fn io(&self) -> &Io {
@@ -112,6 +157,7 @@ impl ClientConn {
         };
         self.response = Response::Head;
         self.received_any = false;
+        self.said_close = false;
         self.informational = 0;
         let body = encode::request_head(
             self.out.tail(),
@@ -193,23 +239,44 @@ impl ClientConn {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(ResponseHead, bool), Fault>> {
-        let mut end = false;
+        let mut gone = None;
         loop {
-            if self.scan.should_parse(&self.read.bytes, end) {
+            if self.scan.should_parse(&self.read.bytes, gone.is_some()) {
                 match parse_response(&self.read.bytes, &self.settings, self.asked) {
                     Ok(Some(parsed)) => return Poll::Ready(self.begin(parsed)),
                     Ok(None) => {}
-                    Err(fault) => return Poll::Ready(Err(self.refuse(fault))),
+                    Err(fault) => {
+                        if fault.is_found_behind_head() {
+                            self.meter.header_received += self.read.bytes.len() as u64;
+                        }
+                        return Poll::Ready(Err(self.refuse(fault)));
+                    }
                 }
             }
-            if end {
-                return Poll::Ready(Err(Fault::Eof));
+            if let Some(fault) = gone {
+                let cut = !self.read.bytes.is_empty();
+                let fault = if cut { self.refuse(ParseFault::Truncated) } else { fault };
+                return Poll::Ready(Err(fault));
             }
-            let read = ready!(self.read.poll_fill(&mut self.io, cx));
-            end = self.fail_on(read)? == 0;
-            self.close |= end;
-            self.received_any |= !end;
+            gone = match ready!(self.poll_fill(cx)) {
+                Ok(0) => Some(Fault::Eof),
+                Ok(_) => None,
+                Err(fault) => Some(fault),
+            };
         }
+    }
+
+    /// Reads; at the end of the stream or an error there will be no other exchange.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
+        let read = ready!(self.read.poll_fill(&mut self.io, cx));
+        let bytes = self.fail_on(read)?;
+        self.meter.wire_received += bytes as u64;
+        self.received_any |= bytes > 0;
+        if bytes == 0 {
+            self.close = true;
+            self.peer_ended = true;
+        }
+        Poll::Ready(Ok(bytes))
     }
 
     fn begin(
@@ -218,7 +285,6 @@ impl ClientConn {
     ) -> Result<(ResponseHead, bool), Fault> {
         self.read.bytes.advance(parsed.consumed);
         self.scan = HeadScan::default();
-        self.meter.wire_received += parsed.consumed as u64;
         self.meter.header_received += parsed.consumed as u64;
         if parsed.head.is_informational() {
             self.informational += 1;
@@ -228,6 +294,8 @@ impl ClientConn {
             return Ok((parsed.head, false));
         }
         self.tunnel = parsed.tunnel;
+        self.said_close = parsed.says_close;
+        self.protocol = parsed.head.protocol;
         self.close |= !parsed.keep_alive;
         self.response = Response::Body(BodyDecoder::new(parsed.framing));
         Ok((parsed.head, self.is_end()))
@@ -244,10 +312,8 @@ impl ClientConn {
         };
         loop {
             let Response::Body(body) = &mut self.response else { return Poll::Ready(Ok(None)) };
-            let before = self.read.bytes.len();
             let step = body.decode(&mut self.read.bytes, limits);
             let until_eof = matches!(body, BodyDecoder::Eof);
-            self.meter.wire_received += (before - self.read.bytes.len()) as u64;
             match step {
                 Ok(Step::Data(data)) => return Poll::Ready(Ok(Some(Frame::Data(data)))),
                 Ok(Step::Trailers(list)) => return Poll::Ready(Ok(Some(Frame::Trailers(list)))),
@@ -255,14 +321,15 @@ impl ClientConn {
                 Ok(Step::NeedMore) => {}
                 Err(fault) => return Poll::Ready(Err(self.refuse(fault))),
             }
-            let read = ready!(self.read.poll_fill(&mut self.io, cx));
-            if self.fail_on(read)? == 0 {
-                self.close = true;
-                if !until_eof {
-                    return Poll::Ready(Err(Fault::Eof));
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if until_eof => {
+                    self.response = Response::Body(BodyDecoder::Done);
+                    return Poll::Ready(Ok(None));
                 }
-                self.response = Response::Body(BodyDecoder::Done);
-                return Poll::Ready(Ok(None));
+                Ok(0) => return Poll::Ready(Err(self.refuse(ParseFault::Truncated))),
+                Err(fault) if until_eof => return Poll::Ready(Err(fault)),
+                Err(_) => return Poll::Ready(Err(self.refuse(ParseFault::Truncated))),
+                Ok(_) => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::protocol_options::{CommonHttpOptions, HeaderKeyFormat, Http1Options};
 
 pub(in crate::codec) use body::is_forbidden_trailer;
-pub use client::ClientConn;
+pub use client::{ClientConn, IdleEnd};
 pub(in crate::codec) use request::check_authority;
 pub use server::ServerConn;
 

@@ -12,7 +12,8 @@ use crate::codec::name::{id_of, ids, names};
 use super::ClientSettings;
 use super::body::Framing;
 use super::parse::{
-    ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, parse_content_length, raw_limit,
+    ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, list_members,
+    parse_content_length, raw_limit,
 };
 
 /// What the request was, as far as the response's framing depends on it.
@@ -31,6 +32,8 @@ pub(super) struct ParsedResponse {
     pub(super) framing: Framing,
     /// The server keeps the connection open after this response.
     pub(super) keep_alive: bool,
+    /// It says that it does not, beyond what the framing needs.
+    pub(super) says_close: bool,
     /// The connection is a tunnel from here on.
     pub(super) tunnel: bool,
 }
@@ -111,6 +114,8 @@ struct Fields {
     content_length: Option<u64>,
     chunked: bool,
     connection: ConnectionFields,
+    /// `Proxy-Connection: close`, which Envoy heeds too.
+    proxy_close: bool,
     connection_line: Option<(Span, Span)>,
     upgrade_line: Option<(Span, Span)>,
 }
@@ -137,7 +142,11 @@ impl Fields {
                 self.connection_line = Some((name, value));
             }
             ids::UPGRADE => self.upgrade_line = Some((name, value)),
-            ids::KEEP_ALIVE | ids::PROXY_CONNECTION => {}
+            ids::PROXY_CONNECTION => {
+                self.proxy_close |= list_members(list.slice(value))
+                    .any(|member| member.eq_ignore_ascii_case(b"close"));
+            }
+            ids::KEEP_ALIVE => {}
             _ => list.push_known(name, value, id),
         }
         Ok(())
@@ -197,9 +206,9 @@ impl Fields {
         } else {
             Framing::Eof
         };
-        let keep_alive = framing != Framing::Eof
-            && !self.connection.close
-            && (!http10 || self.connection.keep_alive);
-        Ok(ParsedResponse { head, consumed, framing, keep_alive, tunnel })
+        let says_close =
+            self.connection.close || self.proxy_close || http10 && !self.connection.keep_alive;
+        let keep_alive = framing != Framing::Eof && !says_close;
+        Ok(ParsedResponse { head, consumed, framing, keep_alive, says_close, tunnel })
     }
 }

@@ -1,0 +1,208 @@
+//! What becomes of an attempt's outcome: the response, another attempt after a wait, or a reply of our own.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::charge;
+use super::failure::{Failure, ResetReason};
+use super::forward::{Forwarding, add_response_ops};
+use super::retry::{BackOff, Verdict};
+use crate::codec::head::{HeaderList, ResponseHead};
+use crate::codec::name::names;
+use crate::hcm::frames::Interrupt;
+use crate::hcm::local_reply::LocalReply;
+use crate::hcm::stream::{ActiveStream, StreamEnd};
+use crate::hcm::stream_timers::Expired;
+use crate::stats::names::ClusterStat;
+use crate::stream_info::ResponseFlags;
+
+impl Forwarding<'_> {
+    /// `Some(wait)`: try again after it. `None`: this is the response.
+    pub(super) fn judge_response(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        head: &ResponseHead,
+    ) -> Result<Option<BackOff>, StreamEnd> {
+        if !self.can_retry(s) {
+            return Ok(None);
+        }
+        let Some(retry) = &mut self.retry else { return Ok(None) };
+        let (verdict, success) = retry.on_response(head, s.worker.random());
+        if success {
+            self.cluster.stats.inc(ClusterStat::UpstreamRqRetrySuccess);
+        }
+        match verdict {
+            Verdict::Accept => Ok(None),
+            Verdict::Exhausted => {
+                self.note_exhausted(s);
+                Ok(None)
+            }
+            Verdict::Retry(wait) => {
+                if !self.take_retry(s) {
+                    return Ok(None);
+                }
+                self.cluster.codes.charge_retried(head.status.as_u16());
+                Ok(Some(wait))
+            }
+        }
+    }
+
+    pub(super) fn judge_failure(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        failure: &Failure,
+        sent: bool,
+    ) -> Result<BackOff, StreamEnd> {
+        if self.can_retry(s)
+            && let Some(retry) = &mut self.retry
+        {
+            match retry.on_reset(failure.reason, sent, s.worker.random()) {
+                Verdict::Retry(wait) if self.take_retry(s) => return Ok(wait),
+                Verdict::Exhausted => self.note_exhausted(s),
+                Verdict::Retry(_) | Verdict::Accept => {}
+            }
+        }
+        s.info.upstream.transport_failure = failure.transport.clone();
+        let reply = failure.reply(self.attempts > 1, s.hcm.config.router.suppress_envoy_headers);
+        charge::local(s, &self.cluster, reply.status);
+        Err(self.reply(s, reply))
+    }
+
+    pub(super) fn judge_timeout(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        expired: Expired,
+    ) -> Result<BackOff, StreamEnd> {
+        let stats = &self.cluster.stats;
+        let per_try = match expired {
+            Expired::PerTry => {
+                stats.inc(ClusterStat::UpstreamRqPerTryTimeout);
+                true
+            }
+            Expired::PerTryIdle => {
+                stats.inc(ClusterStat::UpstreamRqPerTryIdleTimeout);
+                true
+            }
+            Expired::UpstreamMaxDuration => {
+                stats.inc(ClusterStat::UpstreamRqMaxDurationReached);
+                true
+            }
+            _ => {
+                stats.inc(ClusterStat::UpstreamRqTimeout);
+                false
+            }
+        };
+        if per_try
+            && self.can_retry(s)
+            && let Some(retry) = &mut self.retry
+        {
+            // A try that timed out is a local reset to the policy.
+            match retry.on_reset(ResetReason::LocalReset, true, s.worker.random()) {
+                Verdict::Retry(wait) if self.take_retry(s) => return Ok(wait),
+                Verdict::Exhausted => self.note_exhausted(s),
+                Verdict::Retry(_) | Verdict::Accept => {}
+            }
+        }
+        if expired == Expired::UpstreamMaxDuration {
+            let status = s.timeout_status();
+            let reply = LocalReply::new(status, "upstream_max_stream_duration_reached")
+                .body("upstream max stream duration reached")
+                .flag(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED);
+            return Err(self.reply(s, reply));
+        }
+        let details = match expired {
+            Expired::PerTry => "upstream_per_try_timeout",
+            Expired::PerTryIdle => "upstream_per_try_idle_timeout",
+            _ => "response_timeout",
+        };
+        let alternative =
+            s.request.headers.contains(&names::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
+        let (status, body) = if alternative {
+            (StatusCode::NO_CONTENT, "")
+        } else {
+            (StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
+        };
+        let reply = LocalReply::new(status, details)
+            .body(body)
+            .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+        charge::local(s, &self.cluster, reply.status);
+        Err(self.reply(s, reply))
+    }
+
+    /// A reply in the place of an upstream's response.
+    pub(super) fn reply(&self, s: &ActiveStream<'_>, mut reply: LocalReply) -> StreamEnd {
+        if s.route.virtual_host().is_some_and(|v| v.include_attempt_count_in_response)
+            && self.attempts > 0
+        {
+            let mut text = itoa::Buffer::new();
+            let headers = reply.headers.get_or_insert_with(HeaderList::new);
+            headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
+        }
+        add_response_ops(s, self.table, self.matched, &mut reply);
+        StreamEnd::Reply(Box::new(reply))
+    }
+
+    /// A request is tried again only when all of it has come and all of it is still here, as in Envoy.
+    fn can_retry(&self, s: &ActiveStream<'_>) -> bool {
+        s.request_received() && self.replay.is_whole()
+    }
+
+    fn note_exhausted(&self, s: &mut ActiveStream<'_>) {
+        self.cluster.stats.inc(ClusterStat::UpstreamRqRetryLimitExceeded);
+        s.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    }
+
+    /// Counts a retry against the breaker of retries.
+    fn take_retry(&mut self, s: &mut ActiveStream<'_>) -> bool {
+        self.retry_guard = None;
+        match self.cluster.try_retry(self.priority()) {
+            Ok(guard) => {
+                self.retry_guard = Some(guard);
+                self.cluster.stats.inc(ClusterStat::UpstreamRqRetry);
+                true
+            }
+            Err(_) => {
+                s.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+                false
+            }
+        }
+    }
+
+    pub(super) async fn back_off(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        wait: BackOff,
+    ) -> Result<(), StreamEnd> {
+        s.timers.set_per_try(None, None);
+        s.timers.set_upstream_max(None);
+        let (stat, wait) = match wait {
+            BackOff::Exponential(wait) => (ClusterStat::UpstreamRqRetryBackoffExponential, wait),
+            BackOff::RateLimited(wait) => (ClusterStat::UpstreamRqRetryBackoffRatelimited, wait),
+        };
+        self.cluster.stats.inc(stat);
+        if wait < Duration::from_millis(1) {
+            return Ok(());
+        }
+        let mut timer = s.worker.timers.timer();
+        timer.arm(Instant::now() + wait);
+        let expired = std::future::poll_fn(|cx| {
+            s.now = Instant::now();
+            if timer.poll(cx).is_ready() {
+                return std::task::Poll::Ready(Ok(None));
+            }
+            s.poll_event(cx).map(|interrupt| match interrupt {
+                Interrupt::End(end) => Err(end),
+                Interrupt::Try(expired) => Ok(Some(expired)),
+            })
+        })
+        .await?;
+        match expired {
+            None => Ok(()),
+            Some(expired) => match self.judge_timeout(s, expired) {
+                Err(end) => Err(end),
+                Ok(_) => Ok(()),
+            },
+        }
+    }
+}
