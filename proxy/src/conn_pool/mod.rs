@@ -235,7 +235,7 @@ impl Lease {
 
     fn new_http2(slot: StreamSlot, rq: RqGuard) -> Self {
         let reused = !slot.is_first();
-        let stream = ClientStream::H2(slot.open());
+        let stream = ClientStream::H2(Box::new(slot.open()));
         Self { stream: Some(stream), base: Some(Base::Http2(slot)), rq, reused }
     }
 

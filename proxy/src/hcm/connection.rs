@@ -398,7 +398,7 @@ impl HttpConnection {
         cx: &Context<'_>,
     ) {
         active.set(active.get() + 1);
-        let setup = self.setup(hcm, ServerStream::H2(stream), head, end);
+        let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
         // Boxed here: its kilobytes are not copied at every step into the task.
         let stream = Box::pin(handle_stream(setup));
         let active = active.clone();

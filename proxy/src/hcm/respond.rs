@@ -97,7 +97,8 @@ impl ActiveStream<'_> {
                 Flow::Continue => at -= 1,
                 Flow::BufferBody { limit } => {
                     if !end {
-                        end = self.collect_response(at - 1, limit, source).await?;
+                        // Boxed: most streams never need it.
+                        end = Box::pin(self.collect_response(at - 1, limit, source)).await?;
                     }
                     at -= 1;
                 }

@@ -53,7 +53,8 @@ pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         }
         Action::Route(action) => {
             let cluster = find_cluster(s, &table, matched, action)?;
-            Forwarding::prepare(s, &table, matched, action, cluster).run(s).await
+            let mut forwarding = Forwarding::prepare(s, &table, matched, action, cluster);
+            forwarding.run(s).await
         }
     }
 }
@@ -222,10 +223,10 @@ impl<'r> Forwarding<'r> {
         }
     }
 
-    async fn run(mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
+    async fn run(&mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         loop {
             self.start_route_timer(s);
-            match Attempt::start(&mut self, s).await? {
+            match Attempt::start(self, s).await? {
                 AttemptEnd::Response(attempt, head, end) => match self.judge_response(s, &head)? {
                     Some(wait) => {
                         attempt.abandon(s);
@@ -296,7 +297,7 @@ impl<'r> Forwarding<'r> {
 
     /// Hands the response over to the filters and the client.
     async fn deliver(
-        mut self,
+        &mut self,
         s: &mut ActiveStream<'_>,
         mut attempt: Attempt,
         mut head: ResponseHead,
@@ -321,7 +322,7 @@ impl<'r> Forwarding<'r> {
         for ops in self.table.response_header_ops(self.matched) {
             ops.apply_response(&mut head, Some(&s.request), &s.info);
         }
-        let mut relay = super::relay::Relay::new(&mut self, &mut attempt);
+        let mut relay = super::relay::Relay::new(self, &mut attempt);
         let outcome = s.respond(head, end, &mut relay).await;
         attempt.finish(s, &self.cluster, outcome.is_ok());
         outcome

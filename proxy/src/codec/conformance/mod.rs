@@ -312,7 +312,7 @@ fn spawn_server(
             while let Some(Ok((head, end, stream))) = poll_fn(|cx| conn.poll_accept(cx)).await {
                 let serve = Rc::clone(&serve);
                 tasks.push(spawn_local(async move {
-                    serve(head, end, &mut ServerStream::H2(stream)).await;
+                    serve(head, end, &mut ServerStream::H2(Box::new(stream))).await;
                 }));
             }
             for task in tasks {
@@ -332,7 +332,7 @@ async fn open(version: Version, io: Io) -> (ClientStream, Option<h2::ClientConn>
         Version::H2 => {
             let (conn, driver) = h2::ClientConn::handshake(io, h2_settings()).await.unwrap();
             spawn_local(driver);
-            (ClientStream::H2(conn.open()), Some(conn))
+            (ClientStream::H2(Box::new(conn.open())), Some(conn))
         }
     }
 }
@@ -384,7 +384,7 @@ fn a_connection_carries_exchange_after_exchange() {
                     }
                     (ClientStream::H2(_), Some(conn)) => {
                         assert!(!conn.is_closed());
-                        ClientStream::H2(conn.open())
+                        ClientStream::H2(Box::new(conn.open()))
                     }
                     (ClientStream::H2(_), None) => unreachable!(),
                 };

@@ -211,7 +211,7 @@ fn a_body_that_is_not_as_long_as_it_says_is_a_fault() {
             assert!(!end);
             raw.send(&frame(DATA, END_STREAM, 1, sent));
             assert!(raw.accept().is_pending());
-            let mut stream = ServerStream::H2(stream);
+            let mut stream = ServerStream::H2(Box::new(stream));
             let mut last = Ok(None);
             for _ in 0..3 {
                 last = poll_fn(|cx| stream.poll_frame(cx)).await.map(|f| f.map(drop));
@@ -293,7 +293,7 @@ fn rapid_resets_end_the_connection() {
             let id = 2 * i + 1;
             raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, id, &hpack(&GOOD)));
             let mut stream = match raw.accept() {
-                Poll::Ready(Some(Ok((_, _, stream)))) => ServerStream::H2(stream),
+                Poll::Ready(Some(Ok((_, _, stream)))) => ServerStream::H2(Box::new(stream)),
                 Poll::Ready(Some(Err(fault))) => {
                     assert_eq!(fault, Fault::Parse(ParseFault::Flood));
                     assert!(started <= 200, "{started}");
