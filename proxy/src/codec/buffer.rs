@@ -54,12 +54,16 @@ impl ReadBuffer {
         Self { bytes, bulk: false, lent: false }
     }
 
-    /// Reads once. The buffer is lent for it and goes back when nothing came.
+    /// Reads once. A buffer is lent for it and goes back when nothing came.
     pub(super) fn poll_fill(
         &mut self,
         io: &mut Io,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() == 0 {
+            // Most first tries come too early: no buffer is lent for them.
+            ready!(io.poll_read_ready(cx));
+        }
         self.make_room();
         let room = self.bytes.capacity() - self.bytes.len();
         let result = io.poll_read(cx, &mut self.bytes);

@@ -37,6 +37,8 @@ struct Entry {
 pub struct HeaderList {
     arena: Vec<u8>,
     entries: Vec<Entry>,
+    /// A bit for the number of each known name that was ever added: most questions are about names that never were.
+    seen: u128,
 }
 
 /// Spare arenas kept by a thread, so that a warm worker does not allocate for heads.
@@ -52,8 +54,10 @@ impl HeaderList {
     /// An empty list, on a recycled arena where there is one.
     pub fn new() -> Self {
         match SPARE.with_borrow_mut(Vec::pop) {
-            Some((arena, entries)) => Self { arena, entries },
-            None => Self { arena: Vec::with_capacity(1024), entries: Vec::with_capacity(24) },
+            Some((arena, entries)) => Self { arena, entries, seen: 0 },
+            None => {
+                Self { arena: Vec::with_capacity(1024), entries: Vec::with_capacity(24), seen: 0 }
+            }
         }
     }
 
@@ -91,11 +95,12 @@ impl HeaderList {
     /// For decoders: an entry over ranges already stored.
     pub fn push_spans(&mut self, name: Span, value: Span) {
         let id = id_of(self.slice(name));
-        self.entries.push(Entry { name, value, id });
+        self.push_known(name, value, id);
     }
 
     /// For decoders that have looked the name's number up already.
     pub(super) fn push_known(&mut self, name: Span, value: Span, id: u8) {
+        self.seen |= 1 << id;
         self.entries.push(Entry { name, value, id });
     }
 
@@ -122,12 +127,8 @@ impl HeaderList {
 
     /// Adds a line, beside those of the same name that are there.
     pub fn append(&mut self, name: &HeaderName, value: &[u8]) {
-        let entry = Entry {
-            name: self.store(name.as_str().as_bytes()),
-            value: self.store(value),
-            id: name.id,
-        };
-        self.entries.push(entry);
+        let (stored, value) = (self.store(name.as_str().as_bytes()), self.store(value));
+        self.push_known(stored, value, name.id);
     }
 
     /// Replaces all lines of the name by one, in the place of the first.
@@ -155,10 +156,15 @@ impl HeaderList {
     }
 
     /// Removes all lines of the name; how many there were.
+    #[inline]
     pub fn remove(&mut self, name: &HeaderName) -> usize {
         if self.position(name).is_none() {
             return 0;
         }
+        self.remove_present(name)
+    }
+
+    fn remove_present(&mut self, name: &HeaderName) -> usize {
         let before = self.entries.len();
         self.retain(|list, e| !list.matches(e, name));
         before - self.entries.len()
@@ -202,7 +208,15 @@ impl HeaderList {
         self.entries.iter().map(|e| (self.slice(e.name), self.slice(e.value)))
     }
 
+    #[inline]
     fn position(&self, name: &HeaderName) -> Option<usize> {
+        if self.seen & (1 << name.id) == 0 {
+            return None;
+        }
+        self.find(name)
+    }
+
+    fn find(&self, name: &HeaderName) -> Option<usize> {
         self.entries.iter().position(|e| self.matches(e, name))
     }
 
@@ -237,6 +251,7 @@ impl Clone for HeaderList {
         let mut list = Self::new();
         list.arena.extend_from_slice(&self.arena);
         list.entries.extend_from_slice(&self.entries);
+        list.seen = self.seen;
         list
     }
 }

@@ -120,6 +120,9 @@ known_names! {
     X_REQUEST_ID = "x-request-id",
 }
 
+/// The heads of messages have a bit for each.
+const _: () = assert!(TEXT.len() <= 128, "more known names than bits");
+
 /// A header name, always lower case. Cheap to compare with the entries of a head.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HeaderName {

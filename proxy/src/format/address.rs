@@ -1,5 +1,6 @@
 //! Addresses and host names as Envoy prints them.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use super::operator::{AddressPart, Attempted, Shape, number};
@@ -52,22 +53,60 @@ fn mask(ip: IpAddr, bits: u8) -> (IpAddr, u8) {
     }
 }
 
-fn write_ip(ip: IpAddr, brackets: bool, out: &mut Vec<u8>) {
-    match ip {
-        IpAddr::V4(ip) => {
-            for (i, octet) in ip.octets().into_iter().enumerate() {
-                if i > 0 {
-                    out.push(b'.');
+/// An IP address as text, on the stack: logs and forwarding headers write several for each request.
+pub(crate) struct IpText {
+    /// IPv4 mapped into IPv6 is the longest.
+    bytes: [u8; 45],
+    len: usize,
+}
+
+impl IpText {
+    pub(crate) fn new(ip: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; 45], len: 0 };
+        match ip {
+            IpAddr::V4(ip) => {
+                for (i, octet) in ip.octets().into_iter().enumerate() {
+                    if i > 0 {
+                        text.push(b'.');
+                    }
+                    if octet >= 100 {
+                        text.push(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        text.push(b'0' + octet / 10 % 10);
+                    }
+                    text.push(b'0' + octet % 10);
                 }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+            IpAddr::V6(ip) => {
+                let mut rest = &mut text.bytes[..];
+                let written = write!(rest, "{ip}");
+                debug_assert!(written.is_ok(), "an address has at most 45 characters");
+                text.len = 45 - rest.len();
             }
         }
-        IpAddr::V6(ip) if brackets => {
+        text
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn write_ip(ip: IpAddr, brackets: bool, out: &mut Vec<u8>) {
+    let text = IpText::new(ip);
+    match ip {
+        IpAddr::V6(_) if brackets => {
             out.push(b'[');
-            write_display(&ip, out);
+            out.extend_from_slice(text.as_bytes());
             out.push(b']');
         }
-        IpAddr::V6(ip) => write_display(&ip, out),
+        _ => out.extend_from_slice(text.as_bytes()),
     }
 }
 
@@ -122,4 +161,18 @@ pub(super) fn write_attempted(info: &StreamInfo, what: Attempted, out: &mut Vec<
     let last = &info.upstream;
     one(last.host.as_ref(), last.hostname.as_deref(), last.connection_id, out);
     if first { Shape::Missing } else { Shape::Text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_the_standard_library_does() {
+        let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        for text in ["0.0.0.0", "1.22.255.100", "9.10.99.101", "::1", "::ffff:1.2.3.4", longest] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(IpText::new(ip).as_bytes(), ip.to_string().as_bytes());
+        }
+    }
 }

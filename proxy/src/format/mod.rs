@@ -5,7 +5,7 @@
 //! buffer and allocates nothing. Operators and their output are Envoy 1.40's
 //! (docs: configuration/advanced/substitution_formatter).
 
-mod address;
+pub(crate) mod address;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod grpc;

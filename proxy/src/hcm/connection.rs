@@ -139,7 +139,8 @@ impl HttpConnection {
                     Fate::PeerGone => Closed::Remote,
                 };
             }
-            wait.restart(&self.slot.current(&self.worker));
+            // In the turn of the stream that has just ended.
+            wait.restart(&self.slot.current(&self.worker), self.worker.clock.recent());
         }
     }
 
@@ -343,7 +344,7 @@ impl HttpConnection {
             }
             if active.get() == 0 {
                 if !wait.idle.is_armed() && !draining {
-                    wait.restart(first);
+                    wait.restart(first, self.worker.clock.now());
                 }
             } else {
                 wait.idle.disarm();
@@ -450,14 +451,14 @@ impl IdleWait {
         if let Some(age) = hcm.config.common.max_connection_duration {
             wait.age.arm(connection.info.started + age);
         }
-        wait.restart(hcm);
+        wait.restart(hcm, connection.worker.clock.now());
         wait
     }
 
-    fn restart(&mut self, hcm: &WorkerHcm) {
+    fn restart(&mut self, hcm: &WorkerHcm, now: Instant) {
         self.head_timeout = hcm.config.request_headers_timeout;
         match hcm.config.common.idle_timeout {
-            Some(timeout) => self.idle.arm(Instant::now() + timeout),
+            Some(timeout) => self.idle.arm(now + timeout),
             None => self.idle.disarm(),
         }
     }

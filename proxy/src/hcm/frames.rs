@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -275,8 +274,9 @@ impl ActiveStream<'_> {
         &mut self,
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<T, StreamEnd>>,
     ) -> Result<T, StreamEnd> {
+        let mut first = true;
         poll_fn(|cx| {
-            self.now = Instant::now();
+            self.note_turn(&mut first);
             if let Poll::Ready(done) = poll(self, cx) {
                 return Poll::Ready(done);
             }

@@ -9,6 +9,7 @@ use super::request_id;
 use crate::codec::head::{RequestHead, Scheme};
 use crate::codec::name::{HeaderName, names};
 use crate::config::hcm::HttpConnectionManager;
+use crate::format::address::IpText;
 use crate::stream_info::{Address, StreamInfo};
 
 /// What a peer that is not internal may not tell us.
@@ -91,7 +92,7 @@ pub fn mutate(
         append_list(head, &names::VIA, via.as_bytes(), b", ");
     }
     if is_edge && let Some(addr) = info.remote.ip() {
-        let text = addr.ip().to_string();
+        let text = IpText::new(addr.ip());
         head.headers.set(&names::X_ENVOY_EXTERNAL_ADDRESS, text.as_bytes());
     }
     if hcm.request_id.generate {
@@ -204,7 +205,7 @@ fn append_xff(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionMan
         IpAddr::V4(v4) if hcm.represent_ipv4_as_mapped => IpAddr::V6(v4.to_ipv6_mapped()),
         ip => ip,
     };
-    let text = ip.to_string();
+    let text = IpText::new(ip);
     append_list(head, &names::X_FORWARDED_FOR, text.as_bytes(), b",");
 }
 

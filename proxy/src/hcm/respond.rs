@@ -165,8 +165,8 @@ impl ActiveStream<'_> {
             Some(&self.request),
             &self.info,
             &hcm.config,
-            &self.worker.local.service_node,
-            &self.worker.date,
+            &self.worker,
+            self.now,
         );
         self.count_response(head.status);
         if self.close_after
@@ -187,8 +187,9 @@ impl ActiveStream<'_> {
     /// Moves the body until everything is out; the request goes on meanwhile.
     async fn pump(&mut self, source: &mut dyn ResponseSource, end: bool) -> Result<(), StreamEnd> {
         let mut ended = end;
+        let mut first = true;
         poll_fn(|cx| {
-            self.now = Instant::now();
+            self.note_turn(&mut first);
             source.poll_request(self, cx)?;
             if !ended {
                 ended = self.poll_body(source, cx)?;

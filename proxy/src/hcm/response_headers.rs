@@ -4,7 +4,7 @@
 //! Follows Envoy's `ConnectionManagerUtility::mutateResponseHeaders` and `encodeHeaders`.
 
 use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
@@ -12,6 +12,7 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::name::{HeaderName, names};
 use crate::config::hcm::{HttpConnectionManager, ProxyName, ProxyStatus, ServerHeader};
 use crate::stream_info::{ResponseFlags, StreamInfo};
+use crate::worker::WorkerContext;
 
 /// `date`, formatted once a second.
 #[derive(Debug, Default)]
@@ -37,11 +38,12 @@ pub fn mutate(
     request: Option<&RequestHead>,
     info: &StreamInfo,
     hcm: &HttpConnectionManager,
-    node_id: &str,
-    date: &DateCache,
+    worker: &WorkerContext,
+    now: Instant,
 ) {
     if !head.headers.contains(&names::DATE) {
-        date.with(SystemTime::now(), |date| head.headers.append(&names::DATE, date));
+        let wall = worker.clock.wall(now);
+        worker.date.with(wall, |date| head.headers.append(&names::DATE, date));
     }
     match hcm.server_header {
         ServerHeader::Overwrite => head.headers.set(&names::SERVER, hcm.server_name.as_bytes()),
@@ -82,7 +84,7 @@ pub fn mutate(
         }
     }
     if let Some(config) = &hcm.proxy_status {
-        set_proxy_status(head, info, hcm, config, node_id);
+        set_proxy_status(head, info, hcm, config, &worker.local.service_node);
     }
 }
 

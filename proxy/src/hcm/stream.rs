@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use futures_util::future::LocalBoxFuture;
 
@@ -166,9 +166,10 @@ pub(super) async fn head_timed_out(setup: StreamSetup<'_>) -> Fate {
 
 impl<'a> ActiveStream<'a> {
     pub fn new(setup: StreamSetup<'a>) -> Self {
-        let now = Instant::now();
         let worker = setup.worker;
-        let mut info = StreamInfo::new(setup.connection, worker.next_id(), now, SystemTime::now());
+        let now = worker.clock.now();
+        let wall = worker.clock.wall(now);
+        let mut info = StreamInfo::new(setup.connection, worker.next_id(), now, wall);
         info.protocol = Some(setup.request.protocol);
         if setup.end {
             info.timing.last_downstream_rx = Some(now);
@@ -196,6 +197,13 @@ impl<'a> ActiveStream<'a> {
             was_full: false,
             close_after: setup.close_after,
             limit: setup.limit,
+        }
+    }
+
+    /// For each poll of a wait: the first is in the turn that began it, only later ones ask the clock.
+    pub fn note_turn(&mut self, first: &mut bool) {
+        if !std::mem::take(first) {
+            self.now = self.worker.clock.now();
         }
     }
 

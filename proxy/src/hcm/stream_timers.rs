@@ -33,6 +33,8 @@ pub struct StreamTimers {
     wheel: Timer,
     /// What the wheel is armed for.
     armed: Option<Instant>,
+    /// A deadline was set since the wheel was armed. A poll arms it once for all that were.
+    changed: bool,
     request: Option<Instant>,
     max_duration: Option<Instant>,
     route: Option<Instant>,
@@ -48,6 +50,7 @@ impl StreamTimers {
         Self {
             wheel: timers.timer(),
             armed: None,
+            changed: false,
             request: None,
             max_duration: None,
             route: None,
@@ -61,28 +64,28 @@ impl StreamTimers {
 
     pub fn set_request(&mut self, deadline: Option<Instant>) {
         self.request = deadline;
-        self.rearm();
+        self.changed = true;
     }
 
     pub fn set_idle(&mut self, idle: Option<Duration>) {
         self.idle = idle;
-        self.rearm();
+        self.changed = true;
     }
 
     pub fn set_max_duration(&mut self, deadline: Option<Instant>) {
         self.max_duration = deadline;
-        self.rearm();
+        self.changed = true;
     }
 
     pub fn set_route(&mut self, deadline: Option<Instant>) {
         self.route = deadline;
-        self.rearm();
+        self.changed = true;
     }
 
     pub fn set_per_try(&mut self, deadline: Option<Instant>, idle: Option<Duration>) {
         self.per_try = deadline;
         self.per_try_idle = idle;
-        self.rearm();
+        self.changed = true;
     }
 
     pub fn set_upstream_max(&mut self, deadline: Option<Instant>) {
@@ -104,6 +107,7 @@ impl StreamTimers {
         (self.request, self.max_duration, self.route, self.per_try) = (None, None, None, None);
         (self.idle, self.per_try_idle, self.upstream_max) = (None, None, None);
         self.armed = None;
+        self.changed = false;
         self.wheel.disarm();
     }
 
@@ -133,6 +137,9 @@ impl StreamTimers {
 
     /// Ready with the timer that has run out; it is off afterwards.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        if std::mem::take(&mut self.changed) {
+            self.rearm();
+        }
         while self.wheel.poll(cx).is_ready() {
             self.armed = None;
             let now = Instant::now();

@@ -133,6 +133,7 @@ pub struct FilterChain {
 impl FilterChain {
     /// Makes every filter that is on for the route. `spare` is an emptied list of an earlier stream.
     pub fn create(&mut self, configs: &[HttpFilterConfig], route: &RouteState) {
+        self.entries.reserve(configs.len());
         for config in configs {
             if route.filter_disabled(config.slot).unwrap_or(config.disabled) {
                 continue;

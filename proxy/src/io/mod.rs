@@ -35,6 +35,15 @@ impl Io {
         (Self::Memory(a), Self::Memory(b))
     }
 
+    /// Ready when a read is worth trying: bytes, an end or an error. Leaves the task's waker otherwise.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(s) => s.poll_read_ready(cx).map(|_| ()),
+            Self::Unix(s) => s.poll_read_ready(cx).map(|_| ()),
+            Self::Memory(_) => Poll::Ready(()),
+        }
+    }
+
     /// Reads into the spare capacity of `buf`, which must not be zero; 0 is the end of the stream.
     pub fn poll_read(
         &mut self,

@@ -158,8 +158,9 @@ impl Attempt {
         fw: &mut Forwarding<'_>,
         s: &mut ActiveStream<'_>,
     ) -> Result<AttemptEnd, StreamEnd> {
+        let mut first = true;
         let outcome = poll_fn(|cx| {
-            s.now = Instant::now();
+            s.note_turn(&mut first);
             self.poll_exchange(fw, s, cx)
         })
         .await;
@@ -378,8 +379,9 @@ impl Forwarding<'_> {
         let protocol = self.cluster.config.http.protocol(s.request.protocol, None);
         // The first poll of a warm pool is ready at once.
         let mut acquire = std::pin::pin!(host.pools.acquire(protocol, self.priority(), None));
+        let mut first = true;
         let outcome = poll_fn(|cx| {
-            s.now = Instant::now();
+            s.note_turn(&mut first);
             if let Poll::Ready(lease) = acquire.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Ok(lease)));
             }

@@ -186,8 +186,9 @@ impl Forwarding<'_> {
         }
         let mut timer = s.worker.timers.timer();
         timer.arm(Instant::now() + wait);
+        let mut first = true;
         let expired = std::future::poll_fn(|cx| {
-            s.now = Instant::now();
+            s.note_turn(&mut first);
             if timer.poll(cx).is_ready() {
                 return std::task::Poll::Ready(Ok(None));
             }

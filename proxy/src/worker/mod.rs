@@ -1,5 +1,6 @@
 //! One data-plane thread: a current-thread runtime with its sockets, connections, pools and counters.
 
+pub mod clock;
 pub mod connections;
 pub mod run;
 pub mod timers;
@@ -16,6 +17,7 @@ use crate::hcm::response_headers::DateCache;
 use crate::load_balancer::Rng;
 use crate::stats::names::RouterStat;
 use crate::stats::{Block, Registry};
+use clock::Clock;
 use connections::Connections;
 use timers::Timers;
 
@@ -32,6 +34,7 @@ pub struct WorkerContext {
     pub connections: Connections,
     pub local: Arc<LocalInfo>,
     pub date: DateCache,
+    pub clock: Clock,
     rng: RefCell<Rng>,
     /// Streams and connections so far: the low bits of their ids.
     ids: Cell<u64>,
@@ -67,6 +70,7 @@ impl WorkerContext {
             connections: Connections::default(),
             local,
             date: DateCache::default(),
+            clock: Clock::default(),
             rng: RefCell::new(Rng::new(seed)),
             ids: Cell::new(0),
         }
