@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 macro_rules! known_names {
     ($($konst:ident = $text:literal,)*) => {
@@ -205,6 +206,14 @@ const TABLE: [u8; SLOTS] = {
     }
     table
 };
+
+/// A known name as the crate http has it, made once; `None` for `UNKNOWN`.
+pub(super) fn http_name(id: u8) -> Option<&'static http::HeaderName> {
+    static NAMES: LazyLock<Vec<http::HeaderName>> = LazyLock::new(|| {
+        TEXT.iter().skip(1).map(|text| http::HeaderName::from_static(text)).collect()
+    });
+    NAMES.get(usize::from(id).checked_sub(1)?)
+}
 
 /// The number of a name in any case, 0 when it is not a known one.
 pub(super) fn id_of(name: &[u8]) -> u8 {

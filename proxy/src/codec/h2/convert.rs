@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version, uri};
 use crate::codec::ParseFault;
 use crate::codec::h1;
 use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead, Scheme};
-use crate::codec::name::{ids, names};
+use crate::codec::name::{http_name, ids, names};
 
 /// Why a message of the peer is not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,15 +234,29 @@ fn list_to_h2(list: &HeaderList, tunnel: bool) -> HeaderMap {
         }
         // Names and values of decoders and of the configuration are valid; what a filter made up and is
         // not cannot be sent.
-        let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(&arena[name]),
-            HeaderValue::from_maybe_shared(arena.slice(value)),
-        ) else {
-            continue;
+        let name = match http_name(id) {
+            Some(known) => known.clone(),
+            None => match HeaderName::from_bytes(&arena[name]) {
+                Ok(name) => name,
+                Err(_) => continue,
+            },
         };
+        let Ok(mut value) = HeaderValue::from_maybe_shared(arena.slice(value)) else { continue };
+        value.set_sensitive(is_of_one_message(id));
         map.append(name, value);
     }
     map
+}
+
+/// Values that hardly any other message has: put into the compression's table they only push out what is of use.
+fn is_of_one_message(id: u8) -> bool {
+    matches!(
+        id,
+        ids::X_REQUEST_ID
+            | ids::X_ENVOY_UPSTREAM_SERVICE_TIME
+            | ids::TRACEPARENT
+            | ids::GRPC_TIMEOUT
+    )
 }
 
 /// Trailers for h2.
