@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::local_reply::LocalReply;
 use super::stream::{ActiveStream, Passing, StreamEnd, reset_code};
 use super::stream_timers::Expired;
-use crate::codec::{Fault, Frame};
+use crate::codec::{Fault, Frame, ServerStream};
 use crate::http_filters::Flow;
 use crate::stats::names::HttpStat;
 use crate::stream_info::ResponseFlags;
@@ -33,6 +33,11 @@ pub trait ResponseSource {
         stream: &mut ActiveStream<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd>;
+
+    /// Whether we answer ourselves: what is left of the request is then of no use.
+    fn is_local(&self) -> bool {
+        false
+    }
 
     /// A timer of the router ran out after the head was sent on.
     fn timed_out(&mut self, stream: &mut ActiveStream<'_>, expired: Expired) -> Option<StreamEnd>;
@@ -59,7 +64,10 @@ impl ActiveStream<'_> {
         self.timers.touch(self.now);
         match &frame {
             Some(Frame::Data(data)) => self.info.bytes_received += data.len() as u64,
-            Some(Frame::Trailers(_)) => self.inbound.had_trailers = true,
+            Some(Frame::Trailers(_)) => {
+                self.inbound.had_trailers = true;
+                self.note_request_end();
+            }
             None => self.note_request_end(),
         }
         Poll::Ready(Ok(frame))
@@ -156,28 +164,43 @@ impl ActiveStream<'_> {
         Ok(())
     }
 
-    /// Body bytes that a filter has collected: the request's whole length is then known.
-    pub fn collected_bytes(&self) -> Option<usize> {
-        if self.inbound.collected.is_empty() || !self.inbound.ended {
-            return None;
-        }
-        Some(
-            self.inbound
-                .collected
-                .iter()
-                .map(|p| match &p.frame {
-                    Some(Frame::Data(data)) => data.len(),
-                    _ => 0,
-                })
-                .sum(),
-        )
+    /// Waits for a filter that holds the request's head back; meanwhile as much of the body as may be buffered is
+    /// taken in.
+    pub(super) async fn wait_reading(
+        &mut self,
+        mut done: LocalBoxFuture<'static, ()>,
+    ) -> Result<(), StreamEnd> {
+        let collected = &self.inbound.collected;
+        let mut held: usize = collected.iter().map(|p| length(p.frame.as_ref())).sum();
+        self.during(|s, cx| {
+            if done.poll_unpin(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            while !s.inbound.ended && held < s.limit {
+                let frame = ready!(s.poll_inbound(cx))?;
+                held = held.saturating_add(length(frame.as_ref()));
+                s.inbound.collected.push_back(Passing { frame, at: 0 });
+            }
+            Poll::Pending
+        })
+        .await
     }
 
-    /// Nothing of the request is left to send on.
+    /// Takes in and drops what has come of a request that is answered already.
+    pub(super) fn discard_request(&mut self, cx: &mut Context<'_>) -> Result<(), StreamEnd> {
+        self.inbound.collected.clear();
+        while !self.inbound.ended {
+            match self.poll_inbound(cx) {
+                Poll::Ready(frame) => drop(frame?),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the request is left to send on, not even an end.
     pub fn request_is_empty(&self) -> bool {
-        self.inbound.ended
-            && self.inbound.current.is_none()
-            && self.inbound.collected.iter().all(|p| p.frame.is_none())
+        self.inbound.ended && self.inbound.current.is_none() && self.inbound.collected.is_empty()
     }
 
     /// Whether the frame just taken was the request's last; if so its end is taken too.
@@ -190,6 +213,14 @@ impl ActiveStream<'_> {
             self.note_request_end();
         }
         end
+    }
+
+    /// In HTTP/2 the end may have come with the last frame, and nobody will ask for more.
+    pub(super) fn note_known_end(&mut self) {
+        let h2 = matches!(self.down, ServerStream::H2(_));
+        if h2 && self.info.bytes_received > 0 && !self.inbound.ended && self.down.is_end() {
+            self.note_request_end();
+        }
     }
 
     fn note_request_end(&mut self) {
@@ -369,6 +400,13 @@ impl ActiveStream<'_> {
             }
         }
         StreamEnd::Downstream(fault)
+    }
+}
+
+fn length(frame: Option<&Frame>) -> usize {
+    match frame {
+        Some(Frame::Data(data)) => data.len(),
+        Some(Frame::Trailers(_)) | None => 0,
     }
 }
 

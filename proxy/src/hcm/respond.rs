@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::StatusCode;
 
 use super::frames::{Interrupt, ResponseSource};
@@ -32,12 +33,20 @@ impl ResponseSource for LocalBody {
         self.0.is_none()
     }
 
+    /// While a filter holds the reply back, the client may still be sending.
     fn poll_request(
         &mut self,
-        _stream: &mut ActiveStream<'_>,
-        _cx: &mut Context<'_>,
+        stream: &mut ActiveStream<'_>,
+        cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd> {
+        if stream.progress == Progress::Nothing || stream.outbound.wait.is_some() {
+            stream.discard_request(cx)?;
+        }
         Ok(())
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn timed_out(
@@ -59,8 +68,6 @@ impl ActiveStream<'_> {
             return Err(StreamEnd::Reset(reset_code::INTERNAL_ERROR));
         }
         self.make_filters();
-        // What is left of the request could be taken for another one.
-        self.close_after |= !self.inbound.ended;
         let (head, mut body) = self.compose(reply);
         let end = body.0.is_none();
         match self.respond(head, end, &mut body).await {
@@ -75,11 +82,32 @@ impl ActiveStream<'_> {
         }
     }
 
-    fn compose(&mut self, reply: LocalReply) -> (ResponseHead, LocalBody) {
+    fn compose(&mut self, mut reply: LocalReply) -> (ResponseHead, LocalBody) {
+        self.info.flags.insert(reply.flags);
+        self.info.set_details(reply.details.clone());
+        self.add_route_headers(&mut reply);
         let config = &self.hcm.config.local_reply;
         let (head, body) = local_reply::respond(reply, config, Some(&self.request), &mut self.info);
         self.local_reply_body = body.clone();
         (head, LocalBody(Some(body).filter(|b| !b.is_empty())))
+    }
+
+    /// The response header operations of a route to a cluster are for every reply of ours too.
+    fn add_route_headers(&self, reply: &mut LocalReply) {
+        if self.route.action().is_none() {
+            return;
+        }
+        let Some(matched) = self.route.matched() else { return };
+        let mut head = ResponseHead::new(reply.status, self.request.protocol);
+        for ops in self.route.table().response_header_ops(matched) {
+            ops.apply_response(&mut head, Some(&self.request), &self.info);
+        }
+        if let Some(headers) = &reply.headers {
+            for (name, value) in headers.iter() {
+                head.headers.push_raw(name, value);
+            }
+        }
+        reply.headers = Some(head.headers);
     }
 
     /// Sends a response whose head is here and whose body comes from `source`.
@@ -104,8 +132,19 @@ impl ActiveStream<'_> {
                 }
                 Flow::Reply(reply) => return Err(StreamEnd::Reply(reply)),
                 Flow::Reset => return Err(StreamEnd::Reset(reset_code::NO_ERROR)),
-                Flow::Wait(done) => self.wait(done).await?,
+                Flow::Wait(mut done) => {
+                    self.during(|s, cx| {
+                        source.poll_request(s, cx)?;
+                        done.poll_unpin(cx).map(Ok)
+                    })
+                    .await?;
+                }
             }
+        }
+        if source.is_local() {
+            self.note_known_end();
+            // What is left of the request could be taken for another one.
+            self.close_after |= !self.inbound.ended;
         }
         self.send_head(head, end);
         self.pump(source, end).await
@@ -122,10 +161,8 @@ impl ActiveStream<'_> {
         loop {
             let frame = self
                 .during(|s, cx| {
-                    if s.outbound.wait.is_none() {
-                        return source.poll_frame(cx);
-                    }
-                    Poll::Pending
+                    source.poll_request(s, cx)?;
+                    source.poll_frame(cx)
                 })
                 .await?;
             self.outbound.had_trailers |= matches!(frame, Some(Frame::Trailers(_)));

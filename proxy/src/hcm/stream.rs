@@ -230,23 +230,19 @@ impl<'a> ActiveStream<'a> {
         self.timers.set_max_duration(hcm.common.max_stream_duration.map(|t| self.now + t));
     }
 
-    /// Matches the route and takes what it says about the stream as a whole.
+    /// Matches the route and takes what it says about the stream as a whole; again when a filter has cleared it.
     fn match_route(&mut self) {
         self.resolve_route();
-        let Some(route) = self.route.route() else { return };
-        if !route.name.is_empty() {
-            self.info.route_name = Some(route.name.clone());
-        }
-        self.info.route_metadata = route.metadata.clone();
-        self.info.virtual_host_metadata =
-            self.route.virtual_host().and_then(|host| host.metadata.clone());
+        let route = self.route.route();
+        self.info.route_name = route.filter(|r| !r.name.is_empty()).map(|route| route.name.clone());
+        self.info.route_metadata = route.and_then(|route| route.metadata.clone());
+        let host = self.route.virtual_host();
+        self.info.virtual_host_metadata = host.and_then(|host| host.metadata.clone());
+        self.info.virtual_host_name = host.map(|host| host.name.clone());
         if let Some(action) = self.route.action()
             && let Some(idle) = action.timeouts.idle
         {
             self.timers.set_idle(Some(idle).filter(|d| !d.is_zero()));
-        }
-        if let Some(host) = self.route.virtual_host() {
-            self.info.virtual_host_name = Some(host.name.clone());
         }
         self.resolve_cluster();
     }
@@ -268,13 +264,13 @@ impl<'a> ActiveStream<'a> {
 
     /// The route's cluster, which logs name even where the request never gets there.
     fn resolve_cluster(&mut self) {
-        let Some(matched) = self.route.matched() else { return };
-        let name = self.route.table().cluster_name(matched, &self.request);
+        let matched = self.route.matched();
+        let name = matched.and_then(|m| self.route.table().cluster_name(m, &self.request));
         self.cluster = name.and_then(|name| self.worker.clusters.get(name));
-        if let Some(cluster) = &self.cluster {
-            self.info.upstream.cluster = Some(cluster.config.name.clone());
-            self.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
-        }
+        let config = self.cluster.as_ref().map(|cluster| &cluster.config);
+        self.info.upstream.cluster = config.map(|config| config.name.clone());
+        self.info.upstream.cluster_observability_name =
+            config.and_then(|config| config.alt_stat_name.clone());
     }
 
     /// All filters are made before the first runs; also for a stream that ended before, since every filter sees
@@ -300,7 +296,10 @@ impl<'a> ActiveStream<'a> {
                 }
                 Flow::Reply(reply) => return Err(StreamEnd::Reply(reply)),
                 Flow::Reset => return Err(StreamEnd::Reset(reset_code::NO_ERROR)),
-                Flow::Wait(done) => self.wait(done).await?,
+                Flow::Wait(done) => self.wait_reading(done).await?,
+            }
+            if self.route.is_cleared() {
+                self.match_route();
             }
         }
         Ok(())

@@ -111,8 +111,8 @@ fn direct_reply(
     StreamEnd::Reply(Box::new(reply))
 }
 
-/// The response header operations of the route, on a reply of our own.
-pub(super) fn add_response_ops(
+/// The response header operations of a route that is answered without a cluster.
+fn add_response_ops(
     s: &ActiveStream<'_>,
     table: &RouteTable,
     matched: RouteMatch,
@@ -144,9 +144,8 @@ fn find_cluster(
         return Ok(cluster);
     }
     s.hcm.router_stats.inc(RouterStat::NoCluster);
-    let mut reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")
+    let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")
         .flag(ResponseFlags::NO_CLUSTER_FOUND);
-    add_response_ops(s, table, matched, &mut reply);
     Err(StreamEnd::Reply(Box::new(reply)))
 }
 
@@ -196,8 +195,13 @@ impl<'r> Forwarding<'r> {
             let operation = decorator.operation.as_bytes();
             s.request.headers.set(&names::X_ENVOY_DECORATOR_OPERATION, operation);
         }
-        let elapsed = s.now.saturating_duration_since(s.info.start);
-        timeouts::set_headers(&timeouts, action, &config.router, elapsed, &mut s.request);
+        timeouts::set_headers(
+            &timeouts,
+            action,
+            &config.router,
+            std::time::Duration::ZERO,
+            &mut s.request,
+        );
         let retry = RetryState::new(action.retry_policy.as_ref(), &mut s.request);
         let limit = table
             .matched_route(matched)
@@ -272,7 +276,7 @@ impl<'r> Forwarding<'r> {
 
     /// The head of this attempt.
     pub(super) fn set_attempt_headers(&mut self, s: &mut ActiveStream<'_>, host: &Host) {
-        let Some(virtual_host) = s.route.virtual_host() else { return };
+        let virtual_host = self.table.virtual_host(self.matched);
         let (count, timeout) = (
             virtual_host.include_request_attempt_count,
             virtual_host.include_is_timeout_retry_header,
@@ -315,7 +319,7 @@ impl<'r> Forwarding<'r> {
             let mut text = itoa::Buffer::new();
             head.headers.set(&names::X_ENVOY_UPSTREAM_SERVICE_TIME, text.format(took).as_bytes());
         }
-        if s.route.virtual_host().is_some_and(|v| v.include_attempt_count_in_response) {
+        if self.table.virtual_host(self.matched).include_attempt_count_in_response {
             let mut text = itoa::Buffer::new();
             head.headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
         }

@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::charge;
 use super::failure::{Failure, ResetReason};
-use super::forward::{Forwarding, add_response_ops};
+use super::forward::Forwarding;
 use super::retry::{BackOff, Verdict};
 use crate::codec::head::{HeaderList, ResponseHead};
 use crate::codec::name::names;
@@ -66,7 +66,7 @@ impl Forwarding<'_> {
         s.info.upstream.transport_failure = failure.transport.clone();
         let reply = failure.reply(self.attempts > 1, s.hcm.config.router.suppress_envoy_headers);
         charge::local(s, &self.cluster, reply.status);
-        Err(self.reply(s, reply))
+        Err(self.reply(reply))
     }
 
     pub(super) fn judge_timeout(
@@ -109,7 +109,7 @@ impl Forwarding<'_> {
             let reply = LocalReply::new(status, "upstream_max_stream_duration_reached")
                 .body("upstream max stream duration reached")
                 .flag(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED);
-            return Err(self.reply(s, reply));
+            return Err(self.reply(reply));
         }
         let details = match expired {
             Expired::PerTry => "upstream_per_try_timeout",
@@ -127,19 +127,17 @@ impl Forwarding<'_> {
             .body(body)
             .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
         charge::local(s, &self.cluster, reply.status);
-        Err(self.reply(s, reply))
+        Err(self.reply(reply))
     }
 
     /// A reply in the place of an upstream's response.
-    pub(super) fn reply(&self, s: &ActiveStream<'_>, mut reply: LocalReply) -> StreamEnd {
-        if s.route.virtual_host().is_some_and(|v| v.include_attempt_count_in_response)
-            && self.attempts > 0
-        {
+    pub(super) fn reply(&self, mut reply: LocalReply) -> StreamEnd {
+        let virtual_host = self.table.virtual_host(self.matched);
+        if virtual_host.include_attempt_count_in_response && self.attempts > 0 {
             let mut text = itoa::Buffer::new();
             let headers = reply.headers.get_or_insert_with(HeaderList::new);
             headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
         }
-        add_response_ops(s, self.table, self.matched, &mut reply);
         StreamEnd::Reply(Box::new(reply))
     }
 

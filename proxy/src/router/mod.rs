@@ -43,6 +43,11 @@ impl RouteState {
         self.matched = None;
     }
 
+    /// Nobody has matched since the last `clear`, or at all.
+    pub fn is_cleared(&self) -> bool {
+        self.matched.is_none()
+    }
+
     /// Matches where that is still to be done.
     pub fn resolve(&mut self, head: &RequestHead) -> Option<RouteMatch> {
         *self.matched.get_or_insert_with(|| self.table.route(head, self.random))
