@@ -130,7 +130,7 @@ pub struct Request {
     pub version: Option<String>,
     /// Extended CONNECT (h2).
     pub connect_protocol: Option<String>,
-    /// Send the body only after this event: `response_head`, `continue`.
+    /// Send the body only after this event: `response_head`, `continue` (h1), `upstream_head` (h2).
     pub body_after: Option<String>,
     /// End of an h2 request after its response head: `reset`, or `open` to leave it without END_STREAM.
     pub finish: Option<String>,

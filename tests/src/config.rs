@@ -33,6 +33,7 @@ const HTTP_FILTERS: &[(&str, &str, &str)] = &[
     ("header_mutation", "envoy.filters.http.header_mutation", "header_mutation.v3.HeaderMutation"),
     ("local_ratelimit", "envoy.filters.http.local_ratelimit", "local_ratelimit.v3.LocalRateLimit"),
     ("lua", "envoy.filters.http.lua", "lua.v3.Lua"),
+    ("wasm", "envoy.filters.http.wasm", "wasm.v3.Wasm"),
 ];
 
 /// Names of the scripted upstreams that the area's clusters use.

@@ -26,26 +26,24 @@ const STAT_NAMES: &str = "names of statistics";
 /// A case that takes longer is named, so that the whole stays short.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Runs one area; an error lists every difference.
+/// Runs one area through Envoy and `ours`; an error lists every difference.
 ///
 /// # Errors
 /// When a proxy does not start, a case cannot run, or anything differs.
-pub fn run(name: &str) -> Result<()> {
+pub fn run(name: &str, ours: Kind) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(compare(name))
+    runtime.block_on(compare(name, ours))
 }
 
-async fn compare(name: &str) -> Result<()> {
+async fn compare(name: &str, kind: Kind) -> Result<()> {
     let area = Area::load(name)?;
     let names = crate::config::upstream_names(&area);
     for case in &area.cases {
         crate::upstream::check_script(&case.upstream, &names)
             .with_context(|| format!("{name}: {}", case.name))?;
     }
-    let (envoy, ours) = tokio::join!(
-        Sandbox::start(Kind::Envoy, &area, &[]),
-        Sandbox::start(Kind::Outrigger, &area, &[])
-    );
+    let (envoy, ours) =
+        tokio::join!(Sandbox::start(Kind::Envoy, &area, &[]), Sandbox::start(kind, &area, &[]));
     let (mut envoy, mut ours) = (envoy?, ours?);
     let only = std::env::var("CASE").ok();
     let mut tally = Tally::new(name)?;
@@ -93,7 +91,7 @@ async fn repeatedly(
         if !ours.proxy.alive() {
             write!(finding.difference, "\n  outrigger died: {}", ours.proxy.log_tail())?;
             finding.fatal = true;
-            *ours = Sandbox::start(Kind::Outrigger, area, &[]).await?;
+            *ours = Sandbox::start(ours.proxy.kind(), area, &[]).await?;
             break;
         }
         if tally.ledger.lists(&case.name) && !finding.fatal && !ledger::updating() {

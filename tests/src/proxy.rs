@@ -17,6 +17,8 @@ const START: Duration = Duration::from_secs(30);
 pub enum Kind {
     Envoy,
     Outrigger,
+    /// Another build of Outrigger, at this path.
+    Variant(&'static str),
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
                 },
                 Into::into,
             ),
+            Self::Variant(path) => path.into(),
         }
     }
 
@@ -43,7 +46,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Envoy => "envoy",
-            Self::Outrigger => "outrigger",
+            Self::Outrigger | Self::Variant(_) => "outrigger",
         }
     }
 }

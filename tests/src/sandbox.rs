@@ -95,7 +95,7 @@ impl Sandbox {
                 let client = h1::Client::connect(to, &self.upstreams, &self.normaliser).await?;
                 client.run(case, linger).await?
             }
-            Protocol::H2 => h2::run(to, case, &self.normaliser, linger).await?,
+            Protocol::H2 => h2::run(to, case, &self.upstreams, &self.normaliser, linger).await?,
             Protocol::H2Raw => h2_raw::run(to, case, linger).await?,
         };
         self.settle("listener.", "downstream_cx_active").await?;

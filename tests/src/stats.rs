@@ -29,6 +29,14 @@ pub const IGNORED: &[(&str, &str)] = &[
         "after the last response Outrigger sends FIN at once and closes when the peer does; Envoy \
          waits for its timer",
     ),
+    (
+        r"lua\..*|http\.[^.]*\.lua\..*|wasm.*",
+        "Envoy counts scripts and modules; their stand-ins have none",
+    ),
+    (
+        r"http\.async-client\..*|cluster\.side\..*",
+        "Lua asks through a cluster, its stand-ins through a socket of their own",
+    ),
     (r".*buffered", "bytes at the moment of the scrape"),
     (r".*\.(downstream|upstream)_flow_control_.*", "depends on how the kernel cuts reads"),
     (

@@ -1,12 +1,18 @@
 //! The same configuration and the same requests through Envoy and Outrigger, area by area.
 
+use tests::proxy::Kind;
+
+/// Outrigger with the filters of `tests/src/bin/probes`.
+const PROBES: Kind = Kind::Variant(env!("CARGO_BIN_EXE_probes"));
+
 macro_rules! areas {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident $(with $kind:expr)?),* $(,)?) => {
         const AREAS: &[&str] = &[$(stringify!($name)),*];
         $(
             #[test]
             fn $name() {
-                if let Err(e) = tests::differential::run(stringify!($name)) {
+                let kind = [$($kind,)? Kind::Outrigger][0];
+                if let Err(e) = tests::differential::run(stringify!($name), kind) {
                     panic!("{e:#}");
                 }
             }
@@ -28,6 +34,7 @@ areas! {
     listeners,
     local_replies,
     paths,
+    probes with PROBES,
     responses,
     retries,
     rewrites,

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::DEADLINE;
 use crate::area::{Case, Request};
 use crate::observe::{Normaliser, show_body};
+use crate::upstream::Upstreams;
 use crate::upstream::h1::pieces;
 use crate::upstream::h2::{insert, map_lines, send};
 
@@ -27,6 +28,7 @@ use crate::upstream::h2::{insert, map_lines, send};
 pub async fn run(
     to: SocketAddr,
     case: &Case,
+    upstreams: &Upstreams,
     normaliser: &Normaliser,
     linger: Duration,
 ) -> Result<Vec<String>> {
@@ -49,7 +51,8 @@ pub async fn run(
     let mut lines = Vec::new();
     for (i, request) in std::iter::once(&case.request).chain(&case.requests).enumerate() {
         let at = format!("client[{i}]");
-        match timeout(DEADLINE, exchange(&mut sender, request, &at, normaliser, &mut lines)).await {
+        let done = exchange(&mut sender, request, &at, upstreams, normaliser, &mut lines);
+        match timeout(DEADLINE, done).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => lines.push(format!("{at} stream {}", reason(&e))),
             Err(_) => lines.push(format!("{at} silent")),
@@ -80,6 +83,7 @@ async fn exchange(
     sender: &mut SendRequest<Bytes>,
     request: &Request,
     at: &str,
+    upstreams: &Upstreams,
     normaliser: &Normaliser,
     lines: &mut Vec<String>,
 ) -> Result<(), h2::Error> {
@@ -102,6 +106,10 @@ async fn exchange(
     }
     if end {
         return receive(response, None, at, normaliser, lines).await;
+    }
+    if request.body_after.as_deref() == Some("upstream_head") {
+        // What never came shows in what the upstreams saw.
+        let _ = upstreams.wait(|seen| !seen.is_empty()).await;
     }
     let mut stream = stream;
     // A reset while sending shows on the receiving side.

@@ -146,7 +146,14 @@ impl Shared {
     }
 
     /// Records a request; its index is the handle for [`Self::update`].
-    fn record(&self, seen: Seen) -> usize {
+    ///
+    /// A server whose name begins with `side` is asked by a filter: what it is asked counts, how is each
+    /// proxy's own affair.
+    fn record(&self, mut seen: Seen) -> usize {
+        if is_side(&seen.upstream) {
+            seen.head.truncate(1);
+            seen.connection = 0;
+        }
         let index = {
             let mut state = self.lock();
             state.seen.push(seen);
@@ -242,8 +249,8 @@ async fn accept(
         let (connection, tcp) = {
             let mut state = shared.lock();
             state.open += 1;
-            state.connections += 1;
-            (state.connections - 1, state.tcp)
+            state.connections += usize::from(!is_side(&name));
+            (state.connections.saturating_sub(1), state.tcp)
         };
         let (shared, name, mut ended) = (shared.clone(), name.clone(), epoch.clone());
         ended.mark_unchanged();
@@ -286,6 +293,10 @@ async fn serve(stream: TcpStream, tcp: bool, peer: Peer) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     h1::serve(stream, peer).await;
+}
+
+fn is_side(upstream: &str) -> bool {
+    upstream.starts_with("side")
 }
 
 /// RST instead of FIN when the stream is dropped.
