@@ -9,6 +9,8 @@ use hyper::body::{Body, Frame};
 
 /// Types that Envoy sends.
 pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
+/// Refusals of the configuration dump.
+pub(super) const PLAIN: &str = "text/plain";
 pub(super) const JSON: &str = "application/json";
 pub(super) const HTML: &str = "text/html; charset=UTF-8";
 

@@ -8,6 +8,7 @@ mod answer;
 mod bind;
 mod endpoints;
 mod query;
+mod re2_words;
 mod serve;
 mod state;
 

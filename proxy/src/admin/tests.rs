@@ -361,7 +361,7 @@ async fn listeners_and_clusters_are_envoys() {
     let (_, body) = fixture.get("/clusters?format=json&filter=^foo$").await;
     assert_eq!(body, include_str!("testdata/clusters.json"));
     assert_eq!(fixture.get("/clusters?format=json&filter=x").await.1, "{}\n");
-    assert_eq!(fixture.get("/clusters?filter=(").await.1, "Invalid re2 regex\n");
+    assert_eq!(fixture.get("/clusters?filter=(").await.1, "Invalid re2 regex");
     assert!(fixture.get("/clusters").await.1.contains("foo-bar::added_via_api::false\n"));
 }
 

@@ -167,6 +167,13 @@ impl Breakers {
         counts.of(resource).fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The last connection pool of a host is gone: Envoy then writes the gauges of both priorities.
+    pub fn note_pools_gone(&self) {
+        for counts in &self.counts {
+            counts.mark_used(Resource::ConnectionPools);
+        }
+    }
+
     pub fn release(&self, resource: Resource, priority: RoutingPriority) {
         let before = self.counts[priority as usize].of(resource).fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "{} released without being acquired", resource.as_str());

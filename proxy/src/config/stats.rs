@@ -77,6 +77,17 @@ impl Pattern {
         }
     }
 
+    /// Whether only names with a certain first token can match, as far as Envoy sees it: `^word\.…`.
+    pub fn is_bound_to_token(&self) -> bool {
+        let text = match self {
+            Self::Plain(regex) => regex.as_str(),
+            Self::LookAround(regex) => regex.as_str(),
+        };
+        let Some(rest) = text.strip_prefix('^') else { return false };
+        let word = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        word > 0 && (rest[word..].starts_with("\\.") || &rest[word..] == "$")
+    }
+
     /// Byte ranges of groups 1 and 2 of the first match.
     pub fn groups(&self, text: &str) -> Option<[Option<std::ops::Range<usize>>; 2]> {
         match self {

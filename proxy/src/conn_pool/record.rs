@@ -149,7 +149,9 @@ impl Drop for CxRecord {
         let cluster = &self.host.cluster;
         let stats = &cluster.stats;
         cluster.shared.breakers.release(Resource::Connections, self.priority);
-        self.host.host.stats.cx_active.fetch_sub(1, Relaxed);
+        if self.host.host.stats.cx_active.fetch_sub(1, Relaxed) == 1 {
+            cluster.shared.breakers.note_pools_gone();
+        }
         stats.gauge_dec(ClusterStat::UpstreamCxActive);
         stats.inc(ClusterStat::UpstreamCxDestroy);
         let remote = matches!(self.end, End::Remote | End::RemoteWithRequest);
@@ -205,6 +207,10 @@ impl RqGuard {
         let stats = &self.host.cluster.stats;
         stats.add(ClusterStat::UpstreamCxRxBytesTotal, meter.wire_received);
         stats.add(ClusterStat::UpstreamCxTxBytesTotal, meter.wire_sent);
+        if meter.wire_received > 0 {
+            // Nothing stays in it; but it has been used.
+            stats.gauge_add(ClusterStat::UpstreamCxRxBytesBuffered, 0);
+        }
     }
 }
 

@@ -206,6 +206,11 @@ impl ActiveStream<'_> {
             self.now,
         );
         self.count_response(head.status);
+        if !self.inbound.ended {
+            self.hcm.stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);
+            // What is left of the request could be taken for another one; of a tunnel nothing is.
+            self.close_after |= head.status != StatusCode::SWITCHING_PROTOCOLS;
+        }
         if self.close_after
             && let crate::codec::ServerStream::H1(conn) = &mut self.down
         {
@@ -339,7 +344,6 @@ impl ActiveStream<'_> {
         let fate = match outcome {
             Ok(()) => {
                 if !self.inbound.ended {
-                    stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);
                     stats.inc(HttpStat::DownstreamRqRxReset);
                     self.down.reset(reset_code::NO_ERROR);
                 }

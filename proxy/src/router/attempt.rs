@@ -123,7 +123,7 @@ impl Attempt {
 
     /// The head, and what earlier tries have already had of the body.
     fn send_head(&mut self, fw: &mut Forwarding<'_>, s: &mut ActiveStream<'_>) {
-        let complete = s.request_is_empty();
+        let complete = s.request_is_empty() && fw.early.is_empty();
         let frames = fw.replay.frames();
         let end = complete && frames.is_empty();
         s.info.timing.first_upstream_tx = Some(s.now);
@@ -249,8 +249,14 @@ impl Attempt {
     ) -> Result<(), StreamEnd> {
         loop {
             while !self.request_done && !self.write_failed && self.stream().buffered() < s.limit {
-                let Poll::Ready(frame) = s.poll_request(cx) else { break };
-                self.send_frame(fw, s, frame?);
+                let frame = match fw.early.pop_front() {
+                    Some(frame) => frame,
+                    None => match s.poll_request(cx) {
+                        Poll::Ready(frame) => frame?,
+                        Poll::Pending => break,
+                    },
+                };
+                self.send_frame(fw, s, frame);
             }
             if self.write_failed {
                 return Ok(());
@@ -385,6 +391,7 @@ impl Forwarding<'_> {
             if let Poll::Ready(lease) = acquire.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Ok(lease)));
             }
+            self.take_early(s, cx)?;
             s.poll_event(cx).map(|interrupt| match interrupt {
                 Interrupt::End(end) => Err(end),
                 Interrupt::Try(expired) => Ok(Err(expired)),
@@ -401,6 +408,27 @@ impl Forwarding<'_> {
             }
             Err(expired) => Err(AttemptEnd::TimedOut(expired)),
         })
+    }
+
+    /// Takes in what comes of the request meanwhile, up to the buffer's limit.
+    fn take_early(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StreamEnd> {
+        let length = |frame: &Option<Frame>| match frame {
+            Some(Frame::Data(data)) => data.len(),
+            Some(Frame::Trailers(_)) | None => 0,
+        };
+        let mut bytes: usize = self.early.iter().map(length).sum();
+        while !s.request_is_empty() && bytes < s.limit {
+            let Poll::Ready(frame) = s.poll_request(cx) else { break };
+            let frame = frame?;
+            bytes += length(&frame);
+            self.early.push_back(frame);
+            self.start_route_timer(s);
+        }
+        Ok(())
     }
 
     /// A 1xx head on its way to the client: Envoy counts the first one, and tries nothing again after it.

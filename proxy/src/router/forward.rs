@@ -2,6 +2,7 @@
 //!
 //! `forward` decides (redirect, direct response, cluster), `Forwarding` drives the attempts.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::timeouts::{self, Timeouts};
 use super::{charge, rewrite, shadow};
 use crate::cluster::host::Host;
 use crate::cluster::{RetryGuard, WorkerCluster};
+use crate::codec::Frame;
 use crate::codec::head::{HeaderList, ResponseHead};
 use crate::codec::name::names;
 use crate::config::route::RouteTable;
@@ -107,6 +109,12 @@ fn direct_reply(
         None => Bytes::copy_from_slice(body),
     };
     let mut reply = LocalReply::new(direct.status, "direct_response").body(body);
+    // RFC 9110 §10.2.2: the other statuses give it no meaning.
+    if direct.status == StatusCode::CREATED || direct.status.is_redirection() {
+        let mut headers = HeaderList::new();
+        headers.append(&names::LOCATION, &rewrite::request_location(&s.request));
+        reply.headers = Some(headers);
+    }
     add_response_ops(s, table, matched, &mut reply);
     StreamEnd::Reply(Box::new(reply))
 }
@@ -167,6 +175,8 @@ pub(super) struct Forwarding<'r> {
     /// The request has been replayed on a fresh connection after a stale one.
     replayed: bool,
     pub(super) last_was_timeout: bool,
+    /// Frames of the request that came before there was a connection to send them on.
+    pub(super) early: VecDeque<Option<Frame>>,
     /// A 1xx head of the upstream has come.
     pub(super) informed: bool,
     pub(super) retry_guard: Option<RetryGuard>,
@@ -222,6 +232,7 @@ impl<'r> Forwarding<'r> {
             route_timer: false,
             replayed: false,
             last_was_timeout: false,
+            early: VecDeque::new(),
             informed: false,
             retry_guard: None,
         }

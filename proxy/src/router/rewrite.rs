@@ -168,6 +168,19 @@ pub fn redirect_location(redirect: &RedirectAction, head: &RequestHead) -> Vec<u
     location
 }
 
+/// The request's own address, as a direct response names it.
+pub fn request_location(head: &RequestHead) -> Vec<u8> {
+    let own = RedirectAction {
+        response_code: http::StatusCode::FOUND,
+        scheme: SchemeRedirect::Keep,
+        host: None,
+        port: None,
+        path: None,
+        strip_query: false,
+    };
+    redirect_location(&own, head)
+}
+
 fn push_redirect_path(redirect: &RedirectAction, path: &[u8], location: &mut Vec<u8>) {
     let query = memchr::memchr(b'?', path).map_or(&b""[..], |at| &path[at..]);
     let (text, query) = match &redirect.path {

@@ -18,6 +18,9 @@ enum Rule {
     Function(fn(&str) -> Option<Found>),
 }
 
+/// How many of the rules below are not bound to a first token; configured ones of the kind follow them.
+const UNBOUND_RULES: usize = 8;
+
 /// Envoy's well-known tags (`source/common/config/well_known_names.cc`) in the order in which it prints them: those
 /// that are not bound to a first token, then regular expressions, then token patterns.
 const DEFAULT_RULES: &[(&str, Rule)] = &[
@@ -80,28 +83,30 @@ pub(super) struct Extracted<'a> {
 pub(super) fn extract<'a>(config: &'a StatsConfig, full: &'a str) -> Extracted<'a> {
     let mut tags = Vec::new();
     let mut cuts: Vec<Range<usize>> = Vec::new();
-    for rule in &config.tags {
-        if let TagValue::Fixed(value) = &rule.value {
-            tags.push((rule.name.as_str(), value.as_str()));
-        }
-    }
-    let mut take = |name, found: Option<Found>| {
-        if let Some(found) = found {
-            tags.push((name, &full[found.value]));
-            cuts.push(found.cut);
-        }
+    let mut take = |name, value: &'a str, cut: Option<Range<usize>>| {
+        tags.push((name, value));
+        cuts.extend(cut);
     };
-    for (name, rule) in DEFAULT_RULES {
-        if config.use_all_default_tags || config.tags.iter().any(|tag| is_default(tag, name)) {
-            take(name, rule.find(full));
+    let (unbound, bound) = DEFAULT_RULES.split_at(UNBOUND_RULES);
+    for (defaults, are_bound) in [(unbound, false), (bound, true)] {
+        for (name, rule) in defaults {
+            if (config.use_all_default_tags || config.tags.iter().any(|tag| is_default(tag, name)))
+                && let Some(found) = rule.find(full)
+            {
+                take(*name, &full[found.value], Some(found.cut));
+            }
         }
-    }
-    for rule in &config.tags {
-        if let TagValue::Regex(pattern) = &rule.value
-            && let Some([Some(cut), value]) = pattern.groups(full)
-        {
-            let value = value.unwrap_or_else(|| cut.clone());
-            take(&rule.name, Some(Found { cut, value }));
+        for rule in &config.tags {
+            match &rule.value {
+                TagValue::Fixed(value) if !are_bound => take(&rule.name, value, None),
+                TagValue::Regex(pattern) if pattern.is_bound_to_token() == are_bound => {
+                    if let Some([Some(cut), value]) = pattern.groups(full) {
+                        let value = value.unwrap_or_else(|| cut.clone());
+                        take(&rule.name, &full[value], Some(cut));
+                    }
+                }
+                TagValue::Fixed(_) | TagValue::Regex(_) | TagValue::Default => {}
+            }
         }
     }
     Extracted { name: without(full, cuts), tags }

@@ -23,7 +23,7 @@ use crate::config::pb::google::protobuf::UInt32Value;
 pub(super) fn clusters(admin: &Admin, query: &Query) -> Answer {
     let filter = match query.filled("filter").map(Regex::new) {
         Some(Ok(filter)) => Some(filter),
-        Some(Err(_)) => return Answer::refuse(StatusCode::BAD_REQUEST, "Invalid re2 regex\n"),
+        Some(Err(_)) => return Answer::refuse(StatusCode::BAD_REQUEST, "Invalid re2 regex"),
         None => None,
     };
     let mut names = admin.state.cluster_names();

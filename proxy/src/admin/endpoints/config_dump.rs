@@ -9,8 +9,9 @@ use regex::Regex;
 
 use super::config_dump_bootstrap::{self, Step};
 use super::config_dump_entry::entry;
-use crate::admin::answer::{Answer, JSON};
+use crate::admin::answer::{Answer, JSON, PLAIN};
 use crate::admin::query::Query;
+use crate::admin::re2_words;
 use crate::admin::{Admin, AdminState, ConfigKind, ConfigResource, ConfigState};
 use crate::config::json::schema::Message;
 use crate::config::json::{JsonWriter, Mask, Style};
@@ -101,13 +102,12 @@ const SECTIONS: &[Section] = &[
 ];
 
 pub(super) fn config_dump(admin: &Admin, query: &Query) -> Answer {
-    let bad = |reason: String| Answer::refuse(StatusCode::BAD_REQUEST, reason);
+    let bad = |reason: String| Answer::new(StatusCode::BAD_REQUEST, PLAIN, reason);
     let names = match query.filled("name_regex") {
         Some(pattern) => match Regex::new(pattern) {
             Ok(names) => Some(names),
             Err(error) => {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default();
+                let reason = re2_words::of(&error, pattern);
                 return bad(format!(
                     "INVALID_ARGUMENT: Error while parsing name_regex from {pattern}: {reason}"
                 ));
@@ -142,7 +142,7 @@ pub(super) fn config_dump(admin: &Admin, query: &Query) -> Answer {
             }
             let Some(part) = parts.first() else {
                 let reason = format!("{resource} not found in config dump");
-                return Answer::refuse(StatusCode::NOT_FOUND, reason);
+                return Answer::new(StatusCode::NOT_FOUND, PLAIN, reason);
             };
             let wrapper = part.wrapper();
             if mask.as_ref().is_some_and(|mask| !fits(mask, &wrapper)) {

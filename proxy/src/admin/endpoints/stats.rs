@@ -6,6 +6,7 @@ use regex::Regex;
 use crate::admin::Admin;
 use crate::admin::answer::{Answer, JSON, TEXT};
 use crate::admin::query::Query;
+use crate::admin::re2_words;
 use crate::stats::render::{HistogramBuckets, StatsFormat, StatsParams, StatsRender, StatsType};
 
 pub(super) fn stats(admin: &Admin, query: &Query) -> Answer {
@@ -36,13 +37,13 @@ fn render(admin: &Admin, query: &Query, format: StatsFormat, content_type: &'sta
 }
 
 fn params(query: &Query, format: StatsFormat) -> Result<StatsParams, String> {
-    let filter = match query.filled("filter") {
-        Some(pattern) => Some(
-            Regex::new(pattern)
-                .map_err(|error| format!("Invalid re2 regex: {}", reason(&error, pattern)))?,
-        ),
-        None => None,
-    };
+    let filter =
+        match query.filled("filter") {
+            Some(pattern) => Some(Regex::new(pattern).map_err(|error| {
+                format!("Invalid re2 regex: {}", re2_words::of(&error, pattern))
+            })?),
+            None => None,
+        };
     let kinds = match query.filled("type") {
         None | Some("All") => StatsType::All,
         Some("Counters") => StatsType::Counters,
@@ -74,13 +75,6 @@ fn params(query: &Query, format: StatsFormat) -> Result<StatsParams, String> {
         buckets,
         text_readouts: query.has("text_readouts"),
     })
-}
-
-/// The last line of a regex error, which says what is wrong, and the pattern, as RE2 says it.
-fn reason(error: &regex::Error, pattern: &str) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    format!("{}: {pattern}", last.strip_prefix("error: ").unwrap_or(last))
 }
 
 pub(super) fn reset_counters(admin: &Admin, _: &Query) -> Answer {

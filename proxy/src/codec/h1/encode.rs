@@ -299,8 +299,18 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode, http10: bool) {
     out.extend_from_slice(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// The reason phrase in Envoy's words.
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        203 => "Non-Authoritative Information",
+        418 | 451 => "Unknown",
+        599 => "Last Unassigned Server Error Code",
+        _ => status.canonical_reason().unwrap_or("Unknown"),
+    }
 }
 
 /// What a request's encoding depends on beside its head.

@@ -297,8 +297,8 @@ fn configured_tags_are_cut_and_shown() {
     assert_eq!(
         render(&registry, params, StatsFormat::Prometheus),
         "# TYPE envoy_cluster_upstream_total counter\n\
-         envoy_cluster_upstream_total{zone=\"z1\",cluster_name=\"a.b.svc\",look=\"cx_\"} 0\n\
-         envoy_cluster_upstream_total{zone=\"z1\",cluster_name=\"b\",look=\"cx_\"} 0\n"
+         envoy_cluster_upstream_total{zone=\"z1\",look=\"cx_\",cluster_name=\"a.b.svc\"} 0\n\
+         envoy_cluster_upstream_total{zone=\"z1\",look=\"cx_\",cluster_name=\"b\"} 0\n"
     );
     drop(scopes);
 }

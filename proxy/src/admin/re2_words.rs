@@ -1,0 +1,65 @@
+//! What is wrong with a regular expression, in the words of RE2, which Envoy's answers have.
+
+/// The reason and the part of the pattern that it is about.
+pub(super) fn of(error: &regex::Error, pattern: &str) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().rev();
+    let last = lines.next().unwrap_or_default();
+    let last = last.strip_prefix("error: ").unwrap_or(last);
+    // The line before points at the place, behind an indent of four.
+    let marks = lines.next().unwrap_or_default();
+    let start = marks.find('^').map_or(0, |at| at.saturating_sub(4)).min(pattern.len());
+    let length = marks.bytes().filter(|b| *b == b'^').count();
+    let from = pattern.get(start..).unwrap_or(pattern);
+    let part = from.get(..length).unwrap_or(from);
+    let (reason, part) = match last {
+        "unclosed character class" => ("missing ]", from),
+        "unclosed group" => ("missing )", pattern),
+        "unopened group" => ("unexpected )", pattern),
+        "repetition operator missing expression" => ("no argument for repetition operator", part),
+        "unrecognized escape sequence" => ("invalid escape sequence", part),
+        "invalid character class range, the start must be <= the end" => {
+            ("invalid character class range", part)
+        }
+        "incomplete escape sequence, reached end of pattern prematurely" => {
+            return "trailing \\".to_owned();
+        }
+        "invalid repetition count range, the start must be <= the end" => {
+            ("invalid repetition size", part)
+        }
+        "unclosed capture group name" | "empty capture group name" => {
+            let group = pattern[..start].rfind("(?P").unwrap_or(start);
+            ("invalid named capture group", &pattern[group..])
+        }
+        "look-around, including look-ahead and look-behind, is not supported" => {
+            ("invalid perl operator", part)
+        }
+        _ => (last, pattern),
+    };
+    format!("{reason}: {part}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_re2s() {
+        for (pattern, reason) in [
+            ("[", "missing ]: ["),
+            ("a[bc", "missing ]: [bc"),
+            ("a(b", "missing ): a(b"),
+            ("a)b", "unexpected ): a)b"),
+            ("*", "no argument for repetition operator: *"),
+            ("+a", "no argument for repetition operator: +"),
+            (r"\y", r"invalid escape sequence: \y"),
+            ("[z-a]", "invalid character class range: z-a"),
+            ("a\\", "trailing \\"),
+            ("a{3,2}", "invalid repetition size: {3,2}"),
+            ("(?P<n", "invalid named capture group: (?P<n"),
+            ("(?=a)", "invalid perl operator: (?="),
+        ] {
+            assert_eq!(of(&regex::Regex::new(pattern).unwrap_err(), pattern), reason);
+        }
+    }
+}
