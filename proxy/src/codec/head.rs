@@ -127,7 +127,13 @@ impl HeaderList {
 
     /// Adds a line, beside those of the same name that are there.
     pub fn append(&mut self, name: &HeaderName, value: &[u8]) {
-        let (stored, value) = (self.store(name.as_str().as_bytes()), self.store(value));
+        // As a line on the wire: an encoder copies those that stand together in one go.
+        let text = name.as_str().as_bytes();
+        self.arena.reserve(text.len() + value.len() + 4);
+        let stored = self.store(text);
+        self.arena.extend_from_slice(b": ");
+        let value = self.store(value);
+        self.arena.extend_from_slice(b"\r\n");
         self.push_known(stored, value, name.id);
     }
 

@@ -18,8 +18,8 @@ use crate::config::route::action::{
     Action, ClusterName, ClusterSpecifier, ClusterWeight, RouteAction, WeightedClusters,
 };
 use crate::config::route::{
-    Conditions, PathSpecifier, PerFilterConfigs, PerFilterSlot, RequireTls, Route, RouteMatcher,
-    RouteTable, VirtualCluster, VirtualHost,
+    Conditions, PathSpecifier, PerFilterSlot, RequireTls, Route, RouteMatcher, RouteTable,
+    VirtualCluster, VirtualHost,
 };
 use crate::format::grpc::is_grpc_request;
 
@@ -175,7 +175,7 @@ impl RouteTable {
         matched: RouteMatch,
         filter: NameId,
     ) -> Option<&Arc<dyn Any + Send + Sync>> {
-        self.per_filter_levels(matched).find_map(|level| level.slot(filter)?.config.as_ref())
+        self.per_filter_slots(matched, filter).find_map(|slot| slot.config.as_ref())
     }
 
     /// Every configuration of a filter for this request, least specific first.
@@ -185,24 +185,29 @@ impl RouteTable {
         filter: NameId,
     ) -> impl Iterator<Item = &Arc<dyn Any + Send + Sync>> {
         let mut levels: SmallVec<[&PerFilterSlot; 4]> =
-            self.per_filter_levels(matched).filter_map(|level| level.slot(filter)).collect();
+            self.per_filter_slots(matched, filter).collect();
         levels.reverse();
         levels.into_iter().filter_map(|slot| slot.config.as_ref())
     }
 
     /// Whether a filter is switched off (or on) for this request; `None` when no level says.
     pub fn filter_disabled(&self, matched: RouteMatch, filter: NameId) -> Option<bool> {
-        self.per_filter_levels(matched)
-            .find_map(|level| level.slot(filter))
-            .map(|slot| slot.disabled)
+        self.per_filter_slots(matched, filter).next().map(|slot| slot.disabled)
     }
 
-    /// Most specific first.
-    fn per_filter_levels(&self, matched: RouteMatch) -> impl Iterator<Item = &PerFilterConfigs> {
-        let weight = self.cluster_weight(matched).map(|weight| &weight.per_filter);
-        let route = self.matched_route(matched).map(|route| &route.per_filter);
-        let host = &self.virtual_host(matched).per_filter;
-        weight.into_iter().chain(route).chain([host, &self.per_filter])
+    /// What the levels say about a filter, most specific first.
+    fn per_filter_slots(
+        &self,
+        matched: RouteMatch,
+        filter: NameId,
+    ) -> impl Iterator<Item = &PerFilterSlot> {
+        let levels = self.filters_named.contains(&filter).then(|| {
+            let weight = self.cluster_weight(matched).map(|weight| &weight.per_filter);
+            let route = self.matched_route(matched).map(|route| &route.per_filter);
+            let host = &self.virtual_host(matched).per_filter;
+            weight.into_iter().chain(route).chain([host, &self.per_filter])
+        });
+        levels.into_iter().flatten().filter_map(move |level| level.slot(filter))
     }
 }
 

@@ -41,6 +41,9 @@ pub struct RouteTable {
     /// Removed from external requests.
     pub internal_only_headers: Box<[HeaderName]>,
     pub per_filter: PerFilterConfigs,
+    /// The filters that any level of the table says something about: most tables have none, and each request asks
+    /// for each filter.
+    pub filters_named: Box<[NameId]>,
     pub metadata: Option<Metadata>,
     /// Every cluster that a route, a weight or a mirror names; sorted, each once.
     pub clusters: Box<[Arc<str>]>,

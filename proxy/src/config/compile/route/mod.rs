@@ -19,13 +19,16 @@ use super::header_ops::compile_header_ops;
 use super::matcher::compile_header_matchers;
 use crate::codec::name::HeaderName;
 use crate::config::header_ops::HeaderOps;
+use crate::config::name::NameId;
 use crate::config::pb::envoy::config::core::v3 as core_pb;
 use crate::config::pb::envoy::config::route::v3 as pb;
-use crate::config::route::action::MirrorPolicy;
+use crate::config::route::action::{Action, ClusterSpecifier, MirrorPolicy};
 use crate::config::route::domains::DomainIndexBuilder;
 use crate::config::route::path_index::PathIndex;
 use crate::config::route::retry::RetryPolicy;
-use crate::config::route::{CorsPolicy, RequireTls, RouteTable, VirtualCluster, VirtualHost};
+use crate::config::route::{
+    CorsPolicy, PerFilterConfigs, RequireTls, RouteTable, VirtualCluster, VirtualHost,
+};
 
 /// What a route table needs to know from outside.
 #[derive(Clone, Copy)]
@@ -104,7 +107,6 @@ pub fn compile_route_table(
     RouteTable {
         name: Arc::from(config.name.as_str()),
         domains: domains.build(),
-        virtual_hosts: virtual_hosts.into(),
         ignore_port_in_host_matching: config.ignore_port_in_host_matching,
         ignore_path_parameters_in_path_matching: config.ignore_path_parameters_in_path_matching,
         most_specific_header_mutations_wins: config.most_specific_header_mutations_wins,
@@ -123,11 +125,38 @@ pub fn compile_route_table(
             "internal_only_headers",
             path,
         ),
+        filters_named: filters_named(&per_filter, &virtual_hosts),
         per_filter,
         metadata: compile_metadata(config.metadata.as_ref(), &path.field("metadata")),
         clusters: clusters.into_inner().into_iter().collect(),
         validate_clusters: config.validate_clusters.as_ref().map(|v| v.value),
+        virtual_hosts: virtual_hosts.into(),
     }
+}
+
+/// Every filter that a level of the table has a configuration for, each once.
+fn filters_named(table: &PerFilterConfigs, hosts: &[VirtualHost]) -> Box<[NameId]> {
+    let mut named = Vec::new();
+    let mut take = |level: &PerFilterConfigs| {
+        for slot in &level.0 {
+            if !named.contains(&slot.filter) {
+                named.push(slot.filter);
+            }
+        }
+    };
+    take(table);
+    for host in hosts {
+        take(&host.per_filter);
+        for route in &host.routes {
+            take(&route.per_filter);
+            if let Action::Route(action) = &route.action
+                && let ClusterSpecifier::Weighted(weighted) = &action.cluster
+            {
+                weighted.clusters.iter().for_each(|weight| take(&weight.per_filter));
+            }
+        }
+    }
+    named.into()
 }
 
 fn report_unsupported(config: &pb::RouteConfiguration, path: &FieldPath<'_>) {
