@@ -32,13 +32,27 @@ struct Entry {
     id: u8,
 }
 
+/// A set of numbers of names. Not a `u128`, whose alignment would cost every head room.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen([u64; 2]);
+
+impl Seen {
+    fn add(&mut self, id: u8) {
+        self.0[usize::from(id >> 6 & 1)] |= 1 << (id & 63);
+    }
+
+    fn has(self, id: u8) -> bool {
+        self.0[usize::from(id >> 6 & 1)] & (1 << (id & 63)) != 0
+    }
+}
+
 /// Header fields in wire order, names in the case they came in.
 #[derive(Default)]
 pub struct HeaderList {
     arena: Vec<u8>,
     entries: Vec<Entry>,
     /// A bit for the number of each known name that was ever added: most questions are about names that never were.
-    seen: u128,
+    seen: Seen,
 }
 
 /// Spare arenas kept by a thread, so that a warm worker does not allocate for heads.
@@ -54,10 +68,12 @@ impl HeaderList {
     /// An empty list, on a recycled arena where there is one.
     pub fn new() -> Self {
         match SPARE.with_borrow_mut(Vec::pop) {
-            Some((arena, entries)) => Self { arena, entries, seen: 0 },
-            None => {
-                Self { arena: Vec::with_capacity(1024), entries: Vec::with_capacity(24), seen: 0 }
-            }
+            Some((arena, entries)) => Self { arena, entries, seen: Seen::default() },
+            None => Self {
+                arena: Vec::with_capacity(1024),
+                entries: Vec::with_capacity(24),
+                seen: Seen::default(),
+            },
         }
     }
 
@@ -100,7 +116,7 @@ impl HeaderList {
 
     /// For decoders that have looked the name's number up already.
     pub(super) fn push_known(&mut self, name: Span, value: Span, id: u8) {
-        self.seen |= 1 << id;
+        self.seen.add(id);
         self.entries.push(Entry { name, value, id });
     }
 
@@ -216,7 +232,7 @@ impl HeaderList {
 
     #[inline]
     fn position(&self, name: &HeaderName) -> Option<usize> {
-        if self.seen & (1 << name.id) == 0 {
+        if !self.seen.has(name.id) {
             return None;
         }
         self.find(name)

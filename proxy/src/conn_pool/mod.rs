@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::LocalBoxFuture;
 use smallvec::SmallVec;
 
 pub use tcp::TcpLease;
@@ -104,6 +105,23 @@ impl Entry {
     }
 }
 
+/// What a pool has for a request.
+pub enum Acquire {
+    /// A warm connection, or a stream on one.
+    Ready(Lease),
+    /// To be waited for. Cancel-safe: a connection that opens for a caller who has gone stays in the pool.
+    Wait(LocalBoxFuture<'static, Result<Lease, PoolFailure>>),
+}
+
+impl fmt::Debug for Acquire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready(_) => "Ready",
+            Self::Wait(_) => "Wait",
+        })
+    }
+}
+
 /// The pools of one host on one worker.
 pub struct HostPools {
     host: Rc<HostContext>,
@@ -122,8 +140,29 @@ impl HostPools {
         Self { host, http: RefCell::default() }
     }
 
-    /// A connection (HTTP/1) or a stream (HTTP/2) for one request. Cancel-safe: a connection that opens for a
-    /// caller who has gone stays in the pool.
+    /// A connection (HTTP/1) or a stream (HTTP/2) for one request.
+    ///
+    /// # Errors
+    /// See `PoolFailure`.
+    pub fn try_acquire(
+        &self,
+        protocol: Protocol,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> Result<Acquire, PoolFailure> {
+        match self.pool(protocol == Protocol::Http2, priority, options)? {
+            HttpPool::Http1(pool) => match pool.try_acquire() {
+                Some(result) => result.map(Acquire::Ready),
+                None => Ok(Acquire::Wait(Box::pin(pool.wait()))),
+            },
+            HttpPool::Http2(pool) => match pool.try_acquire() {
+                Some(result) => result.map(Acquire::Ready),
+                None => Ok(Acquire::Wait(Box::pin(pool.wait()))),
+            },
+        }
+    }
+
+    /// As `try_acquire`, with the wait.
     ///
     /// # Errors
     /// See `PoolFailure`.
@@ -133,15 +172,9 @@ impl HostPools {
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> Result<Lease, PoolFailure> {
-        match self.pool(protocol == Protocol::Http2, priority, options)? {
-            HttpPool::Http1(pool) => match pool.try_acquire() {
-                Some(result) => result,
-                None => pool.wait().await,
-            },
-            HttpPool::Http2(pool) => match pool.try_acquire() {
-                Some(result) => result,
-                None => pool.wait().await,
-            },
+        match self.try_acquire(protocol, priority, options)? {
+            Acquire::Ready(lease) => Ok(lease),
+            Acquire::Wait(wait) => wait.await,
         }
     }
 

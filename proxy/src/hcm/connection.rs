@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::live::{HcmSlot, WorkerHcm};
-use super::stream::{Fate, StreamSetup, handle_stream, head_timed_out, reject_unread};
+use super::stream::{
+    ActiveStream, Fate, StreamSetup, handle_stream, head_timed_out, reject_unread,
+};
 use crate::codec::head::{Protocol, RequestHead};
 use crate::codec::{Fault, ServerStream, h1, h2};
 use crate::config::hcm::CodecType;
@@ -158,10 +160,9 @@ impl HttpConnection {
             Next::Request(head, end) => {
                 wait.served += 1;
                 let close_after = self.is_last(&hcm, wait.served, wait);
-                Box::pin(handle_stream(StreamSetup {
-                    close_after,
-                    ..self.setup(hcm, ServerStream::H1(conn), head, end)
-                }))
+                let setup = self.setup(hcm, ServerStream::H1(conn), head, end);
+                let stream = ActiveStream::new(StreamSetup { close_after, ..setup });
+                Box::pin(handle_stream(Box::new(stream)))
             }
             Next::Bad(fault) => {
                 hcm.stats.inc(HttpStat::DownstreamCxProtocolError);
@@ -401,7 +402,7 @@ impl HttpConnection {
         active.set(active.get() + 1);
         let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
         // Boxed here: its kilobytes are not copied at every step into the task.
-        let stream = Box::pin(handle_stream(setup));
+        let stream = Box::pin(handle_stream(Box::new(ActiveStream::new(setup))));
         let active = active.clone();
         let connection = cx.waker().clone();
         tokio::task::spawn_local(async move {

@@ -127,8 +127,9 @@ pub enum Fate {
 }
 
 /// Serves one request to its end.
-pub async fn handle_stream(setup: StreamSetup<'_>) -> Fate {
-    let mut stream = ActiveStream::new(setup);
+///
+/// The stream comes in its box: within this future it would be copied into place, and the future with it.
+pub async fn handle_stream(mut stream: Box<ActiveStream<'_>>) -> Fate {
     let outcome = match stream.serve().await {
         Err(StreamEnd::Reply(reply)) => stream.local_reply(*reply).await,
         outcome => outcome,

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use super::charge;
 use super::failure::{Failure, ResetReason};
 use super::forward::Forwarding;
-use crate::cluster::WorkerCluster;
 use crate::cluster::host::Host;
+use crate::cluster::{WorkerCluster, WorkerHost};
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::{ClientStream, Fault, Frame};
 use crate::config::cluster::RoutingPriority;
 use crate::config::route::action::Priority;
-use crate::conn_pool::{Lease, PoolFailure};
+use crate::conn_pool::{Acquire, Lease, PoolFailure};
 use crate::hcm::frames::Interrupt;
 use crate::hcm::local_reply::LocalReply;
 use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
@@ -38,11 +38,18 @@ pub(super) struct Attempt {
     pub(super) canary: bool,
 }
 
+/// A try that has got its response's head.
+pub(super) struct Answer {
+    pub(super) attempt: Attempt,
+    pub(super) head: ResponseHead,
+    /// The head is all of the response.
+    pub(super) end: bool,
+}
+
 /// How a try ended.
-#[expect(clippy::large_enum_variant, reason = "the usual end is the large one")]
 pub(super) enum AttemptEnd {
-    /// A final head; whether it is all of the response.
-    Response(Attempt, ResponseHead, bool),
+    /// A final head: it is in `Forwarding::answer`, so that the future of a stream has room for it once.
+    Response,
     /// A pooled connection turned out to be dead before any answer: to be replayed on a fresh one.
     Stale,
     /// No response; whether some of the request was sent.
@@ -107,7 +114,13 @@ impl Attempt {
             s.timers.set_upstream_max(Some(s.now + max));
         }
         attempt.send_head(fw, s);
-        attempt.exchange(fw, s).await
+        let mut first = true;
+        let outcome = poll_fn(|cx| {
+            s.note_turn(&mut first);
+            attempt.poll_exchange(fw, s, cx)
+        })
+        .await;
+        attempt.conclude(fw, s, outcome)
     }
 
     /// Only HTTP/2 has resets to send.
@@ -153,17 +166,12 @@ impl Attempt {
         s.info.upstream.bytes += self.stream().meter();
     }
 
-    async fn exchange(
+    fn conclude(
         mut self,
         fw: &mut Forwarding<'_>,
         s: &mut ActiveStream<'_>,
+        outcome: Result<Exchanged, StreamEnd>,
     ) -> Result<AttemptEnd, StreamEnd> {
-        let mut first = true;
-        let outcome = poll_fn(|cx| {
-            s.note_turn(&mut first);
-            self.poll_exchange(fw, s, cx)
-        })
-        .await;
         match outcome {
             Ok(Exchanged::Head(head, end)) => {
                 s.info.timing.first_upstream_rx = Some(s.now);
@@ -173,7 +181,8 @@ impl Attempt {
                 } else {
                     &stats.rq_success
                 });
-                Ok(AttemptEnd::Response(self, head, end))
+                fw.answer = Some(Answer { attempt: self, head, end });
+                Ok(AttemptEnd::Response)
             }
             Ok(Exchanged::Fault(fault)) => {
                 let stale = self.lease.is_reused()
@@ -380,15 +389,18 @@ impl Forwarding<'_> {
     async fn connect(
         &mut self,
         s: &mut ActiveStream<'_>,
-        host: &std::rc::Rc<crate::cluster::WorkerHost>,
+        host: &WorkerHost,
     ) -> Result<Result<Lease, AttemptEnd>, StreamEnd> {
         let protocol = self.cluster.config.http.protocol(s.request.protocol, None);
-        // The first poll of a warm pool is ready at once.
-        let mut acquire = std::pin::pin!(host.pools.acquire(protocol, self.priority(), None));
+        let mut wait = match host.pools.try_acquire(protocol, self.priority(), None) {
+            Ok(Acquire::Ready(lease)) => return Ok(Ok(lease)),
+            Ok(Acquire::Wait(wait)) => wait,
+            Err(failure) => return Ok(Err(pool_failed(s, host, failure))),
+        };
         let mut first = true;
         let outcome = poll_fn(|cx| {
             s.note_turn(&mut first);
-            if let Poll::Ready(lease) = acquire.as_mut().poll(cx) {
+            if let Poll::Ready(lease) = wait.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Ok(lease)));
             }
             self.take_early(s, cx)?;
@@ -400,12 +412,7 @@ impl Forwarding<'_> {
         .await?;
         Ok(match outcome {
             Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(failure)) => {
-                if failure.names_host() {
-                    note_host(s, host);
-                }
-                Err(AttemptEnd::Failed(pool_failure(failure), false))
-            }
+            Ok(Err(failure)) => Err(pool_failed(s, host, failure)),
             Err(expired) => Err(AttemptEnd::TimedOut(expired)),
         })
     }
@@ -444,6 +451,14 @@ impl Forwarding<'_> {
     fn wants_replay(&self, reused: bool) -> bool {
         self.retry.is_some() || reused || !self.mirrors.is_empty()
     }
+}
+
+/// The end of a try for which the pool has nothing.
+fn pool_failed(s: &mut ActiveStream<'_>, host: &WorkerHost, failure: PoolFailure) -> AttemptEnd {
+    if failure.names_host() {
+        note_host(s, host);
+    }
+    AttemptEnd::Failed(pool_failure(failure), false)
 }
 
 pub(super) fn pool_failure(failure: PoolFailure) -> Failure {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::attempt::{Attempt, AttemptEnd};
+use super::attempt::{Answer, Attempt, AttemptEnd};
 use super::replay::Replay;
-use super::retry::RetryState;
+use super::retry::{BackOff, RetryState};
 use super::route_table::RouteMatch;
 use super::timeouts::{self, Timeouts};
 use super::{charge, rewrite, shadow};
@@ -159,6 +159,8 @@ fn find_cluster(
 
 /// A request on its way to a cluster, over all its attempts.
 pub(super) struct Forwarding<'r> {
+    /// From the end of a try that got one to the answer's delivery.
+    pub(super) answer: Option<Answer>,
     pub(super) table: &'r RouteTable,
     pub(super) matched: RouteMatch,
     pub(super) action: &'r RouteAction,
@@ -180,6 +182,15 @@ pub(super) struct Forwarding<'r> {
     /// A 1xx head of the upstream has come.
     pub(super) informed: bool,
     pub(super) retry_guard: Option<RetryGuard>,
+}
+
+/// What follows a try.
+enum Next {
+    /// The response in `Forwarding::answer`.
+    Deliver,
+    Again,
+    /// Another try after a wait.
+    BackOff(BackOff),
 }
 
 impl<'r> Forwarding<'r> {
@@ -220,6 +231,7 @@ impl<'r> Forwarding<'r> {
         let mirrors = shadow::Mirrors::choose(s, action);
         Self {
             replay: Replay::new(limit),
+            answer: None,
             table,
             matched,
             action,
@@ -241,29 +253,44 @@ impl<'r> Forwarding<'r> {
     async fn run(&mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         loop {
             self.start_route_timer(s);
-            match Attempt::start(self, s).await? {
-                AttemptEnd::Response(attempt, head, end) => match self.judge_response(s, &head)? {
+            let end = Attempt::start(self, s).await?;
+            match self.judge(s, end)? {
+                Next::Deliver => return self.deliver(s).await,
+                Next::Again => {}
+                Next::BackOff(wait) => self.back_off(s, wait).await?,
+            }
+        }
+    }
+
+    /// What follows the end of a try.
+    fn judge(&mut self, s: &mut ActiveStream<'_>, end: AttemptEnd) -> Result<Next, StreamEnd> {
+        match end {
+            AttemptEnd::Response => {
+                let Some(answer) = self.answer.take() else { return Ok(Next::Again) };
+                match self.judge_response(s, &answer.head)? {
                     Some(wait) => {
-                        attempt.abandon(s);
-                        self.back_off(s, wait).await?;
+                        answer.attempt.abandon(s);
+                        Ok(Next::BackOff(wait))
                     }
-                    None => return self.deliver(s, attempt, head, end).await,
-                },
-                AttemptEnd::Stale => {
-                    self.replayed = true;
-                    self.attempts -= 1;
-                    self.cluster.stats.inc(ClusterStat::UpstreamRqReplayed);
+                    None => {
+                        self.answer = Some(answer);
+                        Ok(Next::Deliver)
+                    }
                 }
-                AttemptEnd::Failed(failure, sent) => {
-                    self.last_was_timeout = false;
-                    let wait = self.judge_failure(s, &failure, sent)?;
-                    self.back_off(s, wait).await?;
-                }
-                AttemptEnd::TimedOut(expired) => {
-                    self.last_was_timeout = true;
-                    let wait = self.judge_timeout(s, expired)?;
-                    self.back_off(s, wait).await?;
-                }
+            }
+            AttemptEnd::Stale => {
+                self.replayed = true;
+                self.attempts -= 1;
+                self.cluster.stats.inc(ClusterStat::UpstreamRqReplayed);
+                Ok(Next::Again)
+            }
+            AttemptEnd::Failed(failure, sent) => {
+                self.last_was_timeout = false;
+                self.judge_failure(s, &failure, sent).map(Next::BackOff)
+            }
+            AttemptEnd::TimedOut(expired) => {
+                self.last_was_timeout = true;
+                self.judge_timeout(s, expired).map(Next::BackOff)
             }
         }
     }
@@ -311,15 +338,20 @@ impl<'r> Forwarding<'r> {
     }
 
     /// Hands the response over to the filters and the client.
-    async fn deliver(
-        &mut self,
-        s: &mut ActiveStream<'_>,
-        mut attempt: Attempt,
-        mut head: ResponseHead,
-        end: bool,
-    ) -> Result<(), StreamEnd> {
-        charge::response(s, &self.cluster, &head);
-        attempt.canary = charge::is_canary(&head) || attempt.lease.host().canary;
+    async fn deliver(&mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
+        self.prepare_answer(s);
+        let Some(Answer { mut attempt, head, end }) = self.answer.take() else { return Ok(()) };
+        let mut relay = super::relay::Relay::new(self, &mut attempt);
+        let outcome = s.respond(head, end, &mut relay).await;
+        attempt.finish(s, &self.cluster, outcome.is_ok());
+        outcome
+    }
+
+    /// What the router does to a response's head.
+    fn prepare_answer(&mut self, s: &mut ActiveStream<'_>) {
+        let Some(Answer { attempt, head, .. }) = &mut self.answer else { return };
+        charge::response(s, &self.cluster, head);
+        attempt.canary = charge::is_canary(head) || attempt.lease.host().canary;
         s.info.set_details("via_upstream");
         s.info.response_code = Some(head.status);
         if !s.hcm.config.router.suppress_envoy_headers
@@ -335,11 +367,7 @@ impl<'r> Forwarding<'r> {
             head.headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.format(self.attempts).as_bytes());
         }
         for ops in self.table.response_header_ops(self.matched) {
-            ops.apply_response(&mut head, Some(&s.request), &s.info);
+            ops.apply_response(head, Some(&s.request), &s.info);
         }
-        let mut relay = super::relay::Relay::new(self, &mut attempt);
-        let outcome = s.respond(head, end, &mut relay).await;
-        attempt.finish(s, &self.cluster, outcome.is_ok());
-        outcome
     }
 }
