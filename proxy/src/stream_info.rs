@@ -202,6 +202,8 @@ impl std::ops::AddAssign for ByteMeter {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timing {
     pub last_downstream_rx: Option<Instant>,
+    /// When the filters had let the head pass to the router.
+    pub routed: Option<Instant>,
     pub first_upstream_tx: Option<Instant>,
     pub last_upstream_tx: Option<Instant>,
     pub first_upstream_rx: Option<Instant>,

@@ -18,6 +18,7 @@ pub mod matcher;
 pub mod name;
 pub mod pb;
 pub mod protocol_options;
+pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod runtime;

@@ -148,7 +148,9 @@ impl ActiveStream<'_> {
             if let Some(Frame::Data(data)) = &frame {
                 bytes = bytes.saturating_add(data.len());
             }
-            if bytes > limit {
+            // A body that comes whole, its end with it, is never buffered: no limit is asked, as in Envoy.
+            let whole = collected.is_empty() && self.ends_with(&frame);
+            if bytes > limit && matches!(frame, Some(Frame::Data(_))) && !whole {
                 self.hcm.stats.inc(HttpStat::DownstreamRqTooLarge);
                 let reply =
                     LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
@@ -213,6 +215,12 @@ impl ActiveStream<'_> {
             self.note_request_end();
         }
         end
+    }
+
+    /// Whether the request's end came in one frame with this one, as it can in HTTP/2.
+    fn ends_with(&self, frame: &Option<Frame>) -> bool {
+        matches!((frame, &self.down), (Some(Frame::Data(_)), ServerStream::H2(_)))
+            && self.down.is_end()
     }
 
     /// In HTTP/2 the end may have come with the last frame, and nobody will ask for more.

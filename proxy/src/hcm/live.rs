@@ -11,6 +11,7 @@ use super::HcmScope;
 use crate::access_log::AccessLogs;
 use crate::codec::{h1, h2};
 use crate::config::hcm::HttpConnectionManager;
+use crate::http_filters::local_ratelimit;
 use crate::stats::Block;
 use crate::stats::names::{HttpStat, HttpTracingStat, ListenerHttpStat, RouterStat};
 use crate::stream_info::ConnectionInfo;
@@ -52,6 +53,9 @@ impl WorkerHcm {
         for filter in config.filters.iter() {
             filter.config.declare(&hcm_scope);
         }
+        config.routes.for_each_filter_config(|config| {
+            local_ratelimit::declare_per_route(config, &hcm_scope)
+        });
         let mut h1 = h1::ServerSettings::new(&config.http1, &config.common, Some(kb));
         h1.validate_scheme = config.use_remote_address && config.xff_num_trusted_hops == 0;
         Self {

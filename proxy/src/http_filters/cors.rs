@@ -84,6 +84,12 @@ impl HttpFilter for Filter {
         if !cx.request.headers.contains(&names::ORIGIN) {
             return Flow::Continue;
         }
+        if cx.request.headers.get_all(&names::ORIGIN).count() > 1 {
+            // Several are one list, and no list is an origin.
+            let origins: Vec<&[u8]> = cx.request.headers.get_all(&names::ORIGIN).collect();
+            let joined = origins.join(&b","[..]);
+            cx.request.headers.set(&names::ORIGIN, &joined);
+        }
         cx.route.resolve(cx.request);
         let Some(origin) = cx.request.headers.get(&names::ORIGIN).filter(|o| !o.is_empty()) else {
             return Flow::Continue;

@@ -13,10 +13,16 @@ pub(super) fn response(s: &ActiveStream<'_>, cluster: &WorkerCluster, head: &Res
     codes(s, cluster, head.status, is_canary(head));
 }
 
+/// Milliseconds since all of a request had come to the router: what filters held back does not count.
+pub(super) fn service_time(s: &ActiveStream<'_>) -> Option<u64> {
+    let since = s.info.timing.last_downstream_rx.max(s.info.timing.routed);
+    s.info.timing.last_downstream_rx?;
+    Some(s.now.saturating_duration_since(since?).as_millis() as u64)
+}
+
 /// How long an upstream took to answer all of a request that had come whole.
 pub(super) fn time(s: &ActiveStream<'_>, cluster: &WorkerCluster, canary: bool) {
-    let Some(since) = s.info.timing.last_downstream_rx else { return };
-    let took = s.now.saturating_duration_since(since).as_millis() as u64;
+    let Some(took) = service_time(s) else { return };
     cluster.stats.record(ClusterStat::UpstreamRqTime, took);
     cluster.codes.time(s.info.is_internal, canary, took);
 }

@@ -32,6 +32,7 @@ use crate::stream_info::ResponseFlags;
 /// Does with a request what its route says.
 pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     s.hcm.router_stats.inc(RouterStat::RqTotal);
+    s.info.timing.routed = Some(s.now);
     let Some(matched) = s.resolve_route() else {
         s.hcm.router_stats.inc(RouterStat::NoRoute);
         let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found")
@@ -356,9 +357,8 @@ impl<'r> Forwarding<'r> {
         s.info.response_code = Some(head.status);
         if !s.hcm.config.router.suppress_envoy_headers
             && head.status != StatusCode::SWITCHING_PROTOCOLS
-            && let Some(since) = s.info.timing.last_downstream_rx
+            && let Some(took) = charge::service_time(s)
         {
-            let took = s.now.saturating_duration_since(since).as_millis() as u64;
             let mut text = itoa::Buffer::new();
             head.headers.set(&names::X_ENVOY_UPSTREAM_SERVICE_TIME, text.format(took).as_bytes());
         }

@@ -22,6 +22,7 @@ use crate::config::route::{
     VirtualCluster, VirtualHost,
 };
 use crate::format::grpc::is_grpc_request;
+use crate::http_filters::PerRouteConfig;
 
 /// What a request matched: numbers that mean something only to the table that gave them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +177,23 @@ impl RouteTable {
         filter: NameId,
     ) -> Option<&Arc<dyn Any + Send + Sync>> {
         self.per_filter_slots(matched, filter).find_map(|slot| slot.config.as_ref())
+    }
+
+    /// Every filter's configuration at every level.
+    pub fn for_each_filter_config(&self, mut visit: impl FnMut(&PerRouteConfig)) {
+        self.per_filter.configs().for_each(&mut visit);
+        for host in &self.virtual_hosts {
+            host.per_filter.configs().for_each(&mut visit);
+            for route in &host.routes {
+                route.per_filter.configs().for_each(&mut visit);
+                if let Action::Route(action) = &route.action
+                    && let ClusterSpecifier::Weighted(weighted) = &action.cluster
+                {
+                    let weights = weighted.clusters.iter();
+                    weights.flat_map(|w| w.per_filter.configs()).for_each(&mut visit);
+                }
+            }
+        }
     }
 
     /// Every configuration of a filter for this request, least specific first.

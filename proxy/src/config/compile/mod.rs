@@ -22,6 +22,7 @@ pub mod load_balancing;
 pub mod local_reply;
 pub mod matcher;
 pub mod protocol_options;
+pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod tcp_proxy;

@@ -11,6 +11,7 @@ use crate::codec::name::HeaderName;
 use crate::config::core::RuntimeFraction;
 use crate::config::header_ops::HeaderOps;
 use crate::config::matcher::re2::RegexReplace;
+use crate::config::rate_limit::RateLimit;
 use crate::format::SubstitutionFormat;
 
 /// The action of a route.
@@ -43,6 +44,9 @@ pub struct RouteAction {
     pub upgrades: Box<[UpgradeConfig]>,
     /// Deprecated; the cors filter reads it where it has no per-route configuration at any level.
     pub cors: Option<Arc<CorsPolicy>>,
+    pub rate_limits: Box<[RateLimit]>,
+    /// The virtual host's rate limits hold beside the route's.
+    pub include_vh_rate_limits: bool,
 }
 
 /// `envoy.config.core.v3.RoutingPriority`: which circuit breaker thresholds count.

@@ -21,6 +21,7 @@ use crate::config::matcher::header::HeaderMatcher;
 use crate::config::matcher::query::{CookieMatcher, QueryParameterMatcher};
 use crate::config::matcher::re2::Regex;
 use crate::config::name::NameId;
+use crate::config::rate_limit::RateLimit;
 use crate::http_filters::PerRouteConfig;
 
 /// A whole route configuration.
@@ -71,6 +72,7 @@ pub struct VirtualHost {
     pub virtual_clusters: Box<[VirtualCluster]>,
     /// As `RouteAction::cors`, for what the route's does not say.
     pub cors: Option<Arc<CorsPolicy>>,
+    pub rate_limits: Box<[RateLimit]>,
     pub per_filter: PerFilterConfigs,
     pub metadata: Option<Metadata>,
 }
@@ -187,6 +189,11 @@ pub struct PerFilterSlot {
 }
 
 impl PerFilterConfigs {
+    /// Every configuration of the level.
+    pub fn configs(&self) -> impl Iterator<Item = &PerRouteConfig> {
+        self.0.iter().filter_map(|slot| slot.config.as_ref())
+    }
+
     pub fn slot(&self, filter: NameId) -> Option<&PerFilterSlot> {
         self.0.iter().find(|slot| slot.filter == filter)
     }

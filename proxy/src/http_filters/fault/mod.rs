@@ -2,24 +2,24 @@
 //! configuration or by what `x-envoy-fault-*` headers ask for within it.
 
 use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 
 mod settings;
 
-use self::settings::{Settings, compile_settings};
+use self::settings::{Settings, compile_settings, downstream_cluster};
 use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
 use crate::codec::head::HeaderList;
-use crate::codec::name::names;
 use crate::config::compile::core::unpack_any;
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::pb::google::protobuf::Any;
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::metrics;
-use crate::stats::SharedBlock;
+use crate::stats::{Scope, SharedBlock};
 use crate::stream_info::ResponseFlags;
 
 pub const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -41,7 +41,12 @@ metrics! {
 pub struct Config {
     settings: Settings,
     stats: OnceLock<SharedBlock<FaultStat>>,
+    /// `fault.<cluster>` of the clients that had a fault; a scope lasts as long as somebody has it.
+    clusters: Mutex<FxHashMap<Box<str>, Scope>>,
 }
+
+/// Clients name their clusters themselves: no more than this are counted apart.
+const MAX_CLUSTERS: usize = 1000;
 
 impl Config {
     /// See `chain::FilterConfig::declare`.
@@ -52,11 +57,22 @@ impl Config {
     fn stats(&self, hcm: &HcmScope) -> &SharedBlock<FaultStat> {
         self.stats.get_or_init(|| hcm.scope.scope("fault").shared())
     }
+
+    fn count_of_cluster(&self, cluster: &str, hcm: &HcmScope, name: &str) {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if clusters.len() >= MAX_CLUSTERS && !clusters.contains_key(cluster) {
+            return;
+        }
+        let scope = clusters
+            .entry(cluster.into())
+            .or_insert_with(|| hcm.scope.scope(&format!("fault.{cluster}")));
+        scope.shared_counter(name).inc();
+    }
 }
 
 pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {
     let settings = compile_settings(&unpack_any(any, path)?, path)?;
-    Some(Arc::new(Config { settings, stats: OnceLock::new() }))
+    Some(Arc::new(Config { settings, stats: OnceLock::new(), clusters: Mutex::default() }))
 }
 
 pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
@@ -109,10 +125,10 @@ impl Filter {
         self.active = true;
         let settings = cx.per_route::<Settings>().unwrap_or(&self.config.settings);
         let metadata = settings.metadata.clone();
-        let cluster = cx.request.headers.get_str(&names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
-        if let Some(cluster) = cluster.filter(|name| settings.cluster_stats && !name.is_empty()) {
-            let scope = cx.hcm_stats.scope.scope(&format!("fault.{cluster}"));
-            scope.shared_counter(name).inc();
+        if settings.cluster_stats
+            && let Some(cluster) = downstream_cluster(cx.request)
+        {
+            self.config.count_of_cluster(cluster, cx.hcm_stats, name);
         }
         *cx.info.metadata_mut("envoy.filters.http.fault") = metadata;
     }

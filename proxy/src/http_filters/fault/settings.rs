@@ -206,14 +206,38 @@ fn header_number(request: &RequestHead, name: &str) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// The share of requests: a header may lower it where the fault itself is asked for by header.
+/// The cluster that a client says it is of.
+pub(super) fn downstream_cluster(request: &RequestHead) -> Option<&str> {
+    let name = request.headers.get_str(&names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
+    name.filter(|name| !name.is_empty())
+}
+
+/// A runtime key of the client's own cluster.
+fn cluster_key(request: &RequestHead, what: &str) -> Option<String> {
+    downstream_cluster(request).map(|cluster| format!("fault.http.{cluster}.{what}"))
+}
+
+/// A number from the runtime, the client's cluster's before everybody's.
+fn integer(request: &RequestHead, what: &str, key: &str) -> Option<u64> {
+    let own = cluster_key(request, what).and_then(|key| runtime::integer(&key));
+    own.or_else(|| runtime::integer(key))
+}
+
+/// The share of requests: runtime keys of the client's cluster come before the configured one, and a header may
+/// lower it where the fault itself is asked for by header.
 fn share(
     request: &RequestHead,
     percent: &RuntimeFraction,
+    key: Option<String>,
     by_header: bool,
     name: &str,
 ) -> Fraction {
-    let share = percent.in_force();
+    let share = match key {
+        Some(key) => {
+            RuntimeFraction { runtime_key: Some(key.into()), ..percent.clone() }.in_force()
+        }
+        None => percent.in_force(),
+    };
     match by_header.then(|| header_number(request, name)).flatten() {
         Some(asked) => Fraction {
             numerator: share.numerator.min(u32::try_from(asked).unwrap_or(u32::MAX)),
@@ -251,7 +275,9 @@ impl Settings {
     pub(super) fn delay(&self, request: &RequestHead, random: u64) -> Option<Duration> {
         let (delay, percent) = self.delay.as_ref()?;
         let by_header = matches!(delay, Delay::Header);
-        let share = share(request, percent, by_header, "x-envoy-fault-delay-request-percentage");
+        let key = cluster_key(request, "delay.fixed_delay_percent");
+        let name = "x-envoy-fault-delay-request-percentage";
+        let share = share(request, percent, key, by_header, name);
         if !share.hits(random) {
             return None;
         }
@@ -261,8 +287,8 @@ impl Settings {
                 Duration::from_millis(header_number(request, "x-envoy-fault-delay-request")?)
             }
         };
-        let delay =
-            runtime::integer(&self.keys.delay_duration).map_or(asked, Duration::from_millis);
+        let delay = integer(request, "delay.fixed_duration_ms", &self.keys.delay_duration)
+            .map_or(asked, Duration::from_millis);
         (!delay.is_zero()).then_some(delay)
     }
 
@@ -274,7 +300,9 @@ impl Settings {
     ) -> Option<(StatusCode, Option<u32>)> {
         let (abort, percent) = self.abort.as_ref()?;
         let by_header = matches!(abort, Abort::Header);
-        let share = share(request, percent, by_header, "x-envoy-fault-abort-request-percentage");
+        let key = cluster_key(request, "abort.abort_percent");
+        let name = "x-envoy-fault-abort-request-percentage";
+        let share = share(request, percent, key, by_header, name);
         if !share.hits(random) {
             return None;
         }
@@ -285,7 +313,9 @@ impl Settings {
                 header_number(request, "x-envoy-fault-abort-request").and_then(valid_status)
             }
         };
-        let http = runtime::integer(&self.keys.abort_http_status).and_then(valid_status).or(http);
+        let http = integer(request, "abort.http_status", &self.keys.abort_http_status)
+            .and_then(valid_status)
+            .or(http);
         if let Some(status) = http {
             return Some((status, None));
         }
@@ -295,7 +325,7 @@ impl Settings {
             Abort::Header => header_number(request, "x-envoy-fault-abort-grpc-request")
                 .and_then(|status| u32::try_from(status).ok()),
         };
-        let grpc = runtime::integer(&self.keys.abort_grpc_status)
+        let grpc = integer(request, "abort.grpc_status", &self.keys.abort_grpc_status)
             .and_then(|status| u32::try_from(status).ok())
             .or(grpc)?;
         Some((StatusCode::OK, Some(grpc)))
@@ -305,8 +335,13 @@ impl Settings {
     pub(super) fn response_rate(&self, request: &RequestHead, random: u64) -> Option<u64> {
         let (rate, percent) = self.response_rate.as_ref()?;
         let by_header = matches!(rate, ResponseRate::Header);
-        let share =
-            share(request, percent, by_header, "x-envoy-fault-throughput-response-percentage");
+        let share = share(
+            request,
+            percent,
+            None,
+            by_header,
+            "x-envoy-fault-throughput-response-percentage",
+        );
         if !share.hits(random) {
             return None;
         }

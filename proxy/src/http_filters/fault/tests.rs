@@ -1,4 +1,5 @@
 use super::*;
+use crate::codec::name::names;
 use crate::config::pb::envoy::extensions::filters::common::fault::v3 as common_pb;
 use crate::config::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use crate::config::pb::envoy::extensions::filters::common::fault::v3::fault_rate_limit::LimitType;

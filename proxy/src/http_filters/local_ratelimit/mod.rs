@@ -2,22 +2,22 @@
 //! descriptors; 429 where one is empty.
 
 mod bucket;
-mod descriptors;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use smallvec::SmallVec;
 
 use self::bucket::TokenBucket;
-use self::descriptors::{Descriptor, Entries, RateLimit};
 use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::name::names;
 use crate::config::compile::core::{compile_duration, compile_runtime_fraction, unpack_any};
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::header_ops::compile_header_ops;
+use crate::config::compile::rate_limit::compile_rate_limits;
 use crate::config::core::{Fraction, RuntimeFraction};
 use crate::config::header_ops::HeaderOps;
 use crate::config::pb::envoy::config::core::v3::RuntimeFractionalPercent;
@@ -25,6 +25,7 @@ use crate::config::pb::envoy::extensions::common::ratelimit::v3 as common_pb;
 use crate::config::pb::envoy::extensions::filters::http::local_ratelimit::v3 as pb;
 use crate::config::pb::envoy::r#type::v3 as type_pb;
 use crate::config::pb::google::protobuf::Any;
+use crate::config::rate_limit::{Descriptor, RateLimit, RateLimitSubject};
 use crate::format::grpc;
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
@@ -64,10 +65,26 @@ pub struct Config {
     buckets: Buckets,
     per_connection: bool,
     rate_limits: Box<[RateLimit]>,
+    /// Those of routes and virtual hosts with this stage are read, where the filter has none of its own.
+    stage: u32,
+    host_limits: HostLimits,
     rate_limit_headers: bool,
     retry_after: bool,
     grpc_status: Option<u32>,
     stats: FilterStats<LocalRateLimitStat>,
+}
+
+/// The entries of a configured descriptor: keys and values.
+type Entries = Box<[(Box<str>, Box<[u8]>)]>;
+
+/// When a virtual host's rate limits hold: `vh_rate_limits`.
+#[derive(Debug, Clone, Copy)]
+enum HostLimits {
+    /// Where the route has none.
+    Override,
+    /// Beside the route's.
+    Include,
+    Ignore,
 }
 
 /// What buckets are made of.
@@ -104,7 +121,8 @@ struct Buckets {
 /// The outcome for one request: the bucket that `x-ratelimit-*` speaks of.
 struct Decision {
     allowed: bool,
-    shadowed: bool,
+    /// Its bucket only says what it would have done.
+    shadow: bool,
     bucket: Option<Arc<TokenBucket>>,
 }
 
@@ -119,27 +137,24 @@ impl Buckets {
 
     fn take(&self, found: &[Descriptor], now: std::time::Instant) -> Decision {
         let mut first = None;
-        let mut shadowed = false;
         for (shape, bucket) in self.shape.descriptors.iter().zip(&self.descriptors) {
-            if !found.iter().any(|one| descriptors::equal(&shape.entries, one)) {
-                continue;
-            }
-            if !bucket.consume(now) {
-                if !shape.shadow {
-                    return Decision { allowed: false, shadowed, bucket: Some(bucket.clone()) };
+            // Two descriptors of a request that are equal take two tokens.
+            for _ in found.iter().filter(|one| equal(&shape.entries, one)) {
+                if !bucket.consume(now) {
+                    let (shadow, bucket) = (shape.shadow, Some(bucket.clone()));
+                    return Decision { allowed: false, shadow, bucket };
                 }
-                shadowed = true;
+                first.get_or_insert(bucket);
             }
-            first.get_or_insert(bucket);
         }
         if (first.is_none() || self.shape.always_default)
             && let Some(default) = &self.default
             && !default.consume(now)
         {
-            return Decision { allowed: false, shadowed, bucket: Some(default.clone()) };
+            return Decision { allowed: false, shadow: false, bucket: Some(default.clone()) };
         }
         let bucket = first.or(self.default.as_ref()).cloned();
-        Decision { allowed: true, shadowed, bucket }
+        Decision { allowed: true, shadow: false, bucket }
     }
 }
 
@@ -174,6 +189,13 @@ pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Ar
     compile_config(&unpack_any(any, path)?, path).map(Arc::new)
 }
 
+/// Makes the statistics of a route's configuration exist at zero, where it is one of this filter's.
+pub fn declare_per_route(config: &PerRouteConfig, hcm: &HcmScope) {
+    if let Some(config) = config.downcast_ref::<Config>() {
+        config.declare(hcm);
+    }
+}
+
 pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
     let config: pb::LocalRateLimit = unpack_any(any, path)?;
     if config.token_bucket.is_none() {
@@ -192,23 +214,24 @@ fn compile_config(pb: &pb::LocalRateLimit, path: &FieldPath<'_>) -> Option<Confi
         path.field("local_cluster_rate_limit").error("is not implemented");
         return None;
     }
-    if pb.stage != 0 {
-        path.field("stage").ignored("only the filter's own rate_limits are read");
+    if pb.stage > 10 {
+        path.field("stage").error("must be at most 10");
+        return None;
     }
-    if pb.vh_rate_limits != 0 {
-        path.field("vh_rate_limits").ignored("only the filter's own rate_limits are read");
-    }
+    let host_limits = match common_pb::VhRateLimitsOptions::try_from(pb.vh_rate_limits) {
+        Ok(common_pb::VhRateLimitsOptions::Override) => HostLimits::Override,
+        Ok(common_pb::VhRateLimitsOptions::Include) => HostLimits::Include,
+        Ok(common_pb::VhRateLimitsOptions::Ignore) => HostLimits::Ignore,
+        Err(_) => {
+            path.field("vh_rate_limits").error("unknown enum value");
+            return None;
+        }
+    };
     let share = |pb: Option<&RuntimeFractionalPercent>, field| match pb {
         Some(pb) => compile_runtime_fraction(pb, &path.field(field)),
         None => Some(RuntimeFraction::fixed(Fraction::NEVER)),
     };
     let shape = compile_shape(pb, path);
-    let rate_limits: Vec<Option<RateLimit>> = pb
-        .rate_limits
-        .iter()
-        .enumerate()
-        .map(|(i, limit)| RateLimit::compile(limit, &path.index("rate_limits", i)))
-        .collect();
     let headers = |list, field| compile_header_ops(list, field, &[], "", path);
     let code = pb.status.as_ref().map_or(0, |status| status.code);
     let status = u16::try_from(code).ok().filter(|code| *code >= 400);
@@ -227,7 +250,9 @@ fn compile_config(pb: &pb::LocalRateLimit, path: &FieldPath<'_>) -> Option<Confi
         buckets: Buckets::new(&shape),
         shape,
         per_connection: pb.local_rate_limit_per_downstream_connection,
-        rate_limits: rate_limits.into_iter().collect::<Option<_>>()?,
+        rate_limits: compile_rate_limits(&pb.rate_limits, path)?,
+        stage: pb.stage,
+        host_limits,
         rate_limit_headers: pb.enable_x_ratelimit_headers
             == common_pb::XRateLimitHeadersRfcVersion::DraftVersion03 as i32,
         retry_after: pb.enable_retry_after_header,
@@ -255,9 +280,6 @@ fn compile_shape(pb: &pb::LocalRateLimit, path: &FieldPath<'_>) -> Option<Shape>
         }
     }
     descriptors.sort_by(|a, b| a.bucket.build().rate().total_cmp(&b.bucket.build().rate()));
-    if !descriptors.is_empty() && pb.rate_limits.is_empty() {
-        path.field("descriptors").ignored("rate limits of routes are not read; use rate_limits");
-    }
     let always_default =
         pb.always_consume_default_token_bucket.as_ref().is_none_or(|always| always.value);
     Some(Shape { default, descriptors: descriptors.into(), always_default })
@@ -301,8 +323,7 @@ impl Config {
     }
 
     fn decide(&self, cx: &FilterContext<'_>) -> Decision {
-        let found: Vec<Descriptor> =
-            self.rate_limits.iter().filter_map(|limit| limit.descriptor(cx)).collect();
+        let found = self.descriptors(cx);
         if self.per_connection {
             let key = Arc::as_ptr(&self.shape) as usize;
             let buckets: Rc<Buckets> =
@@ -310,6 +331,38 @@ impl Config {
             return buckets.take(&found, cx.now);
         }
         self.buckets.take(&found, cx.now)
+    }
+
+    /// The request's descriptors: by the filter's own rate limits, or by those of its route and virtual host.
+    fn descriptors(&self, cx: &FilterContext<'_>) -> SmallVec<[Descriptor; 2]> {
+        let mut found = SmallVec::new();
+        if self.shape.descriptors.is_empty() {
+            return found;
+        }
+        let matched = cx.route.matched();
+        let subject = RateLimitSubject {
+            request: cx.request,
+            remote: &cx.info.remote,
+            cluster: matched.and_then(|m| cx.route.table().cluster_name(m, cx.request)),
+        };
+        if !self.rate_limits.is_empty() {
+            found.extend(self.rate_limits.iter().filter_map(|limit| limit.descriptor(&subject)));
+            return found;
+        }
+        let (Some(action), Some(host)) = (cx.route.action(), cx.route.virtual_host()) else {
+            return found;
+        };
+        let with_host = match self.host_limits {
+            _ if action.include_vh_rate_limits => true,
+            HostLimits::Override => action.rate_limits.is_empty(),
+            HostLimits::Include => true,
+            HostLimits::Ignore => false,
+        };
+        let of_host = if with_host { &*host.rate_limits } else { &[] };
+        let all = action.rate_limits.iter().chain(of_host);
+        let mine = all.filter(|limit| limit.stage == self.stage);
+        found.extend(mine.filter_map(|limit| limit.descriptor(&subject)));
+        found
     }
 
     /// The answer to a limited request.
@@ -332,6 +385,15 @@ impl Config {
         reply.grpc_status = self.grpc_status.filter(|_| grpc::is_grpc_request(cx.request));
         reply
     }
+}
+
+/// Whether a configured descriptor is this one of the request: all entries, in order.
+fn equal(configured: &Entries, found: &Descriptor) -> bool {
+    configured.len() == found.len()
+        && configured
+            .iter()
+            .zip(found)
+            .all(|((key, value), (k, v))| key == k && **value == *v.as_slice())
 }
 
 /// One stream.
@@ -358,9 +420,6 @@ impl HttpFilter for Filter {
         let stats = config.stats.block(cx.worker.index, || config.scope(cx.hcm_stats));
         stats.inc(LocalRateLimitStat::Enabled);
         let decision = config.decide(cx);
-        if decision.shadowed {
-            stats.inc(LocalRateLimitStat::ShadowMode);
-        }
         let shown = decision.bucket.clone().filter(|_| config.rate_limit_headers);
         if decision.allowed {
             stats.inc(LocalRateLimitStat::Ok);
@@ -368,6 +427,11 @@ impl HttpFilter for Filter {
             return Flow::Continue;
         }
         stats.inc(LocalRateLimitStat::RateLimited);
+        if decision.shadow {
+            stats.inc(LocalRateLimitStat::ShadowMode);
+            self.bucket = shown;
+            return Flow::Continue;
+        }
         if !config.enforced.is_hit(cx.worker.random()) {
             // The head and the route's table are both the context's: the operations have to be let go first.
             let headers = config.request_headers.clone();

@@ -11,6 +11,7 @@ use crate::config::compile::core::{compile_optional_duration, compile_runtime_fr
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::header_ops::compile_header_mutations;
 use crate::config::compile::matcher::compile_regex_replace;
+use crate::config::compile::rate_limit::compile_rate_limits_of_route;
 use crate::config::core::{Fraction, RuntimeFraction};
 use crate::config::pb::envoy::config::core::v3 as core_pb;
 use crate::config::pb::envoy::config::route::v3 as pb;
@@ -71,7 +72,14 @@ pub(super) fn compile_route_action(
         },
         upgrades,
         cors: deprecated_cors(action, path),
+        rate_limits: compile_rate_limits_of_route(&action.rate_limits, path),
+        include_vh_rate_limits: includes_rate_limits_of_host(action),
     })
+}
+
+#[expect(deprecated, reason = "configurations still have it")]
+fn includes_rate_limits_of_host(action: &pb::RouteAction) -> bool {
+    action.include_vh_rate_limits.as_ref().is_some_and(|include| include.value)
 }
 
 #[expect(deprecated, reason = "configurations still have them")]
@@ -88,16 +96,6 @@ fn report_unsupported(action: &pb::RouteAction, path: &FieldPath<'_>) {
     let ignored = [
         (action.metadata_match.is_some(), "metadata_match", "subsets are not supported"),
         (!action.hash_policy.is_empty(), "hash_policy", "hashing balancers are not supported"),
-        (
-            !action.rate_limits.is_empty(),
-            "rate_limits",
-            "the filters that read it are not supported",
-        ),
-        (
-            action.include_vh_rate_limits.is_some(),
-            "include_vh_rate_limits",
-            "the filters that read it are not supported",
-        ),
         (action.hedge_policy.is_some(), "hedge_policy", "hedging is not supported"),
         (action.early_data_policy.is_some(), "early_data_policy", "there is no early data"),
         (

@@ -17,6 +17,7 @@ use super::core::compile_metadata;
 use super::diagnostic::FieldPath;
 use super::header_ops::compile_header_ops;
 use super::matcher::compile_header_matchers;
+use super::rate_limit::compile_rate_limits_of_route;
 use crate::codec::name::HeaderName;
 use crate::config::header_ops::HeaderOps;
 use crate::config::name::NameId;
@@ -242,6 +243,7 @@ fn compile_virtual_host(
         include_is_timeout_retry_header: host.include_is_timeout_retry_header,
         virtual_clusters: compile_virtual_clusters(&host.virtual_clusters, path),
         cors: deprecated_cors(host, path),
+        rate_limits: compile_rate_limits_of_route(&host.rate_limits, path),
         per_filter: per_filter::compile(&host.typed_per_filter_config, scope.cx, path),
         metadata: compile_metadata(host.metadata.as_ref(), &path.field("metadata")),
     }
@@ -259,9 +261,6 @@ fn report_unsupported_host(host: &pb::VirtualHost, path: &FieldPath<'_>) {
     }
     if host.hedge_policy.is_some() {
         path.field("hedge_policy").ignored("hedging is not supported");
-    }
-    if !host.rate_limits.is_empty() {
-        path.field("rate_limits").ignored("the rate limit filters that read it are not supported");
     }
 }
 
