@@ -25,6 +25,8 @@ areas! {
     admin,
     bad_input,
     filter_chains,
+    filter_levels,
+    filter_settings,
     filters,
     forwarded,
     header_ops,
