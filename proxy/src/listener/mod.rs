@@ -54,7 +54,12 @@ impl fmt::Debug for WorkerListener {
 }
 
 enum Acceptor {
-    Tcp(TcpListener),
+    Tcp {
+        listener: TcpListener,
+        /// What every connection's own end is, where the socket is bound to one address; a wildcard's connections
+        /// are asked one by one.
+        local: Option<Address>,
+    },
     Unix(UnixListener),
 }
 
@@ -62,18 +67,32 @@ impl Acceptor {
     /// Must be called on the worker's runtime.
     fn new(socket: BoundSocket) -> io::Result<Self> {
         Ok(match socket {
-            BoundSocket::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            BoundSocket::Tcp(listener) => {
+                let bound = canonical(listener.local_addr()?);
+                // IP_TRANSPARENT lets in connections to any address.
+                let transparent =
+                    socket2::SockRef::from(&listener).ip_transparent_v4().unwrap_or(true);
+                let one = !bound.ip().is_unspecified() && !transparent;
+                let local = one.then_some(Address::Ip(bound));
+                Self::Tcp { listener: TcpListener::from_std(listener)?, local }
+            }
             BoundSocket::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
         })
     }
 
+    /// The address of our end, where it is known without asking the kernel.
+    fn local(&self) -> Option<&Address> {
+        match self {
+            Self::Tcp { local, .. } => local.as_ref(),
+            Self::Unix(_) => None,
+        }
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Io, Address)>> {
         match self {
-            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
-                // A response must not wait for the next one (Nagle against delayed ACK).
-                let _ = stream.set_nodelay(true);
-                (Io::from(stream), Address::Ip(canonical(peer)))
-            }),
+            Self::Tcp { listener, .. } => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, peer)| (Io::from(stream), Address::Ip(canonical(peer)))),
             Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
                 let path = peer.as_pathname().and_then(|p| p.to_str()).map(Arc::from);
                 let io = Io::from(stream);
@@ -118,7 +137,7 @@ impl WorkerListener {
                 loop {
                     match acceptor.poll_accept(cx) {
                         Poll::Ready(Ok((io, peer))) => {
-                            self.admit(io, peer);
+                            self.admit(io, peer, acceptor.local());
                             accepted += 1;
                             if accepted >= self.config.max_accepts_per_event {
                                 self.count_accepted(accepted);
@@ -150,9 +169,9 @@ impl WorkerListener {
         self.stats.record(ListenerStat::ConnectionsAcceptedPerSocketEvent, accepted as u64);
     }
 
-    fn admit(self: &Rc<Self>, mut io: Io, peer: Address) {
+    fn admit(self: &Rc<Self>, mut io: Io, peer: Address, local: Option<&Address>) {
         let started = Instant::now();
-        let local = match io.local_address() {
+        let local = match local.cloned().map_or_else(|| io.local_address(), Ok) {
             Ok(Address::Ip(addr)) => Address::Ip(canonical(addr)),
             Ok(other) => other,
             Err(_) => return,

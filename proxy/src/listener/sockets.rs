@@ -133,6 +133,8 @@ fn tcp_socket(
     if bind.freebind {
         socket.set_freebind_v4(true)?;
     }
+    // Connections inherit it: a response must not wait for the next one (Nagle against delayed ACK).
+    socket.set_tcp_nodelay(true)?;
     let options = |state| {
         let family = if addr.is_ipv4() { SocketFamily::Ipv4 } else { SocketFamily::Ipv6 };
         bind.socket_options

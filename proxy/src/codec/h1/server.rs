@@ -62,6 +62,8 @@ pub struct ServerConn {
     peer_closed: bool,
     /// Our direction ends when the queue is empty (a tunnel's end).
     finish: bool,
+    /// It has ended.
+    finished: bool,
     meter: ByteMeter,
 }
 
@@ -83,6 +85,7 @@ impl ServerConn {
             close: false,
             peer_closed: false,
             finish: false,
+            finished: false,
             meter: ByteMeter::default(),
         }
     }
@@ -373,8 +376,9 @@ impl ServerConn {
 
     pub(in crate::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         ready!(self.out.poll_flush(&mut self.io, cx))?;
-        if self.finish {
+        if self.finish && !self.finished {
             ready!(self.io.poll_shutdown(cx))?;
+            self.finished = true;
         }
         Poll::Ready(Ok(()))
     }
