@@ -40,7 +40,7 @@ pub const IGNORED: &[(&str, &str)] = &[
     (r".*buffered", "bytes at the moment of the scrape"),
     (r".*\.(downstream|upstream)_flow_control_.*", "depends on how the kernel cuts reads"),
     (
-        r"http2\..*|.*\.http2\.(outbound_.*|deferred_.*|streams_active|pending_send_bytes|keepalive_timeout)",
+        r"(.*\.)?http2\.(outbound_(control_)?frames_active|deferred_.*|streams_active|pending_send_bytes)",
         "frame queues of the codec",
     ),
 ];

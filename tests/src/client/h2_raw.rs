@@ -63,9 +63,10 @@ fn parse(text: &str) -> Result<Vec<u8>> {
     }
     let second = words.next().context("a frame needs an argument")?;
     if kind == "raw" {
-        return (0..second.len())
+        let hex = crate::wire::latin1(&bytes(second));
+        return (0..hex.len())
             .step_by(2)
-            .map(|i| Ok(u8::from_str_radix(second.get(i..i + 2).context("odd hex")?, 16)?))
+            .map(|i| Ok(u8::from_str_radix(hex.get(i..i + 2).context("odd hex")?, 16)?))
             .collect();
     }
     let stream: u32 = second.parse()?;
