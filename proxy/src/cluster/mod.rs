@@ -10,7 +10,7 @@ pub mod host;
 mod shared;
 mod status;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -20,11 +20,12 @@ use rustc_hash::FxHashMap;
 
 pub use shared::{ClusterMap, SharedCluster};
 
+use crate::codec::h2;
 use crate::config::cluster::{Cluster, RoutingPriority};
 use crate::conn_pool::HostPools;
 use crate::load_balancer::{LoadBalancer, PickContext, Rng};
 use crate::stats::Block;
-use crate::stats::names::{ClusterLbStat, ClusterStat};
+use crate::stats::names::{ClusterLbStat, ClusterStat, Http2Stat};
 use crate::worker::timers::Timers;
 use circuit_breaker::{Overflow, Resource};
 use host::{Host, HostSet};
@@ -36,6 +37,9 @@ pub struct ClusterContext {
     pub shared: Arc<SharedCluster>,
     pub stats: Block<ClusterStat>,
     pub lb_stats: Block<ClusterLbStat>,
+    worker: usize,
+    /// Made with the first HTTP/2 connection.
+    http2: OnceCell<Block<Http2Stat>>,
     pub codes: codes::ClusterCodes,
     pub timers: Timers,
     ids: Rc<ConnectionIds>,
@@ -58,6 +62,12 @@ impl ConnectionIds {
 }
 
 impl ClusterContext {
+    /// The counters of an HTTP/2 connection.
+    pub fn http2_counters(&self) -> h2::Counters {
+        let codec = self.http2.get_or_init(|| self.shared.scope.scope("http2").block(self.worker));
+        h2::Counters { codec: codec.clone(), traffic: h2::Traffic::Upstream(self.stats.clone()) }
+    }
+
     /// A number that no other connection of the process has.
     pub fn next_connection_id(&self) -> u64 {
         self.ids.next()
@@ -166,6 +176,8 @@ impl WorkerCluster {
             config: shared.config.clone(),
             stats: shared.scope.block(worker),
             lb_stats: shared.scope.block(worker),
+            worker,
+            http2: OnceCell::new(),
             codes: codes::ClusterCodes::new(shared.scope.clone(), worker),
             timers,
             ids,

@@ -5,6 +5,8 @@ use std::io;
 
 use http::StatusCode;
 
+use super::h2::Http2Fault;
+
 /// A malformed or oversized message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.details())]
@@ -42,10 +44,8 @@ pub enum ParseFault {
     Truncated,
     /// More informational responses than anyone needs.
     TooManyInformational,
-    /// HTTP/2: a field or pseudo-header that RFC 9113 §8.2 and §8.3 forbid.
-    InvalidHeaderField,
-    /// HTTP/2: more frames of a kind than the connection's budget.
-    Flood,
+    /// What only HTTP/2 has.
+    Http2(Http2Fault),
 }
 
 impl ParseFault {
@@ -71,8 +71,7 @@ impl ParseFault {
             | Self::ExtraneousData
             | Self::Truncated
             | Self::TooManyInformational
-            | Self::InvalidHeaderField
-            | Self::Flood => StatusCode::BAD_REQUEST,
+            | Self::Http2(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -108,8 +107,7 @@ impl ParseFault {
             Self::InvalidAuthority => "http.invalid_authority",
             Self::TransferEncodingNotAllowed => "http1.transfer_encoding_not_allowed",
             Self::ContentLengthNotAllowed => "http1.content_length_not_allowed",
-            Self::InvalidHeaderField => "http2.invalid.header.field",
-            Self::Flood => "http2.inbound_frames_flood",
+            Self::Http2(fault) => fault.details(),
         }
     }
 }
@@ -162,6 +160,12 @@ impl Fault {
 
 /// RFC 9113 §7.
 pub const H2_REFUSED_STREAM: u32 = 7;
+
+impl From<Http2Fault> for Fault {
+    fn from(fault: Http2Fault) -> Self {
+        Self::Parse(ParseFault::Http2(fault))
+    }
+}
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {

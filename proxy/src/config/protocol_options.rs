@@ -115,6 +115,13 @@ pub struct Http2Options {
     pub connection_keepalive: Option<KeepaliveSettings>,
 }
 
+impl Http2Options {
+    /// Whether a message that breaks the rules of HTTP ends its stream only, not its connection.
+    pub fn stream_errors(&self) -> bool {
+        self.override_stream_error_on_invalid_http_message
+    }
+}
+
 impl Default for Http2Options {
     /// The defaults of Envoy 1.40, written in its `http2_protocol_options` docs.
     fn default() -> Self {

@@ -197,10 +197,13 @@ impl Http2Pool {
 
     async fn open_connection(self: Rc<Self>, mut record: CxRecord) {
         let outcome = match connect(&self.host, &mut record).await {
-            Ok(io) => ClientConn::handshake(io, self.settings.clone()).await.map_err(|_| {
-                record.end_by_peer();
-                PoolFailure::LocalClose
-            }),
+            Ok(io) => {
+                let counters = self.host.cluster.http2_counters();
+                ClientConn::handshake(io, self.settings.clone(), counters).await.map_err(|_| {
+                    record.end_by_peer();
+                    PoolFailure::LocalClose
+                })
+            }
             Err(failure) => Err(failure),
         };
         self.connecting.set(self.connecting.get() - 1);
@@ -323,12 +326,19 @@ async fn drive(
     .await;
     // Ended by us when nobody held it any more, by the peer otherwise.
     if let Some(connection) = connection.upgrade() {
-        match connection.active.get() {
-            0 => record.end_by_peer(),
-            _ => record.end_with_request(true),
+        let pool = connection.pool.upgrade();
+        let handle = &connection.handle;
+        let answered = connection.active.get() == 0 || handle.is_all_answered();
+        match (answered, handle.has_goaway()) {
+            // GOAWAY and FIN came at once: it was said first.
+            (true, true) => {}
+            (true, false) => record.end_by_peer(),
+            (false, _) => record.end_with_request(true),
         }
-        if let Some(pool) = connection.pool.upgrade() {
-            pool.unlist(&connection);
+        if let Some(pool) = pool {
+            if pool.unlist(&connection) && handle.has_goaway() {
+                pool.host.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
+            }
             if !pool.pending.is_empty() {
                 pool.serve_pending();
             }

@@ -321,8 +321,9 @@ impl Lease {
     /// state allows one is the pool's to see.
     pub fn release(mut self, reusable: bool, now: Instant) {
         let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
-        self.rq.count_bytes(stream.meter());
+        // HTTP/2 bytes are counted by their connection.
         let Base::Http1 { pool, record } = base else { return };
+        self.rq.count_bytes(stream.meter());
         if let Some(conn) = stream.into_h1() {
             pool.release(Ready { conn, record }, reusable, now);
         }
@@ -336,8 +337,8 @@ impl Lease {
 
     fn abandon(&mut self, remote: bool) {
         let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
-        self.rq.count_bytes(stream.meter());
         let Base::Http1 { pool, mut record } = base else { return };
+        self.rq.count_bytes(stream.meter());
         if let Some(conn) = stream.into_h1()
             && conn.said_close()
         {

@@ -9,7 +9,7 @@ use crate::cluster::circuit_breaker::{Overflow, Resource};
 use crate::codec::h1::IdleEnd;
 use crate::config::cluster::RoutingPriority;
 use crate::io::Io;
-use crate::stats::names::ClusterStat;
+use crate::stats::names::{ClusterStat, Http2Stat};
 use crate::stream_info::{Address, ByteMeter};
 
 /// What a connection carries.
@@ -82,6 +82,7 @@ impl CxRecord {
             CxKind::Http2 => {
                 cluster.shared.declare_codec(true);
                 cluster.stats.inc(ClusterStat::UpstreamCxHttp2Total);
+                cluster.http2_counters().codec.inc(Http2Stat::Nghttp2UpstreamConnections);
             }
             CxKind::Tcp => {}
         }

@@ -1,7 +1,6 @@
 //! One downstream HTTP connection: which codec speaks, requests one after another or at once, idle and age
 //! limits, drain.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,7 +14,7 @@ use super::stream::{
     ActiveStream, Fate, StreamSetup, handle_stream, head_timed_out, reject_unread,
 };
 use crate::codec::head::{Protocol, RequestHead};
-use crate::codec::{Fault, ServerStream, h1, h2};
+use crate::codec::{Fault, ServerStream, h1};
 use crate::config::hcm::CodecType;
 use crate::filter_chain::Entered;
 use crate::io::Io;
@@ -45,7 +44,7 @@ pub struct HttpConnection {
 
 /// Why a connection ended, for its statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closed {
+pub(super) enum Closed {
     Local,
     Remote,
 }
@@ -135,7 +134,7 @@ impl HttpConnection {
                 Err(closed) => return closed,
             };
             if fate != Fate::Complete || !conn.is_reusable() {
-                self.linger(conn).await;
+                self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
                 return match fate {
                     Fate::Complete | Fate::Cut => Closed::Local,
                     Fate::PeerGone => Closed::Remote,
@@ -184,7 +183,7 @@ impl HttpConnection {
         })
     }
 
-    fn setup<'a>(
+    pub(super) fn setup<'a>(
         &self,
         hcm: Rc<WorkerHcm>,
         down: ServerStream<'a>,
@@ -204,7 +203,7 @@ impl HttpConnection {
     }
 
     /// The response in hand is the connection's last.
-    fn is_last(&self, hcm: &WorkerHcm, served: u32, wait: &IdleWait) -> bool {
+    pub(super) fn is_last(&self, hcm: &WorkerHcm, served: u32, wait: &IdleWait) -> bool {
         if self.handle.drain_state() != Drain::No {
             hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
             return true;
@@ -276,8 +275,11 @@ impl HttpConnection {
     }
 
     /// Lets the last response arrive: FIN, then the peer's, for at most `delayed_close_timeout`.
-    async fn linger(&self, conn: &mut h1::ServerConn) {
-        let hcm = self.slot.current(&self.worker);
+    pub(super) async fn linger(
+        &self,
+        hcm: &WorkerHcm,
+        mut poll_close: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) {
         let timeout = hcm.config.delayed_close_timeout;
         if timeout.is_zero() {
             return;
@@ -285,7 +287,7 @@ impl HttpConnection {
         let mut timer = self.worker.timers.timer();
         timer.arm(Instant::now() + timeout);
         let late = poll_fn(|cx| {
-            if conn.poll_close(cx).is_ready() {
+            if poll_close(cx).is_ready() {
                 return Poll::Ready(false);
             }
             timer.poll(cx).map(|()| true)
@@ -304,116 +306,6 @@ impl HttpConnection {
         let (io, read) = conn.into_parts();
         Box::pin(self.serve_h2(io, read, first))
     }
-
-    async fn serve_h2(&self, io: Io, read: BytesMut, first: &Rc<WorkerHcm>) -> Closed {
-        let mut conn = h2::ServerConn::new(io, read, first.h2.clone());
-        let mut wait = IdleWait::new(self, first);
-        let active = Rc::new(Cell::new(0usize));
-        let mut served = 0u32;
-        let mut seen = Drain::No;
-        let mut draining = false;
-        // Bounds the wait for a peer that does not answer the PING between the two GOAWAY frames.
-        let mut last_call = self.worker.timers.timer();
-        let mut called = false;
-        poll_fn(|cx| {
-            loop {
-                match conn.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((head, end, stream)))) => {
-                        served += 1;
-                        wait.idle.disarm();
-                        let hcm = self.slot.current(&self.worker);
-                        let last = self.is_last(&hcm, served, &wait);
-                        if last && !draining {
-                            draining = true;
-                            conn.drain();
-                        }
-                        self.spawn_h2(hcm, head, end, stream, &active, cx);
-                        continue;
-                    }
-                    Poll::Ready(Some(Err(fault))) => {
-                        if matches!(fault, Fault::Parse(_)) {
-                            first.stats.inc(HttpStat::DownstreamCxProtocolError);
-                        }
-                        return Poll::Ready(Closed::Remote);
-                    }
-                    Poll::Ready(None) => {
-                        return Poll::Ready(if draining { Closed::Local } else { Closed::Remote });
-                    }
-                    Poll::Pending => {}
-                }
-                break;
-            }
-            if active.get() == 0 {
-                if !wait.idle.is_armed() && !draining {
-                    wait.restart(first, self.worker.clock.now());
-                }
-            } else {
-                wait.idle.disarm();
-            }
-            if let Poll::Ready(state) = self.handle.poll_drain(seen, cx) {
-                seen = state;
-                if state == Drain::Now {
-                    conn.abort(0);
-                    return Poll::Ready(Closed::Local);
-                }
-                if !draining {
-                    draining = true;
-                    first.stats.inc(HttpStat::DownstreamCxDrainClose);
-                    conn.drain();
-                }
-                cx.waker().wake_by_ref();
-            }
-            if wait.idle.poll(cx).is_ready() && !draining {
-                first.stats.inc(HttpStat::DownstreamCxIdleTimeout);
-                draining = true;
-                conn.drain();
-                cx.waker().wake_by_ref();
-            }
-            if wait.age.poll(cx).is_ready() && !draining {
-                first.stats.inc(HttpStat::DownstreamCxMaxDurationReached);
-                draining = true;
-                conn.drain();
-                cx.waker().wake_by_ref();
-            }
-            if draining && !called {
-                if !last_call.is_armed() {
-                    last_call.arm(Instant::now() + first.config.drain_timeout);
-                }
-                called = last_call.poll(cx).is_ready();
-            }
-            if called && active.get() == 0 {
-                conn.abort(super::stream::reset_code::NO_ERROR);
-                return Poll::Ready(Closed::Local);
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    fn spawn_h2(
-        &self,
-        hcm: Rc<WorkerHcm>,
-        head: RequestHead,
-        end: bool,
-        stream: h2::ServerStream,
-        active: &Rc<Cell<usize>>,
-        cx: &Context<'_>,
-    ) {
-        active.set(active.get() + 1);
-        let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
-        // Boxed here: its kilobytes are not copied at every step into the task.
-        let stream = Box::pin(handle_stream(Box::new(ActiveStream::new(setup))));
-        let active = active.clone();
-        let connection = cx.waker().clone();
-        tokio::task::spawn_local(async move {
-            stream.await;
-            active.set(active.get() - 1);
-            if active.get() == 0 {
-                // The connection's idle timer starts.
-                connection.wake();
-            }
-        });
-    }
 }
 
 enum Next {
@@ -425,20 +317,20 @@ enum Next {
 }
 
 /// The timers of a connection between requests.
-struct IdleWait {
-    idle: Timer,
+pub(super) struct IdleWait {
+    pub(super) idle: Timer,
     head: Timer,
-    age: Timer,
+    pub(super) age: Timer,
     head_timeout: Option<Duration>,
     too_old: bool,
     /// Requests so far.
-    served: u32,
+    pub(super) served: u32,
     /// The connection drains: `idle` is its last call.
     last_call: bool,
 }
 
 impl IdleWait {
-    fn new(connection: &HttpConnection, hcm: &WorkerHcm) -> Self {
+    pub(super) fn new(connection: &HttpConnection, hcm: &WorkerHcm) -> Self {
         let timers = &connection.worker.timers;
         let mut wait = Self {
             idle: timers.timer(),
@@ -456,7 +348,7 @@ impl IdleWait {
         wait
     }
 
-    fn restart(&mut self, hcm: &WorkerHcm, now: Instant) {
+    pub(super) fn restart(&mut self, hcm: &WorkerHcm, now: Instant) {
         self.head_timeout = hcm.config.request_headers_timeout;
         match hcm.config.common.idle_timeout {
             Some(timeout) => self.idle.arm(now + timeout),

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::local_reply::LocalReply;
 use super::stream::{ActiveStream, Passing, StreamEnd, reset_code};
 use super::stream_timers::Expired;
-use crate::codec::{Fault, Frame, ServerStream};
+use crate::codec::{Fault, Frame, ParseFault, ServerStream};
 use crate::http_filters::Flow;
 use crate::stats::names::HttpStat;
 use crate::stream_info::ResponseFlags;
@@ -397,7 +397,10 @@ impl ActiveStream<'_> {
 
     /// What a fault of the client's side means for the stream.
     pub fn downstream_fault(&mut self, fault: Fault) -> StreamEnd {
-        if let Fault::Parse(parse) = fault {
+        // In HTTP/2 there is nobody left to answer.
+        if let Fault::Parse(parse) = fault
+            && !matches!(parse, ParseFault::Http2(_))
+        {
             self.close_after = true;
             self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
             if self.progress == super::stream::Progress::Nothing {

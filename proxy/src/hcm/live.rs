@@ -1,6 +1,6 @@
 //! A connection manager on one worker: its compiled configuration with everything resolved.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub struct WorkerHcm {
     pub upstream_logs: AccessLogs,
     pub h1: Arc<h1::ServerSettings>,
     pub h2: Arc<h2::Settings>,
+    /// Made with the first HTTP/2 connection.
+    h2_counters: OnceCell<h2::Counters>,
 }
 
 impl fmt::Debug for WorkerHcm {
@@ -66,9 +68,19 @@ impl WorkerHcm {
             upstream_logs: worker.access_logs.bind(&config.router.upstream_log),
             h1: Arc::new(h1),
             h2: Arc::new(h2::Settings::new(&config.http2, &config.common, kb)),
+            h2_counters: OnceCell::new(),
             scope: hcm_scope,
             config,
         }
+    }
+
+    /// The counters of an HTTP/2 connection.
+    pub fn h2_counters(&self, worker: &WorkerContext) -> h2::Counters {
+        let made = self.h2_counters.get_or_init(|| h2::Counters {
+            codec: worker.registry.scope("http2").block(worker.index),
+            traffic: h2::Traffic::Downstream(self.stats.clone()),
+        });
+        made.clone()
     }
 }
 

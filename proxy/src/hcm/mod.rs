@@ -1,6 +1,8 @@
 //! Stage 3, the HTTP connection manager: one downstream connection and its streams.
 
 pub mod connection;
+
+mod connection_h2;
 pub mod frames;
 pub mod live;
 pub mod local_reply;

@@ -14,8 +14,9 @@ use super::local_reply::{self, LocalReply};
 use super::response_headers;
 use super::stream::{ActiveStream, Fate, Passing, Progress, StreamEnd, reset_code};
 use super::stream_timers::Expired;
+use crate::codec::h2::Http2Fault;
 use crate::codec::head::{Protocol, ResponseHead};
-use crate::codec::{Fault, Frame};
+use crate::codec::{Fault, Frame, ParseFault};
 use crate::format;
 use crate::http_filters::Flow;
 use crate::stats::names::{HttpStat, ListenerHttpStat};
@@ -374,16 +375,33 @@ impl ActiveStream<'_> {
         }
         self.info.timing.end = Some(end);
         self.info.downstream_bytes = self.down.meter();
+        if self.is_answered_in_passing() {
+            let bytes = &mut self.info.downstream_bytes;
+            (bytes.wire_sent, bytes.header_sent) = (0, 0);
+            self.info.timing.last_downstream_tx = None;
+        }
         let bytes = self.info.downstream_bytes;
         self.info.connection.count_stream(self.info.protocol, &bytes);
-        self.hcm.stats.add(HttpStat::DownstreamCxRxBytesTotal, bytes.wire_received);
-        self.hcm.stats.add(HttpStat::DownstreamCxTxBytesTotal, bytes.wire_sent);
+        // HTTP/2 bytes are counted by their connection.
+        if self.request.protocol != Protocol::Http2 {
+            self.hcm.stats.add(HttpStat::DownstreamCxRxBytesTotal, bytes.wire_received);
+            self.hcm.stats.add(HttpStat::DownstreamCxTxBytesTotal, bytes.wire_sent);
+        }
         if !self.chain.is_empty() {
             let (chain, mut cx) = self.filter_context();
             chain.end(&mut cx);
         }
         self.log(format::AccessLogType::DownstreamEnd);
         fate
+    }
+
+    /// An HTTP/2 request that was answered by us at once, before its end: Envoy's codec writes nothing while it
+    /// reads, so that its logs know of no byte sent.
+    fn is_answered_in_passing(&self) -> bool {
+        self.request.protocol == Protocol::Http2
+            && !self.inbound.ended
+            && self.info.upstream.host.is_none()
+            && self.info.timing.first_downstream_tx == Some(self.info.start)
     }
 
     /// Writes a line to each access log that wants one.
@@ -409,8 +427,26 @@ fn note_downstream_fault(info: &mut crate::stream_info::StreamInfo, fault: Fault
             info.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
             info.set_details("http2.remote_reset");
         }
-        Fault::Parse(parse) => info.set_details(parse.details()),
-        Fault::Eof | Fault::Io(_) | Fault::GoAway { .. } | Fault::Reset { .. } => {
+        Fault::Parse(parse) => {
+            if let ParseFault::Http2(fault) = parse {
+                info.flags.insert(if fault.ends_connection() {
+                    ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR
+                } else {
+                    ResponseFlags::DOWNSTREAM_REMOTE_RESET
+                });
+            }
+            info.set_details(parse.details());
+        }
+        // Reset by our codec: what the peer sent did not fit together.
+        Fault::Reset { remote: false, .. } => {
+            info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            info.set_details("http2.remote_reset");
+        }
+        Fault::GoAway { remote: false, code } if code != reset_code::NO_ERROR => {
+            info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            info.set_details(Http2Fault::Codec.details());
+        }
+        Fault::Eof | Fault::Io(_) | Fault::GoAway { .. } => {
             info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
             info.set_details("downstream_remote_disconnect");
         }

@@ -134,6 +134,13 @@ pub async fn handle_stream(mut stream: Box<ActiveStream<'_>>) -> Fate {
         Err(StreamEnd::Reply(reply)) => stream.local_reply(*reply).await,
         outcome => outcome,
     };
+    if matches!(outcome, Err(StreamEnd::Reset(_)))
+        && stream.progress == Progress::HeadSent
+        && matches!(stream.down, ServerStream::H2(_))
+    {
+        // What was sent before the reset goes out first: the connection has its turn.
+        tokio::task::yield_now().await;
+    }
     stream.finish(outcome)
 }
 
@@ -150,6 +157,14 @@ pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) -> Fate 
     stream.finish(outcome);
     // What follows on the connection is not known to be a request.
     Fate::Cut
+}
+
+/// Counts and logs an HTTP/2 request that its codec has refused.
+pub(super) fn refuse(setup: StreamSetup<'_>, fault: Fault) {
+    let mut stream = ActiveStream::new(setup);
+    stream.head_read = false;
+    stream.count_request();
+    stream.finish(Err(StreamEnd::Downstream(fault)));
 }
 
 /// Answers a request whose head did not come in time: `request_headers_timeout`.

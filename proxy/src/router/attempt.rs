@@ -188,7 +188,7 @@ impl Attempt {
                 let stale = self.lease.is_reused()
                     && !self.stream().received_any()
                     && matches!(fault, Fault::Eof | Fault::Io(_) | Fault::GoAway { .. });
-                note_fault(&fw.cluster, fault);
+                note_fault(&fw.cluster, fault, self.lease.protocol());
                 self.count_bytes(s);
                 if !stale {
                     bump(&self.lease.host().stats.rq_error);
@@ -204,13 +204,13 @@ impl Attempt {
                 self.count_bytes(s);
                 self.count_reset(&fw.cluster);
                 bump(&self.lease.host().stats.rq_timeout);
-                self.stream().reset(reset_code::CANCEL);
+                self.stream().reset(reset_code::INTERNAL_ERROR);
                 Ok(AttemptEnd::TimedOut(expired))
             }
             Err(end) => {
                 self.count_bytes(s);
                 self.count_reset(&fw.cluster);
-                self.stream().reset(reset_code::CANCEL);
+                self.stream().reset(reset_code::INTERNAL_ERROR);
                 Err(end)
             }
         }
@@ -324,7 +324,7 @@ impl Attempt {
         if self.stream().is_end() && self.request_done {
             self.lease.release(true, Instant::now());
         } else {
-            self.stream().reset(reset_code::CANCEL);
+            self.stream().reset(reset_code::INTERNAL_ERROR);
             self.lease.close(false);
         }
     }
@@ -334,7 +334,7 @@ impl Attempt {
         self.count_bytes(s);
         s.info.timing.last_upstream_rx = Some(s.now);
         if let Some(fault) = self.failed.take() {
-            note_fault(cluster, fault);
+            note_fault(cluster, fault, self.lease.protocol());
             let failure = Failure::of(fault, self.lease.protocol());
             s.info.flags.insert(failure.reason.flag());
             s.info.set_details(failure.code_details("after"));
@@ -348,17 +348,24 @@ impl Attempt {
             self.lease.release(true, s.now);
         } else {
             self.count_reset(cluster);
-            self.stream().reset(reset_code::CANCEL);
+            self.stream().reset(reset_code::INTERNAL_ERROR);
             self.lease.close(false);
         }
     }
 }
 
-fn note_fault(cluster: &WorkerCluster, fault: Fault) {
+fn note_fault(cluster: &WorkerCluster, fault: Fault, protocol: Protocol) {
     match fault {
+        // The host has not looked at it.
+        Fault::Reset { remote: true, .. } if fault.is_unprocessed() => {}
         Fault::Reset { remote: true, .. } => cluster.stats.inc(ClusterStat::UpstreamRqRxReset),
+        Fault::Reset { remote: false, .. } => cluster.stats.inc(ClusterStat::UpstreamRqTxReset),
         Fault::Parse(_) => cluster.stats.inc(ClusterStat::UpstreamCxProtocolError),
-        Fault::Reset { .. } | Fault::Eof | Fault::GoAway { .. } | Fault::Io(_) => {}
+        // So Envoy counts streams that end with their connection.
+        Fault::Eof | Fault::GoAway { .. } | Fault::Io(_) if protocol == Protocol::Http2 => {
+            cluster.stats.inc(ClusterStat::UpstreamRqPendingFailureEject);
+        }
+        Fault::Eof | Fault::GoAway { .. } | Fault::Io(_) => {}
     }
 }
 

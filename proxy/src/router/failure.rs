@@ -69,7 +69,8 @@ impl ResetReason {
                 Self::RemoteRefused
             }
             Fault::Reset { remote: true, .. } => Self::RemoteReset,
-            Fault::Reset { remote: false, .. } => Self::LocalReset,
+            // By our codec: what the host sent did not fit together.
+            Fault::Reset { remote: false, .. } => Self::ProtocolError,
         }
     }
 

@@ -179,7 +179,7 @@ impl Mirror {
         let whole = outcome.is_ok();
         match outcome {
             Ok(true) => lease.release(true, Instant::now()),
-            Ok(false) | Err(_) => lease.reset(reset_code::CANCEL),
+            Ok(false) | Err(_) => lease.reset(reset_code::INTERNAL_ERROR),
         }
         Some((status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), whole))
     }

@@ -197,6 +197,8 @@ async fn finish(
             // What was sent must leave first.
             sleep(Duration::from_millis(20)).await;
             let _ = orders.send(Order::Close);
+            // Dropped with the connection; dropped earlier, the stream would be reset first.
+            std::future::pending::<()>().await;
         }
         Some("goaway") => {
             let _ = orders.send(Order::GoAway);

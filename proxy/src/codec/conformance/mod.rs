@@ -307,7 +307,8 @@ fn spawn_server(
             poll_fn(|cx| conn.poll_close(cx)).await;
         }),
         Version::H2 => spawn_local(async move {
-            let mut conn = h2::ServerConn::new(io, BytesMut::new(), h2_settings());
+            let mut conn =
+                h2::ServerConn::new(io, BytesMut::new(), h2_settings(), h2::Counters::detached());
             let mut tasks = Vec::new();
             while let Some(Ok((head, end, stream))) = poll_fn(|cx| conn.poll_accept(cx)).await {
                 let serve = Rc::clone(&serve);
@@ -330,7 +331,10 @@ async fn open(version: Version, io: Io) -> (ClientStream, Option<h2::ClientConn>
             (ClientStream::H1(Box::new(conn)), None)
         }
         Version::H2 => {
-            let (conn, driver) = h2::ClientConn::handshake(io, h2_settings()).await.unwrap();
+            let (conn, driver) =
+                h2::ClientConn::handshake(io, h2_settings(), h2::Counters::detached())
+                    .await
+                    .unwrap();
             spawn_local(driver);
             (ClientStream::H2(Box::new(conn.open())), Some(conn))
         }

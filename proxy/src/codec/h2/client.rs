@@ -13,13 +13,17 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::{Fault, Frame, ParseFault};
 use crate::io::Io;
+use crate::stats::names::Http2Stat;
 use crate::stream_info::ByteMeter;
 
 use super::Settings;
 use super::convert;
+use super::fault::Http2Fault;
+use super::inbound::Budgets;
 use super::keepalive::Keepalive;
-use super::stream::{RecvHalf, SendHalf, fault_of, head_bytes};
-use super::wire::{Shared, Wire};
+use super::shared::{Counters, Shared};
+use super::stream::{RESET_BYTES, RecvHalf, SendHalf, fault_of, head_bytes};
+use super::wire::Wire;
 
 /// As for HTTP/1: an endless row of interim responses is an attack or a loop.
 const MAX_INFORMATIONAL: u8 = 100;
@@ -54,9 +58,9 @@ impl Future for Driver {
             return Poll::Ready(Fault::Io(std::io::ErrorKind::TimedOut));
         }
         let polled = Pin::new(&mut self.connection).poll(cx);
-        if self.shared.flooded.get() {
+        if self.shared.flooded.get().is_some() {
             self.ended.set(true);
-            return Poll::Ready(Fault::Parse(ParseFault::Flood));
+            return Poll::Ready(Http2Fault::Flood.into());
         }
         let result = ready!(polled);
         self.ended.set(true);
@@ -78,10 +82,13 @@ impl ClientConn {
     ///
     /// # Errors
     /// The socket failed.
-    pub async fn handshake(io: Io, settings: Arc<Settings>) -> Result<(Self, Driver), Fault> {
-        let shared = Rc::new(Shared::default());
-        let early = BytesMut::new();
-        let wire = Wire::new(io, early, false, settings.budgets(), Rc::clone(&shared));
+    pub async fn handshake(
+        io: Io,
+        settings: Arc<Settings>,
+        counters: Counters,
+    ) -> Result<(Self, Driver), Fault> {
+        let shared = Rc::new(Shared::new(false, io, counters));
+        let wire = Wire::new(BytesMut::new(), Budgets::new(&settings), Rc::clone(&shared));
         let options = &settings.options;
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(options.initial_stream_window_size)
@@ -114,6 +121,7 @@ impl ClientConn {
             max_count: self.settings.max_header_count,
             informational: 0,
             received_any: false,
+            reset_counted: false,
             meter: ByteMeter::default(),
             shared: Rc::clone(&self.shared),
         }
@@ -123,6 +131,16 @@ impl ClientConn {
     pub fn max_concurrent_streams(&self) -> usize {
         let ours = self.settings.options.max_concurrent_streams as usize;
         self.send.borrow().current_max_send_streams().min(ours)
+    }
+
+    /// Whether the peer has said that it takes no new streams.
+    pub fn has_goaway(&self) -> bool {
+        self.shared.goaway.get()
+    }
+
+    /// Whether every request has got its answer, or a reset.
+    pub fn is_all_answered(&self) -> bool {
+        self.shared.ended.get() >= self.shared.opened.get()
     }
 
     /// Streams that are open.
@@ -157,6 +175,7 @@ pub struct ClientStream {
     max_count: usize,
     informational: u8,
     received_any: bool,
+    reset_counted: bool,
     meter: ByteMeter,
     shared: Rc<Shared>,
 }
@@ -174,7 +193,7 @@ impl ClientStream {
         self.meter = ByteMeter { wire_sent: size, header_sent: size, ..ByteMeter::default() };
         self.upgrade = head.upgrade_str().map(Bytes::copy_from_slice);
         let Some(request) = convert::request_to_h2(head) else {
-            self.send.fail(Fault::Parse(ParseFault::InvalidHeaderField));
+            self.send.fail(Http2Fault::HeaderField.into());
             return;
         };
         match self.conn.send_request(request, end) {
@@ -213,6 +232,24 @@ impl ClientStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(ResponseHead, bool), Fault>> {
+        let outcome = ready!(self.poll_any_head(cx));
+        if let Err(fault) = outcome {
+            self.note_reset(fault);
+        }
+        Poll::Ready(outcome)
+    }
+
+    /// Counts a reset by the peer, once.
+    fn note_reset(&mut self, fault: Fault) {
+        if let Fault::Reset { remote: true, .. } = fault
+            && !std::mem::replace(&mut self.reset_counted, true)
+        {
+            self.shared.counters.codec.inc(Http2Stat::RxReset);
+            self.meter.wire_received += RESET_BYTES;
+        }
+    }
+
+    fn poll_any_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(ResponseHead, bool), Fault>> {
         let Some(response) = &mut self.response else {
             return Poll::Ready(Err(self.send.fault().unwrap_or(Fault::Eof)));
         };
@@ -246,9 +283,9 @@ impl ClientStream {
                 self.meter.header_received += size;
                 Ok(head)
             }
-            Err(reject) => {
+            Err(fault) => {
                 self.reset(Reason::PROTOCOL_ERROR.into());
-                Err(Fault::Parse(reject.into()))
+                Err(fault.into())
             }
         }
     }
@@ -259,8 +296,10 @@ impl ClientStream {
     ) -> Poll<Result<Option<Frame>, Fault>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
         let result = ready!(recv.poll_frame(cx, &mut self.meter));
-        if let Err(Fault::Parse(_)) = result {
-            self.reset(Reason::PROTOCOL_ERROR.into());
+        match result {
+            Err(Fault::Parse(_)) => self.reset(Reason::PROTOCOL_ERROR.into()),
+            Err(fault) => self.note_reset(fault),
+            Ok(_) => {}
         }
         Poll::Ready(result)
     }
@@ -272,6 +311,7 @@ impl ClientStream {
     pub(in crate::codec) fn reset(&mut self, code: u32) {
         if let Some(stream) = self.send.stream_mut() {
             stream.send_reset(Reason::from(code));
+            self.meter.wire_sent += RESET_BYTES;
         }
         self.send.fail(Fault::Reset { code, remote: false });
     }

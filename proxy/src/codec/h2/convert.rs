@@ -4,43 +4,32 @@
 //! extended CONNECT (RFC 8441) are one thing inside the proxy, in its HTTP/1 form, as in Envoy.
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version, uri};
 
-use crate::codec::ParseFault;
+use super::Settings;
+use super::fault::Http2Fault;
 use crate::codec::h1;
 use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead, Scheme};
 use crate::codec::name::{http_name, ids, names};
+use crate::config::protocol_options::HeadersWithUnderscoresAction;
 
-/// Why a message of the peer is not passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reject {
-    /// RFC 9113 §8.1.1: RST_STREAM(PROTOCOL_ERROR).
-    Malformed,
-    TooManyHeaders,
-}
+/// `:method`, `:scheme`, `:path`, `:authority`, which count as fields.
+const PSEUDO_HEADERS: usize = 4;
 
-impl From<Reject> for ParseFault {
-    fn from(reject: Reject) -> Self {
-        match reject {
-            Reject::Malformed => Self::InvalidHeaderField,
-            Reject::TooManyHeaders => Self::TooManyHeaders,
-        }
-    }
-}
+/// Their names, and a scheme.
+const PSEUDO_NAME_BYTES: usize = 7 + 7 + 5 + 10 + 4;
 
-/// A request of the peer; `max_count` bounds its fields, split cookies counted one by one.
+/// A request of the peer; split cookies are counted one by one.
 pub(super) fn request_from_h2(
     parts: http::request::Parts,
-    max_count: usize,
-) -> Result<RequestHead, Reject> {
-    if parts.headers.len() > max_count {
-        return Err(Reject::TooManyHeaders);
-    }
+    settings: &Settings,
+) -> Result<RequestHead, Http2Fault> {
+    check_limits(&parts, settings)?;
     let mut head = RequestHead::new(parts.method, Protocol::Http2);
     let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
     if let Some(authority) = authority {
-        h1::check_authority(authority).map_err(|_| Reject::Malformed)?;
+        h1::check_authority(authority).map_err(|_| Http2Fault::HeaderField)?;
         head.set_authority(authority);
     }
     let is_connect = head.method == Method::CONNECT;
@@ -49,18 +38,21 @@ pub(super) fn request_from_h2(
         let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
         let is_asterisk = path == "*" && head.method == Method::OPTIONS;
         if !path.starts_with('/') && !is_asterisk {
-            return Err(Reject::Malformed);
+            return Err(Http2Fault::Messaging);
         }
         head.set_path(path.as_bytes());
         head.scheme = match parts.uri.scheme_str() {
             None => None,
             Some(s) if s.eq_ignore_ascii_case("http") => Some(Scheme::Http),
             Some(s) if s.eq_ignore_ascii_case("https") => Some(Scheme::Https),
-            Some(_) => return Err(Reject::Malformed),
+            Some(_) => return Err(Http2Fault::HeaderField),
         };
     }
     list_from_h2(&parts.headers, &mut head.headers)?;
     take_host(&mut head)?;
+    if head.authority().is_none_or(<[u8]>::is_empty) {
+        return Err(Http2Fault::Messaging);
+    }
     if let Some(protocol) = protocol {
         let value = head.headers.store(protocol.as_str().as_bytes());
         head.method = Method::GET;
@@ -71,18 +63,43 @@ pub(super) fn request_from_h2(
     Ok(head)
 }
 
+/// Limits on what the crate h2 has decoded, which hold before anything is looked at.
+fn check_limits(parts: &http::request::Parts, settings: &Settings) -> Result<(), Http2Fault> {
+    let mut bytes = parts.method.as_str().len() + PSEUDO_NAME_BYTES;
+    bytes += parts.uri.authority().map_or(0, |part| part.as_str().len());
+    bytes += parts.uri.path_and_query().map_or(0, |part| part.as_str().len());
+    let mut underscore = false;
+    for (name, value) in &parts.headers {
+        bytes += name.as_str().len() + value.len();
+        underscore |= name.as_str().contains('_');
+    }
+    if underscore && settings.underscores == HeadersWithUnderscoresAction::RejectRequest {
+        return Err(Http2Fault::Underscore);
+    }
+    if bytes > settings.max_head_bytes as usize {
+        return Err(Http2Fault::HeaderListTooLarge);
+    }
+    if parts.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Http2Fault::HeaderField);
+    }
+    if parts.headers.len() + PSEUDO_HEADERS > settings.max_header_count {
+        return Err(Http2Fault::TooManyHeaders);
+    }
+    Ok(())
+}
+
 /// `host` beside `:authority` has to say the same (FAULTS D17); alone it takes its place.
-fn take_host(head: &mut RequestHead) -> Result<(), Reject> {
+fn take_host(head: &mut RequestHead) -> Result<(), Http2Fault> {
     let Some(host) = head.headers.get(&names::HOST) else { return Ok(()) };
     let host = host.to_vec();
     if head.headers.remove(&names::HOST) > 1 {
-        return Err(Reject::Malformed);
+        return Err(Http2Fault::HeaderField);
     }
     match head.authority() {
         Some(authority) if authority.eq_ignore_ascii_case(&host) => Ok(()),
-        Some(_) => Err(Reject::Malformed),
+        Some(_) => Err(Http2Fault::HeaderField),
         None => {
-            h1::check_authority(&host).map_err(|_| Reject::Malformed)?;
+            h1::check_authority(&host).map_err(|_| Http2Fault::HeaderField)?;
             head.set_authority(&host);
             Ok(())
         }
@@ -95,13 +112,13 @@ pub(super) fn response_from_h2(
     headers: &HeaderMap,
     max_count: usize,
     upgrade: Option<&[u8]>,
-) -> Result<ResponseHead, Reject> {
+) -> Result<ResponseHead, Http2Fault> {
     if headers.len() > max_count {
-        return Err(Reject::TooManyHeaders);
+        return Err(Http2Fault::TooManyHeaders);
     }
     if status == StatusCode::SWITCHING_PROTOCOLS {
         // RFC 9113 §8.6: there is none in HTTP/2.
-        return Err(Reject::Malformed);
+        return Err(Http2Fault::HeaderField);
     }
     let mut head = ResponseHead::new(status, Protocol::Http2);
     list_from_h2(headers, &mut head.headers)?;
@@ -117,9 +134,12 @@ pub(super) fn response_from_h2(
 }
 
 /// Trailers of the peer.
-pub(super) fn trailers_from_h2(map: &HeaderMap, max_count: usize) -> Result<HeaderList, Reject> {
+pub(super) fn trailers_from_h2(
+    map: &HeaderMap,
+    max_count: usize,
+) -> Result<HeaderList, Http2Fault> {
     if map.len() > max_count {
-        return Err(Reject::TooManyHeaders);
+        return Err(Http2Fault::TooManyHeaders);
     }
     let mut all = HeaderList::new();
     list_from_h2(map, &mut all)?;
@@ -127,13 +147,13 @@ pub(super) fn trailers_from_h2(map: &HeaderMap, max_count: usize) -> Result<Head
     Ok(all)
 }
 
-fn list_from_h2(map: &HeaderMap, list: &mut HeaderList) -> Result<(), Reject> {
+fn list_from_h2(map: &HeaderMap, list: &mut HeaderList) -> Result<(), Http2Fault> {
     let mut cookies = 0;
     for (name, value) in map {
         let value = value.as_bytes();
         // RFC 9113 §8.2.1: no white space around a value.
         if let ([b' ' | b'\t', ..], _) | (_, [.., b' ' | b'\t']) = (value, value) {
-            return Err(Reject::Malformed);
+            return Err(Http2Fault::HeaderField);
         }
         if *name == http::header::COOKIE {
             cookies += 1;

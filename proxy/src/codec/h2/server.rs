@@ -8,26 +8,42 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use h2::server::{Connection, Handshake, SendResponse};
-use http::StatusCode;
 
-use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
-use crate::codec::{Fault, Frame, ParseFault};
+use crate::codec::Fault;
+use crate::codec::head::{Protocol, RequestHead};
 use crate::io::Io;
 use crate::stream_info::ByteMeter;
 
 use super::Settings;
-use super::convert::{self, Reject};
+use super::block::{self, Survey};
+use super::convert;
+use super::fault::Http2Fault;
+use super::frame::code;
+use super::inbound::Budgets;
 use super::keepalive::Keepalive;
-use super::stream::{RecvHalf, SendHalf, fault_of, head_bytes};
-use super::wire::{Shared, Wire};
+use super::server_stream::ServerStream;
+use super::shared::{Counters, Gate, Pong, Shared};
+use super::stream::{RESET_BYTES, RecvHalf, fault_of, head_bytes};
+use super::wire::Wire;
+use crate::stats::names::Http2Stat;
 
 /// Streams reset by the peer before their answer, above which a connection that resets more than half of
 /// its streams is closed (CVE-2023-44487; Envoy's default is 500).
 const MAX_EARLY_RESETS: u32 = 100;
 
+/// RFC 9113 §3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is read at first: a small request fits beside the preface.
+const PREFACE_READ_BYTES: usize = 1024;
+
 enum State {
+    /// What was read of the preface; nothing is sent before it is whole.
+    Preface(BytesMut),
     Handshake(Handshake<Wire, Bytes>),
     Open(Connection<Wire, Bytes>),
+    /// The connection cannot go on; the owner hears why with the next poll.
+    Broken(Fault),
     Closed,
 }
 
@@ -38,7 +54,6 @@ pub struct ServerConn {
     shared: Rc<Shared>,
     keepalive: Option<Keepalive>,
     draining: bool,
-    flooded: bool,
 }
 
 impl std::fmt::Debug for ServerConn {
@@ -47,14 +62,29 @@ impl std::fmt::Debug for ServerConn {
     }
 }
 
-/// A request, whether it has no body, and its stream.
+/// A request, whether it has no body, and its stream; where the stream is refused (`ServerStream::rejected`) the
+/// head is empty.
 pub type Accepted = (RequestHead, bool, ServerStream);
+
+/// One step of an open connection: `None` where the next has to follow at once.
+type Step = Option<Option<Result<Accepted, Fault>>>;
 
 impl ServerConn {
     /// `read` has what was read already, the preface included.
-    pub fn new(io: Io, read: BytesMut, settings: Arc<Settings>) -> Self {
-        let shared = Rc::new(Shared::default());
-        let wire = Wire::new(io, read, true, settings.budgets(), Rc::clone(&shared));
+    pub fn new(io: Io, read: BytesMut, settings: Arc<Settings>, counters: Counters) -> Self {
+        counters.codec.inc(Http2Stat::Nghttp2DownstreamConnections);
+        Self {
+            state: State::Preface(read),
+            settings,
+            shared: Rc::new(Shared::new(true, io, counters)),
+            keepalive: None,
+            draining: false,
+        }
+    }
+
+    fn handshake(&self, read: BytesMut) -> Handshake<Wire, Bytes> {
+        let settings = &self.settings;
+        let wire = Wire::new(read, Budgets::new(settings), Rc::clone(&self.shared));
         let options = &settings.options;
         let mut builder = h2::server::Builder::new();
         builder
@@ -62,39 +92,67 @@ impl ServerConn {
             .initial_connection_window_size(options.initial_connection_window_size)
             .max_concurrent_streams(options.max_concurrent_streams)
             .header_table_size(options.hpack_table_size)
-            .max_header_list_size(settings.max_head_bytes)
+            .max_header_list_size(settings.decoder_head_bytes())
             .max_send_buffer_size(settings.max_send_buffer_bytes);
         if options.allow_connect {
             builder.enable_connect_protocol();
         }
-        Self {
-            state: State::Handshake(builder.handshake(wire)),
-            settings,
-            shared,
-            keepalive: None,
-            draining: false,
-            flooded: false,
-        }
+        builder.handshake(wire)
     }
 
     /// Drives the connection and gives the next request; `None` when the connection has ended. Must be
-    /// polled for as long as there are streams.
+    /// polled for as long as there are streams. After `Err(Fault::Parse(_))` see `poll_close`.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Accepted, Fault>>> {
         loop {
             match &mut self.state {
+                State::Preface(_) => {
+                    let outcome = ready!(self.poll_preface(cx));
+                    self.state = match outcome {
+                        Ok(read) => State::Handshake(self.handshake(read)),
+                        Err(fault) => State::Broken(fault),
+                    };
+                }
                 State::Handshake(handshake) => match ready!(Pin::new(handshake).poll(cx)) {
                     Ok(connection) => self.open(connection),
-                    Err(error) => {
-                        self.state = State::Closed;
-                        return Poll::Ready(Some(Err(fault_of(&error))));
-                    }
+                    Err(error) => self.state = State::Broken(fault_of(&error)),
                 },
                 State::Open(_) => {
                     if let Some(accepted) = ready!(self.poll_open(cx)) {
                         return Poll::Ready(accepted);
                     }
                 }
+                State::Broken(fault) => {
+                    let fault = *fault;
+                    self.state = State::Closed;
+                    return Poll::Ready(Some(Err(fault)));
+                }
                 State::Closed => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<Result<BytesMut, Fault>> {
+        let State::Preface(read) = &mut self.state else { return Poll::Ready(Err(Fault::Eof)) };
+        loop {
+            let seen = read.len().min(PREFACE.len());
+            if read[..seen] != PREFACE[..seen] {
+                self.shared.counters.received(read.len());
+                return Poll::Ready(Err(Http2Fault::Codec.into()));
+            }
+            if seen == PREFACE.len() {
+                return Poll::Ready(Ok(std::mem::take(read)));
+            }
+            read.reserve(PREFACE_READ_BYTES);
+            match ready!(self.shared.io.borrow_mut().poll_read(cx, read)) {
+                Ok(1..) => {}
+                Ok(0) => {
+                    self.shared.peer_closed.set(true);
+                    return Poll::Ready(Err(Fault::Eof));
+                }
+                Err(error) => {
+                    self.shared.peer_closed.set(true);
+                    return Poll::Ready(Err(error.into()));
+                }
             }
         }
     }
@@ -108,80 +166,213 @@ impl ServerConn {
         self.state = State::Open(connection);
     }
 
-    /// One step of an open connection; `None` where the next has to follow at once.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Option<Option<Result<Accepted, Fault>>>> {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let State::Open(connection) = &mut self.state else { return Poll::Ready(None) };
         if let Some(keepalive) = &mut self.keepalive
             && keepalive.poll_dead(cx).is_ready()
         {
-            self.state = State::Closed;
-            return Poll::Ready(Some(Some(Err(Fault::Io(std::io::ErrorKind::TimedOut)))));
+            self.shared.counters.codec.inc(Http2Stat::KeepaliveTimeout);
+            self.state = State::Broken(Fault::Io(std::io::ErrorKind::TimedOut));
+            return Poll::Ready(None);
         }
         let accepted = connection.poll_accept(cx);
         let early = self.shared.reset_early.get();
         let resets = early >= MAX_EARLY_RESETS && early > self.shared.opened.get() / 2;
-        if !self.flooded && (resets || self.shared.flooded.get()) {
-            self.flooded = true;
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            // Whoever hears of it drops the connection: the frame has to leave before.
-            let _ = connection.poll_closed(cx);
-            return Poll::Ready(Some(Some(Err(Fault::Parse(ParseFault::Flood)))));
+        if resets || self.shared.flooded.get().is_some() {
+            return Poll::Ready(self.give_up(Http2Fault::Flood));
         }
-        match ready!(accepted) {
-            Some(Ok((request, respond))) => {
-                Poll::Ready(self.accept(request, respond).map(|accepted| Some(Ok(accepted))))
+        let gate = self.shared.gate.take();
+        match accepted {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                self.shared.accepted.set(respond.stream_id().as_u32());
+                let stream = self.accept(request, respond);
+                if let Some(fault) = stream.2.rejected()
+                    && fault.ends_connection()
+                    && !self.settings.options.stream_errors()
+                {
+                    self.give_up(fault);
+                }
+                Poll::Ready(Some(Some(Ok(stream))))
             }
-            Some(Err(error)) => {
-                self.state = State::Closed;
-                Poll::Ready(Some(Some(Err(fault_of(&error)))))
+            Poll::Ready(Some(Err(error))) => Poll::Ready(self.failed(gate, &error)),
+            Poll::Ready(None) if self.shared.broken.get() => {
+                Poll::Ready(self.give_up(Http2Fault::Codec))
             }
-            None => {
+            Poll::Ready(None) => {
                 self.state = State::Closed;
                 Poll::Ready(Some(None))
             }
+            Poll::Pending => self.check_block(gate),
         }
+    }
+
+    /// No request came of what was read: whether a header block was to blame.
+    fn check_block(&mut self, gate: Option<Gate>) -> Poll<Step> {
+        let survey = self.survey();
+        if let Some(id) = self.shared.refused.take() {
+            let incomplete = survey.is_some_and(Survey::is_incomplete);
+            if id > self.shared.accepted.get() {
+                let fault = messaging_fault(incomplete);
+                self.give_up(fault);
+                return Poll::Ready(Some(Some(Ok(self.refuse(id, fault)))));
+            }
+            let ends = gate.is_none_or(|gate| gate.ends);
+            return Poll::Ready(self.bad_trailers(id, messaging_fault(!ends)));
+        }
+        match gate {
+            None => Poll::Pending,
+            Some(gate) if !gate.opens && survey.is_some_and(|survey| survey.pseudo) => {
+                Poll::Ready(self.bad_trailers(gate.stream, Http2Fault::HeaderField))
+            }
+            // What is behind the block may be read now.
+            Some(_) => Poll::Ready(None),
+        }
+    }
+
+    fn survey(&self) -> Option<Survey> {
+        // A field of the dynamic table counts 32 bytes at least (RFC 7541 §4.1).
+        let fields = self.settings.options.hpack_table_size.max(4096) / 32;
+        block::survey(&self.shared.block.borrow(), fields)
+    }
+
+    /// Trailers that break the rules: their stream ends with this fault, and so does the connection.
+    fn bad_trailers(&mut self, stream: u32, fault: Http2Fault) -> Step {
+        self.shared.bad_trailers.set(Some((stream, fault)));
+        self.shared.counters.codec.inc(Http2Stat::RxMessagingError);
+        self.shared.counters.codec.inc(Http2Stat::Trailers);
+        if self.settings.options.stream_errors() {
+            return None;
+        }
+        self.give_up(fault)
+    }
+
+    /// The crate h2 has ended the connection.
+    fn failed(&mut self, gate: Option<Gate>, error: &h2::Error) -> Step {
+        if !self.shared.broken.get() {
+            self.state = State::Broken(fault_of(error));
+            return None;
+        }
+        let readable = self.survey().is_some();
+        if let Some(gate) = gate
+            && !gate.opens
+            && gate.stream <= self.shared.accepted.get()
+            && readable
+            && self.shared.culprit.get().is_none()
+            && gate.stream != self.shared.last_ended.get()
+        {
+            return self.bad_trailers(gate.stream, Http2Fault::HeaderField);
+        }
+        let opens = gate.filter(|gate| gate.opens).map(|gate| gate.stream);
+        let Some(id) = opens.or(self.shared.open_head.get()) else {
+            return self.give_up(Http2Fault::Codec);
+        };
+        let fault = if gate.is_some() && readable {
+            Http2Fault::HeaderField
+        } else {
+            if gate.is_some() {
+                self.shared.say_goodbye(self.shared.accepted.get(), code::COMPRESSION_ERROR);
+            }
+            Http2Fault::Codec
+        };
+        self.give_up(fault);
+        Some(Some(Ok(self.refuse(id, fault))))
+    }
+
+    /// Ends the connection and every stream on it. Only who sends too much is told.
+    fn give_up(&mut self, fault: Http2Fault) -> Step {
+        let flood = fault == Http2Fault::Flood;
+        self.shared.broken.set(!flood);
+        if let State::Open(connection) = &mut self.state {
+            let reason = if flood { Reason::ENHANCE_YOUR_CALM } else { Reason::PROTOCOL_ERROR };
+            connection.abrupt_shutdown(reason);
+            // The streams hear of it.
+            let _ = connection.poll_closed(&mut Context::from_waker(Waker::noop()));
+        }
+        self.state = State::Broken(fault.into());
+        None
+    }
+
+    /// A stream that never was one to the crate h2.
+    fn refuse(&self, id: u32, fault: Http2Fault) -> Accepted {
+        if fault.is_messaging() {
+            self.shared.counters.codec.inc(Http2Stat::RxMessagingError);
+        }
+        self.shared.accepted.set(id);
+        self.shared.opened.set(self.shared.opened.get() + 1);
+        let head = RequestHead::new(http::Method::GET, Protocol::Http2);
+        (head, false, ServerStream::new(id, None, None, &self.shared, Some(fault)))
     }
 
     fn accept(
         &self,
         request: http::Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,
-    ) -> Option<Accepted> {
-        self.shared.opened.set(self.shared.opened.get() + 1);
+    ) -> Accepted {
+        let id = respond.stream_id().as_u32();
         let (parts, recv) = request.into_parts();
-        let max_count = self.settings.max_header_count;
-        let head = match convert::request_from_h2(parts, max_count) {
+        let head = match convert::request_from_h2(parts, &self.settings) {
             Ok(head) => head,
-            Err(Reject::Malformed) => {
-                respond.send_reset(Reason::PROTOCOL_ERROR);
-                return None;
-            }
-            Err(Reject::TooManyHeaders) => {
-                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                let answer = ResponseHead::new(status, Protocol::Http2);
-                // Fails only when the stream is gone.
-                let _ = respond.send_response(convert::response_to_h2(&answer), true);
-                return None;
+            Err(fault) => {
+                let (stat, code) = match fault {
+                    Http2Fault::TooManyHeaders => {
+                        (Http2Stat::HeaderOverflow, Reason::INTERNAL_ERROR)
+                    }
+                    Http2Fault::HeaderListTooLarge => {
+                        (Http2Stat::HeaderListSizeTooLarge, Reason::INTERNAL_ERROR)
+                    }
+                    Http2Fault::Underscore => (
+                        Http2Stat::RequestsRejectedWithUnderscoresInHeaders,
+                        Reason::INTERNAL_ERROR,
+                    ),
+                    _ => (Http2Stat::RxMessagingError, Reason::PROTOCOL_ERROR),
+                };
+                self.shared.counters.codec.inc(stat);
+                let ends = fault.ends_connection() && !self.settings.options.stream_errors();
+                let refused = self.refuse_silently(id, fault);
+                if ends {
+                    return refused;
+                }
+                respond.send_reset(code);
+                let (head, end, mut stream) = refused;
+                stream.meter.wire_sent = RESET_BYTES;
+                return (head, end, stream);
             }
         };
+        self.shared.opened.set(self.shared.opened.get() + 1);
         let size = head_bytes(&head.headers)
             + (head.path().map_or(0, <[u8]>::len) + head.authority().map_or(0, <[u8]>::len)) as u64;
-        let meter =
-            ByteMeter { wire_received: size, header_received: size, ..ByteMeter::default() };
-        let recv = RecvHalf::new(recv, max_count);
+        let recv = RecvHalf::new(recv, self.settings.max_header_count);
         let held = head.upgrade.is_some() || head.method == http::Method::CONNECT;
         let end = recv.is_end() && !held;
-        self.shared.active.set(self.shared.active.get() + 1);
-        let stream = ServerStream {
-            respond,
-            send: SendHalf::new(Rc::clone(&self.shared)),
-            recv,
-            held,
-            meter,
-            shared: Rc::clone(&self.shared),
-            early_reset_counted: false,
-        };
-        Some((head, end, stream))
+        let mut stream = ServerStream::new(id, Some(respond), Some(recv), &self.shared, None);
+        stream.held = held;
+        stream.meter =
+            ByteMeter { wire_received: size, header_received: size, ..ByteMeter::default() };
+        (head, end, stream)
+    }
+
+    /// As `refuse`, for what the crate h2 took and is counted already.
+    fn refuse_silently(&self, id: u32, fault: Http2Fault) -> Accepted {
+        self.shared.opened.set(self.shared.opened.get() + 1);
+        let head = RequestHead::new(http::Method::GET, Protocol::Http2);
+        (head, false, ServerStream::new(id, None, None, &self.shared, Some(fault)))
+    }
+
+    /// Sends what is left to say and a FIN, and waits for the peer's. Only after `poll_accept` has ended.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll_close(cx)
+    }
+
+    /// Whether the peer has closed its side.
+    pub fn peer_closed(&self) -> bool {
+        self.shared.peer_closed.get()
+    }
+
+    /// The second GOAWAY of a drain: no new stream is taken any more.
+    pub fn finish_drain(&mut self) {
+        if self.shared.pong.get() == Pong::Held {
+            self.shared.pong.set(Pong::Due);
+        }
     }
 
     /// GOAWAY in two steps (RFC 9113 §6.8): streams on their way are still taken, then the connection ends.
@@ -206,127 +397,14 @@ impl ServerConn {
                 connection.abrupt_shutdown(Reason::from(code));
                 let _ = connection.poll_closed(&mut Context::from_waker(Waker::noop()));
             }
-            State::Handshake(_) | State::Closed => self.state = State::Closed,
+            State::Preface(_) | State::Handshake(_) | State::Broken(_) | State::Closed => {
+                self.state = State::Closed;
+            }
         }
     }
 }
 
-/// One request of a downstream HTTP/2 connection. What was sent has to be flushed before it is dropped.
-#[derive(Debug)]
-pub struct ServerStream {
-    respond: SendResponse<Bytes>,
-    send: SendHalf,
-    recv: RecvHalf,
-    /// Extended CONNECT or CONNECT without an answer yet: its bytes are held back.
-    held: bool,
-    meter: ByteMeter,
-    shared: Rc<Shared>,
-    early_reset_counted: bool,
-}
-
-impl Drop for ServerStream {
-    fn drop(&mut self) {
-        self.shared.active.set(self.shared.active.get() - 1);
-    }
-}
-
-impl ServerStream {
-    pub(in crate::codec) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Frame>, Fault>> {
-        if self.held {
-            return Poll::Pending;
-        }
-        let result = ready!(self.recv.poll_frame(cx, &mut self.meter));
-        match result {
-            Err(Fault::Parse(_)) => self.reset(Reason::PROTOCOL_ERROR.into()),
-            Err(fault) => self.note_reset(fault),
-            Ok(_) => {}
-        }
-        Poll::Ready(result)
-    }
-
-    /// Counts a stream that the peer reset before its answer was complete, once.
-    fn note_reset(&mut self, fault: Fault) {
-        if let Fault::Reset { remote: true, .. } = fault
-            && !self.send.is_ended()
-            && !std::mem::replace(&mut self.early_reset_counted, true)
-        {
-            self.shared.reset_early.set(self.shared.reset_early.get() + 1);
-        }
-    }
-
-    pub(in crate::codec) fn is_end(&self) -> bool {
-        !self.held && self.recv.is_end()
-    }
-
-    pub(in crate::codec) fn send_informational(&mut self, head: &ResponseHead) {
-        let size = head_bytes(&head.headers);
-        self.meter.wire_sent += size;
-        self.meter.header_sent += size;
-        // Fails only when the final head is out or the stream is gone.
-        let _ = self.respond.send_informational(convert::response_to_h2(head));
-    }
-
-    pub(in crate::codec) fn send_head(&mut self, head: &ResponseHead, end: bool) {
-        self.held = false;
-        let size = head_bytes(&head.headers);
-        self.meter.wire_sent += size;
-        self.meter.header_sent += size;
-        match self.respond.send_response(convert::response_to_h2(head), end) {
-            Ok(stream) => self.send.begin(stream, end),
-            Err(error) => self.send.fail(fault_of(&error)),
-        }
-    }
-
-    pub(in crate::codec) fn send_data(&mut self, data: Bytes, end: bool) {
-        self.send.data(data, end, &mut self.meter);
-    }
-
-    pub(in crate::codec) fn send_trailers(&mut self, trailers: &HeaderList) {
-        self.send.trailers(trailers, &mut self.meter);
-    }
-
-    pub(in crate::codec) fn buffered(&self) -> usize {
-        self.send.buffered()
-    }
-
-    pub(in crate::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        let result = ready!(self.send.poll_flush(cx));
-        if let Err(fault) = result {
-            self.note_reset(fault);
-        }
-        Poll::Ready(result)
-    }
-
-    pub(in crate::codec) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
-        let reset = match self.send.stream_mut() {
-            Some(stream) => stream.poll_reset(cx),
-            None => self.respond.poll_reset(cx),
-        };
-        let fault = match ready!(reset) {
-            Ok(reason) => Fault::Reset { code: reason.into(), remote: true },
-            Err(error) => fault_of(&error),
-        };
-        self.note_reset(fault);
-        Poll::Ready(fault)
-    }
-
-    pub(in crate::codec) fn reset(&mut self, code: u32) {
-        // An explicit reset discards what h2 has queued; after a complete response h2 sends
-        // NO_ERROR by itself, behind the response, when the stream's handles are dropped.
-        if code == u32::from(Reason::NO_ERROR) && self.send.is_ended() {
-            return;
-        }
-        match self.send.stream_mut() {
-            Some(stream) => stream.send_reset(Reason::from(code)),
-            None => self.respond.send_reset(Reason::from(code)),
-        }
-        self.send.fail(Fault::Reset { code, remote: false });
-    }
-
-    pub(in crate::codec) fn meter(&self) -> ByteMeter {
-        self.meter
-    }
+/// How a head or trailers break the rules: as a whole, or by a field.
+fn messaging_fault(incomplete: bool) -> Http2Fault {
+    if incomplete { Http2Fault::Messaging } else { Http2Fault::HeaderField }
 }

@@ -13,7 +13,10 @@ use crate::codec::{Fault, Frame};
 use crate::stream_info::ByteMeter;
 
 use super::convert;
-use super::wire::Shared;
+use super::shared::Shared;
+
+/// RST_STREAM, whole.
+pub(super) const RESET_BYTES: u64 = 13;
 
 /// RFC 9113 §4.1.
 const FRAME_HEADER_BYTES: u64 = 9;
@@ -247,7 +250,7 @@ impl RecvHalf {
                     meter.header_received += size;
                     Poll::Ready(Ok(Some(Frame::Trailers(list))))
                 }
-                Err(reject) => Poll::Ready(Err(Fault::Parse(reject.into()))),
+                Err(fault) => Poll::Ready(Err(fault.into())),
             },
             Err(error) => Poll::Ready(Err(fault_of(&error))),
         }

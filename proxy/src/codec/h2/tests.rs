@@ -12,7 +12,7 @@ use crate::codec::{Fault, ParseFault, ServerStream};
 use crate::config::protocol_options::{Http2Options, KeepaliveSettings};
 use crate::io::Io;
 
-use super::{ServerConn, Settings};
+use super::{Counters, Http2Fault, ServerConn, Settings};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -62,7 +62,11 @@ impl Raw {
         let (a, peer) = Io::pair(1 << 22);
         let mut early = BytesMut::from(PREFACE);
         early.extend_from_slice(&frame(SETTINGS, 0, 0, &[]));
-        Self { conn: ServerConn::new(a, early, Arc::new(settings)), peer, received: Vec::new() }
+        Self {
+            conn: ServerConn::new(a, early, Arc::new(settings), Counters::detached()),
+            peer,
+            received: Vec::new(),
+        }
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -79,8 +83,8 @@ impl Raw {
     /// Drives the connection with nobody to serve; the frames it sent.
     fn frames(&mut self) -> Vec<(u8, u32, Vec<u8>)> {
         for _ in 0..4 {
-            if let Poll::Ready(Some(Ok(accepted))) = self.accept() {
-                panic!("accepted {:?}", accepted.0);
+            if let Poll::Ready(Some(Ok((head, _, stream)))) = self.accept() {
+                assert!(stream.rejected().is_some(), "accepted {head:?}");
             }
         }
         let mut cx = Context::from_waker(Waker::noop());
@@ -191,12 +195,11 @@ fn malformed_requests_are_reset_and_never_accepted() {
         for case in &cases {
             let mut raw = Raw::new(Settings::default());
             raw.request(case, true);
-            let frames = raw.frames();
-            let refused = frames.iter().any(|(kind, stream, payload)| {
-                *kind == RST_STREAM && *stream == 1 && payload[..] == [0, 0, 0, 1]
-                    || *kind == GOAWAY && payload[4..8] == [0, 0, 0, 1]
-            });
-            assert!(refused, "{case:?}: {frames:?}");
+            let Poll::Ready(Some(Ok((_, _, stream)))) = raw.accept() else { panic!("{case:?}") };
+            let fault = stream.rejected().unwrap_or_else(|| panic!("{case:?} was accepted"));
+            assert!(fault.is_messaging(), "{case:?}: {fault:?}");
+            assert!(matches!(raw.accept(), Poll::Ready(Some(Err(Fault::Parse(_))))));
+            assert!(raw.frames().is_empty(), "{case:?} was answered");
         }
     });
 }
@@ -208,7 +211,7 @@ fn a_body_that_is_not_as_long_as_it_says_is_a_fault() {
             let mut raw = Raw::new(Settings::default());
             raw.request(&[&GOOD[..], &[("content-length", "5")]].concat(), false);
             let Poll::Ready(Some(Ok((_, end, stream)))) = raw.accept() else { panic!() };
-            assert!(!end);
+            assert!(!end && stream.rejected().is_none());
             raw.send(&frame(DATA, END_STREAM, 1, sent));
             assert!(raw.accept().is_pending());
             let mut stream = ServerStream::H2(Box::new(stream));
@@ -230,9 +233,13 @@ fn header_lines_are_counted_before_cookies_are_joined() {
         let mut raw = Raw::new(Settings::default());
         let fields = [&GOOD[..], &[("cookie", "a"); 101]].concat();
         raw.request(&fields, true);
+        let Poll::Ready(Some(Ok((_, _, stream)))) = raw.accept() else { panic!() };
+        assert_eq!(stream.rejected(), Some(Http2Fault::TooManyHeaders));
         let frames = raw.frames();
-        let answered = frames.iter().any(|(kind, stream, _)| *kind == HEADERS && *stream == 1);
-        assert!(answered, "{frames:?}");
+        let reset = frames.iter().any(|(kind, stream, payload)| {
+            *kind == RST_STREAM && *stream == 1 && payload[..] == [0, 0, 0, 2]
+        });
+        assert!(reset, "{frames:?}");
     });
 }
 
@@ -243,7 +250,7 @@ fn is_refused(flood: &[u8], rounds: usize) -> bool {
         raw.send(flood);
         match raw.accept() {
             Poll::Ready(Some(Err(fault))) => {
-                assert_eq!(fault, Fault::Parse(ParseFault::Flood));
+                assert_eq!(fault, Fault::Parse(ParseFault::Http2(Http2Fault::Flood)));
                 let frames = raw.frames();
                 let (_, _, payload) =
                     frames.iter().find(|(kind, ..)| *kind == GOAWAY).expect("a GOAWAY");
@@ -295,7 +302,7 @@ fn rapid_resets_end_the_connection() {
             let mut stream = match raw.accept() {
                 Poll::Ready(Some(Ok((_, _, stream)))) => ServerStream::H2(Box::new(stream)),
                 Poll::Ready(Some(Err(fault))) => {
-                    assert_eq!(fault, Fault::Parse(ParseFault::Flood));
+                    assert_eq!(fault, Fault::Parse(ParseFault::Http2(Http2Fault::Flood)));
                     assert!(started <= 200, "{started}");
                     return;
                 }
@@ -305,7 +312,9 @@ fn rapid_resets_end_the_connection() {
             raw.send(&frame(RST_STREAM, 0, id, &[0, 0, 0, 8]));
             match raw.accept() {
                 Poll::Pending => {}
-                Poll::Ready(Some(Err(Fault::Parse(ParseFault::Flood)))) => return,
+                Poll::Ready(Some(Err(Fault::Parse(ParseFault::Http2(Http2Fault::Flood))))) => {
+                    return;
+                }
                 other => panic!("{other:?}"),
             }
             let fault = poll_fn(|cx| stream.poll_closed(cx)).await;
@@ -332,6 +341,8 @@ fn draining_takes_two_steps() {
         assert_eq!(goaways(&frames), [[0x7f, 0xff, 0xff, 0xff]]);
         let (.., ping) = frames.iter().find(|(kind, ..)| *kind == PING).unwrap().clone();
         raw.send(&frame(PING, 1, 0, &ping));
+        assert_eq!(goaways(&raw.frames()).len(), 1);
+        raw.conn.finish_drain();
         let frames = raw.frames();
         assert_eq!(goaways(&frames).last(), Some(&[0, 0, 0, 0]));
         assert!(matches!(raw.accept(), Poll::Ready(None)));

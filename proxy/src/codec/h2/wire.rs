@@ -1,149 +1,171 @@
-//! The bytes under an HTTP/2 connection: what was read already comes first, and the headers of the
-//! peer's frames are looked at on their way, because the crate h2 answers PING, SETTINGS, PRIORITY and
-//! WINDOW_UPDATE floods for ever (FAULTS D5, D6) and shows none of them.
+//! The bytes under an HTTP/2 connection: what was read already comes first, and frames are looked at on their
+//! way in (`inbound`) and out (`outbound`).
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
-use crate::io::Io;
+use super::frame::{code, kind};
+use super::inbound::{Budgets, Inbound, Seen, shutdown_pong};
+use super::outbound::{Outbound, Stop};
+use super::shared::{Culprit, Pong, Shared};
+use crate::stats::names::Http2Stat;
 
-const PREFACE_BYTES: u32 = 24;
-const FRAME_HEADER_BYTES: usize = 9;
-
-/// Control frames a peer may send at once beyond what its streams explain. Envoy's default for queued
-/// answers (`max_outbound_control_frames`) is the same.
-const CONTROL_BURST: u32 = 1000;
-/// Control frames per second that are earned back, so that keepalive PINGs never add up to a flood.
-const CONTROL_PER_SECOND: f64 = 10.0;
-
-/// What both the wire and the streams of a connection know.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// Streams that the peer has opened (server), or we have (client).
-    pub(super) opened: Cell<u32>,
-    /// Streams open now.
-    pub(super) active: Cell<u32>,
-    /// Streams that the peer reset before their answer was complete.
-    pub(super) reset_early: Cell<u32>,
-    /// DATA frames sent: each may be answered by window updates.
-    pub(super) data_sent: Cell<u64>,
-    /// The peer is over a budget.
-    pub(super) flooded: Cell<bool>,
-}
-
-/// Budgets that depend on configuration (`Http2ProtocolOptions`).
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Budgets {
-    pub(super) priority_per_stream: u32,
-    pub(super) window_updates_per_data: u32,
-}
-
-/// An `Io` with a frame counter on its reading side.
+/// What the crate h2 reads from and writes to.
 #[derive(Debug)]
 pub(super) struct Wire {
-    io: Io,
+    /// Read, and not yet given out.
     early: BytesMut,
-    budgets: Budgets,
     shared: Rc<Shared>,
-    /// Bytes of the current frame's payload (or the preface) still to come.
-    skip: u32,
-    header: [u8; FRAME_HEADER_BYTES],
-    header_len: usize,
-    control_tokens: f64,
-    control_at: Option<Instant>,
-    priority: u64,
-    window_updates: u64,
+    inbound: Inbound,
+    outbound: Outbound,
+    /// A server says nothing before it has looked at all that it was sent with the preface: that may break the
+    /// protocol. Until then its frames are in the outbox.
+    holding: bool,
 }
 
 impl Wire {
-    pub(super) fn new(
-        io: Io,
-        early: BytesMut,
-        server: bool,
-        budgets: Budgets,
-        shared: Rc<Shared>,
-    ) -> Self {
+    pub(super) fn new(early: BytesMut, budgets: Budgets, shared: Rc<Shared>) -> Self {
+        shared.counters.received(early.len());
+        let is_server = shared.is_server;
+        let outbound = if is_server { Outbound::default() } else { Outbound::behind_preface() };
         Self {
-            io,
             early,
-            budgets,
+            inbound: Inbound::new(is_server, budgets),
+            outbound,
+            holding: is_server,
             shared,
-            skip: if server { PREFACE_BYTES } else { 0 },
-            header: [0; FRAME_HEADER_BYTES],
-            header_len: 0,
-            control_tokens: f64::from(CONTROL_BURST),
-            control_at: None,
-            priority: 0,
-            window_updates: 0,
         }
     }
 
-    /// Goes over the frame headers in bytes just read.
-    fn inspect(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let n = (self.skip as usize).min(bytes.len());
-                self.skip -= n as u32;
-                bytes = &bytes[n..];
-                continue;
+    /// Looks at what was put behind `before`, and takes back what is not to be seen yet.
+    fn inspect(&mut self, buf: &mut ReadBuf<'_>, before: usize, source: Source) {
+        let pong = shutdown_pong().len();
+        let mut from = before;
+        let mut removed = 0;
+        loop {
+            match self.inbound.inspect(&buf.filled()[from..], &self.shared) {
+                Seen::All => break,
+                Seen::Gate(at) => {
+                    if source == Source::Socket {
+                        self.early.extend_from_slice(&buf.filled()[from + at..]);
+                    }
+                    buf.set_filled(from + at);
+                    break;
+                }
+                Seen::Pong(at) => {
+                    self.shared.pong.set(Pong::Held);
+                    from += at;
+                    let end = buf.filled().len();
+                    buf.filled_mut().copy_within(from + pong..end, from);
+                    buf.set_filled(end - pong);
+                    removed += pong;
+                }
             }
-            let n = (FRAME_HEADER_BYTES - self.header_len).min(bytes.len());
-            self.header[self.header_len..self.header_len + n].copy_from_slice(&bytes[..n]);
-            self.header_len += n;
-            bytes = &bytes[n..];
-            if self.header_len == FRAME_HEADER_BYTES {
-                self.header_len = 0;
-                let [a, b, c, kind, flags, ..] = self.header;
-                self.skip = u32::from_be_bytes([0, a, b, c]);
-                self.count(kind, flags);
-            }
+        }
+        if source == Source::Early {
+            self.early.advance(buf.filled().len() - before + removed);
         }
     }
 
-    fn count(&mut self, kind: u8, flags: u8) {
-        const PRIORITY: u8 = 2;
-        const SETTINGS: u8 = 4;
-        const PING: u8 = 6;
-        const WINDOW_UPDATE: u8 = 8;
-        const ACK: u8 = 1;
-        let streams = u64::from(self.shared.opened.get());
-        let over = match kind {
-            PING | SETTINGS if flags & ACK == 0 => self.take_control_token(),
-            PRIORITY => {
-                self.priority += 1;
-                self.priority > u64::from(self.budgets.priority_per_stream) * (1 + streams)
+    fn poll_write_slices(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let total = slices.iter().map(|slice| slice.len()).sum();
+        if self.shared.broken.get() {
+            return Poll::Ready(Ok(total));
+        }
+        let mut after = self.outbound;
+        let mut resets = 0;
+        let outcome = after.scan(slices, total, &self.shared, &mut resets);
+        let n = match outcome {
+            Err((at, stop)) if at == 0 || self.holding => {
+                self.hold(slices, at);
+                self.stop(stop);
+                return Poll::Ready(Ok(total));
             }
-            WINDOW_UPDATE => {
-                self.window_updates += 1;
-                // As Envoy counts it: each stream and each DATA frame sent earns some.
-                let data = self.shared.data_sent.get();
-                let earned = streams + u64::from(self.budgets.window_updates_per_data) * data;
-                self.window_updates > 5 + 2 * earned
+            // What comes before goes out first.
+            Err((at, _)) => {
+                ready!(self.poll_held(cx))?;
+                let first = slices.iter().find(|slice| !slice.is_empty());
+                let first = first.map_or(&[][..], |slice| &slice[..slice.len().min(at)]);
+                ready!(self.shared.io.borrow_mut().poll_write(cx, first))?
             }
-            _ => false,
+            Ok(()) if self.holding => {
+                self.hold(slices, total);
+                total
+            }
+            Ok(()) => {
+                ready!(self.poll_held(cx))?;
+                ready!(self.shared.io.borrow_mut().poll_write_vectored(cx, slices))?
+            }
         };
-        if over {
-            self.shared.flooded.set(true);
+        if n == total {
+            self.outbound = after;
+        } else {
+            resets = 0;
+            // Nothing stops here: it was looked for already.
+            let _ = self.outbound.scan(slices, n, &self.shared, &mut resets);
+        }
+        if !self.holding {
+            self.shared.counters.sent(n);
+        }
+        if resets > 0 {
+            self.shared.counters.codec.add(Http2Stat::TxReset, resets.into());
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Puts the first `n` bytes into the outbox.
+    fn hold(&self, slices: &[IoSlice<'_>], n: usize) {
+        let mut outbox = self.shared.outbox.borrow_mut();
+        let mut left = n;
+        for slice in slices {
+            let n = slice.len().min(left);
+            outbox.extend_from_slice(&slice[..n]);
+            left -= n;
         }
     }
 
-    /// Whether the bucket is empty.
-    fn take_control_token(&mut self) -> bool {
-        let now = Instant::now();
-        if let Some(at) = self.control_at.replace(now) {
-            let earned = (now - at).as_secs_f64() * CONTROL_PER_SECOND;
-            self.control_tokens = (self.control_tokens + earned).min(f64::from(CONTROL_BURST));
-        }
-        self.control_tokens -= 1.0;
-        self.control_tokens < 0.0
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.holding = false;
+        self.shared.poll_outbox(cx)
     }
+
+    /// The peer broke the protocol: nothing else leaves.
+    fn stop(&mut self, stop: Stop) {
+        let shared = &self.shared;
+        shared.broken.set(true);
+        match stop {
+            Stop::Refused { stream } => shared.refused.set(Some(stream)),
+            Stop::GoAway { last_stream } => {
+                let by_last_frame = match shared.last_kind.get() {
+                    kind::DATA => Culprit::Code(code::STREAM_CLOSED),
+                    _ => Culprit::Silent,
+                };
+                if shared.gate.get().is_none()
+                    && shared.flooded.get().is_none()
+                    && let Culprit::Code(code) = shared.culprit.get().unwrap_or(by_last_frame)
+                {
+                    shared.say_goodbye(last_stream, code);
+                }
+            }
+        }
+    }
+}
+
+/// Where bytes given out come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Socket,
+    /// They are still there.
+    Early,
 }
 
 impl AsyncRead for Wire {
@@ -153,16 +175,50 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        if this.early.is_empty() {
-            std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        } else {
-            let n = this.early.len().min(buf.remaining());
-            buf.put_slice(&this.early[..n]);
-            this.early.advance(n);
+        if this.shared.gate.get().is_some() {
+            // Whoever polls the connection opens it and polls again.
+            return Poll::Pending;
         }
-        this.inspect(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let pong = shutdown_pong();
+        if this.shared.pong.get() == Pong::Due
+            && this.inbound.is_at_boundary()
+            && buf.remaining() >= pong.len()
+        {
+            this.shared.pong.set(Pong::Given);
+            buf.put_slice(&pong);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let before = buf.filled().len();
+            let source = if this.early.is_empty() { Source::Socket } else { Source::Early };
+            match source {
+                Source::Socket => {
+                    let mut io = this.shared.io.borrow_mut();
+                    let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) else {
+                        this.holding = false;
+                        return Poll::Pending;
+                    };
+                    let n = buf.filled().len() - before;
+                    if read.is_err() || n == 0 {
+                        this.shared.peer_closed.set(true);
+                        return Poll::Ready(read);
+                    }
+                    this.shared.counters.received(n);
+                }
+                Source::Early => {
+                    let n = this.early.len().min(buf.remaining());
+                    buf.put_slice(&this.early[..n]);
+                }
+            }
+            this.inspect(buf, before, source);
+            // Nothing is left when all was a PONG: no bytes would mean the end.
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -172,15 +228,25 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().io.poll_write(cx, bytes)
+        self.get_mut().poll_write_slices(cx, &[IoSlice::new(bytes)])
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.holding || this.shared.broken.get() {
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_held(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().io.poll_shutdown(cx)
+        if self.shared.broken.get() {
+            // A farewell may have to leave first.
+            return Poll::Ready(Ok(()));
+        }
+        let this = self.get_mut();
+        ready!(this.poll_held(cx))?;
+        this.shared.io.borrow_mut().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -188,7 +254,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().io.poll_write_vectored(cx, slices)
+        self.get_mut().poll_write_slices(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

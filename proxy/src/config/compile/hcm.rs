@@ -20,6 +20,7 @@ use crate::config::pb::envoy::extensions::filters::http::router::v3::Router;
 use crate::config::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use crate::config::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use crate::config::pb::google::protobuf as pb_google;
+use crate::config::protocol_options::Http2Options;
 use crate::config::route::RouteTable;
 use crate::http_filters::chain::FilterConfig;
 
@@ -34,6 +35,18 @@ const DEFAULT_DELAYED_CLOSE: Duration = Duration::from_secs(1);
 /// pb `max_request_headers_kb`, default and upper bound.
 const DEFAULT_MAX_HEADERS_KB: u32 = 60;
 const HIGHEST_MAX_HEADERS_KB: u32 = 8192;
+
+/// The HTTP/2 options, and where they are silent the connection manager's word on invalid messages.
+fn compile_http2(pb: &Pb, path: &FieldPath<'_>) -> Http2Options {
+    let own = pb.http2_protocol_options.as_ref();
+    let mut http2 = compile_http2_options(own, &path.field("http2_protocol_options"));
+    if let Some(general) = &pb.stream_error_on_invalid_http_message
+        && own.is_none_or(|own| own.override_stream_error_on_invalid_http_message.is_none())
+    {
+        http2.override_stream_error_on_invalid_http_message = general.value;
+    }
+    http2
+}
 
 /// Compiles a connection manager.
 #[expect(deprecated, reason = "the older fields of access_log_options are read too")]
@@ -56,10 +69,7 @@ pub fn compile_hcm(
         pb.http_protocol_options.as_ref(),
         &path.field("http_protocol_options"),
     );
-    let http2 = compile_http2_options(
-        pb.http2_protocol_options.as_ref(),
-        &path.field("http2_protocol_options"),
-    );
+    let http2 = compile_http2(pb, path);
     let timeout =
         |value: &Option<_>, name, default| compile_timeout(value, default, &path.field(name));
     let max_request_headers_kb =

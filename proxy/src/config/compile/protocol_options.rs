@@ -174,8 +174,10 @@ pub fn compile_http2_options(
         u32::MAX,
     );
     out.allow_connect = pb.allow_connect;
+    #[expect(deprecated, reason = "the field it gave way to is not in every configuration")]
+    let deprecated = pb.stream_error_on_invalid_http_messaging;
     out.override_stream_error_on_invalid_http_message =
-        pb.override_stream_error_on_invalid_http_message.is_some_and(|v| v.value);
+        pb.override_stream_error_on_invalid_http_message.map_or(deprecated, |v| v.value);
     if pb.allow_metadata {
         path.field("allow_metadata").error("METADATA frames are not supported");
     }

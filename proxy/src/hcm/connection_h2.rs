@@ -1,0 +1,195 @@
+//! A downstream HTTP/2 connection: requests at once, idle time and age, drain in two steps, and what becomes of
+//! those whose peer breaks the protocol.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::connection::{Closed, HttpConnection, IdleWait};
+use super::live::WorkerHcm;
+use super::stream::{ActiveStream, handle_stream, refuse};
+use crate::codec::head::RequestHead;
+use crate::codec::{Fault, ServerStream, h2};
+use crate::io::Io;
+use crate::stats::names::HttpStat;
+use crate::worker::connections::Drain;
+use crate::worker::timers::Timer;
+
+impl HttpConnection {
+    pub(super) async fn serve_h2(&self, io: Io, read: BytesMut, first: &Rc<WorkerHcm>) -> Closed {
+        let counters = first.h2_counters(&self.worker);
+        let mut conn = h2::ServerConn::new(io, read, first.h2.clone(), counters);
+        let mut wait = IdleWait::new(self, first);
+        let mut drain = H2Drain::new(self);
+        let active = Rc::new(Cell::new(0usize));
+        let mut refused = false;
+        let closed = poll_fn(|cx| {
+            loop {
+                match conn.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((head, end, stream)))) => {
+                        wait.served += 1;
+                        wait.idle.disarm();
+                        let hcm = self.slot.current(&self.worker);
+                        if self.is_last(&hcm, wait.served, &wait) {
+                            drain.start(&mut conn);
+                        }
+                        if let Some(fault) = stream.rejected() {
+                            refused = true;
+                            let setup =
+                                self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
+                            refuse(setup, fault.into());
+                            continue;
+                        }
+                        refused = false;
+                        self.spawn_h2(hcm, head, end, stream, &active, cx);
+                    }
+                    Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(fault)),
+                    Poll::Ready(None) => {
+                        // Without a drain it was the peer who said that it goes.
+                        let local = drain.started && !conn.peer_closed();
+                        let closed = if local { Closed::Local } else { Closed::Remote };
+                        return Poll::Ready(Ok(closed));
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            self.poll_h2_limits(&mut conn, &mut wait, &mut drain, active.get(), first, cx).map(Ok)
+        })
+        .await;
+        let fault = match closed {
+            Ok(closed) => {
+                self.count_active(first, closed, active.get() > 0);
+                if closed == Closed::Remote || drain.seen == Drain::Now {
+                    return closed;
+                }
+                // Who hears that it is over may close first.
+                self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
+                return if conn.peer_closed() { Closed::Remote } else { closed };
+            }
+            Err(fault) => fault,
+        };
+        let closed = if conn.peer_closed() { Closed::Remote } else { Closed::Local };
+        if matches!(fault, Fault::Parse(_)) {
+            first.stats.inc(HttpStat::DownstreamCxProtocolError);
+        }
+        self.count_active(first, closed, refused || active.get() > 0);
+        self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
+        closed
+    }
+
+    fn count_active(&self, hcm: &WorkerHcm, closed: Closed, active: bool) {
+        if active {
+            hcm.stats.inc(HttpStat::DownstreamCxDestroyActiveRq);
+            hcm.stats.inc(match closed {
+                Closed::Local => HttpStat::DownstreamCxDestroyLocalActiveRq,
+                Closed::Remote => HttpStat::DownstreamCxDestroyRemoteActiveRq,
+            });
+        }
+    }
+
+    /// Idle time, age and drain of an HTTP/2 connection; ready when it is closed by us.
+    fn poll_h2_limits(
+        &self,
+        conn: &mut h2::ServerConn,
+        wait: &mut IdleWait,
+        drain: &mut H2Drain,
+        active: usize,
+        hcm: &WorkerHcm,
+        cx: &mut Context<'_>,
+    ) -> Poll<Closed> {
+        if active > 0 {
+            wait.idle.disarm();
+        } else if !wait.idle.is_armed() && !drain.started {
+            wait.restart(hcm, self.worker.clock.now());
+        }
+        if let Poll::Ready(state) = self.handle.poll_drain(drain.seen, cx) {
+            drain.seen = state;
+            if state == Drain::Now {
+                conn.abort(0);
+                return Poll::Ready(Closed::Local);
+            }
+            if drain.start(conn) {
+                hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
+            }
+            cx.waker().wake_by_ref();
+        }
+        if wait.idle.poll(cx).is_ready() && drain.start(conn) {
+            hcm.stats.inc(HttpStat::DownstreamCxIdleTimeout);
+            cx.waker().wake_by_ref();
+        }
+        if wait.age.poll(cx).is_ready() && drain.start(conn) {
+            hcm.stats.inc(HttpStat::DownstreamCxMaxDurationReached);
+            cx.waker().wake_by_ref();
+        }
+        if drain.started && !drain.called {
+            if !drain.last_call.is_armed() {
+                drain.last_call.arm(Instant::now() + hcm.config.drain_timeout);
+            }
+            if drain.last_call.poll(cx).is_ready() {
+                drain.called = true;
+                conn.finish_drain();
+                cx.waker().wake_by_ref();
+            }
+        }
+        if drain.called && active == 0 {
+            conn.abort(super::stream::reset_code::NO_ERROR);
+            return Poll::Ready(Closed::Local);
+        }
+        Poll::Pending
+    }
+
+    fn spawn_h2(
+        &self,
+        hcm: Rc<WorkerHcm>,
+        head: RequestHead,
+        end: bool,
+        stream: h2::ServerStream,
+        active: &Rc<Cell<usize>>,
+        cx: &Context<'_>,
+    ) {
+        active.set(active.get() + 1);
+        let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
+        // Boxed here: its kilobytes are not copied at every step into the task.
+        let stream = Box::pin(handle_stream(Box::new(ActiveStream::new(setup))));
+        let active = active.clone();
+        let connection = cx.waker().clone();
+        tokio::task::spawn_local(async move {
+            stream.await;
+            active.set(active.get() - 1);
+            if active.get() == 0 {
+                // The connection's idle timer starts.
+                connection.wake();
+            }
+        });
+    }
+}
+
+/// How far the drain of an HTTP/2 connection has come: GOAWAY without a last stream, then, `drain_timeout` later,
+/// one with it.
+struct H2Drain {
+    seen: Drain,
+    started: bool,
+    /// Also bounds the wait for a peer that does not answer the PING between the two.
+    last_call: Timer,
+    called: bool,
+}
+
+impl H2Drain {
+    fn new(connection: &HttpConnection) -> Self {
+        let last_call = connection.worker.timers.timer();
+        Self { seen: Drain::No, started: false, last_call, called: false }
+    }
+
+    /// False when it was under way.
+    fn start(&mut self, conn: &mut h2::ServerConn) -> bool {
+        if std::mem::replace(&mut self.started, true) {
+            return false;
+        }
+        conn.drain();
+        true
+    }
+}
