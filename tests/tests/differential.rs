@@ -40,6 +40,7 @@ areas! {
     responses,
     retries,
     rewrites,
+    router_options,
     routing,
     stats_config,
     tcp,

@@ -25,10 +25,30 @@ use crate::config::cluster::{Cluster, RoutingPriority};
 use crate::conn_pool::HostPools;
 use crate::load_balancer::{LoadBalancer, PickContext, Rng};
 use crate::stats::Block;
-use crate::stats::names::{ClusterLbStat, ClusterStat, Http2Stat};
+use crate::stats::names::{
+    ClusterBudgetStat, ClusterLbStat, ClusterSizeStat, ClusterStat, Http2Stat,
+};
 use crate::worker::timers::Timers;
 use circuit_breaker::{Overflow, Resource};
 use host::{Host, HostSet};
+
+/// What `track_cluster_stats` asks for.
+#[derive(Debug)]
+pub struct Tracked {
+    pub budgets: Option<Block<ClusterBudgetStat>>,
+    pub sizes: Option<Block<ClusterSizeStat>>,
+}
+
+impl Tracked {
+    fn new(shared: &SharedCluster, worker: usize) -> Option<Self> {
+        let config = &shared.config;
+        let tracked = Self {
+            budgets: config.track_timeout_budgets.then(|| shared.scope.block(worker)),
+            sizes: config.track_request_response_sizes.then(|| shared.scope.block(worker)),
+        };
+        (tracked.budgets.is_some() || tracked.sizes.is_some()).then_some(tracked)
+    }
+}
 
 /// What a worker's hosts and pools need of their cluster.
 #[derive(Debug)]
@@ -41,6 +61,8 @@ pub struct ClusterContext {
     /// Made with the first HTTP/2 connection.
     http2: OnceCell<Block<Http2Stat>>,
     pub codes: codes::ClusterCodes,
+    /// `None` unless the configuration asks for some of it.
+    pub tracked: Option<Tracked>,
     pub timers: Timers,
     ids: Rc<ConnectionIds>,
 }
@@ -179,6 +201,7 @@ impl WorkerCluster {
             worker,
             http2: OnceCell::new(),
             codes: codes::ClusterCodes::new(shared.scope.clone(), worker),
+            tracked: Tracked::new(&shared, worker),
             timers,
             ids,
             shared,

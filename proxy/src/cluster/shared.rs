@@ -10,8 +10,8 @@ use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Health, HostSet};
 use crate::config::cluster::{Cluster, Discovery, RoutingPriority};
 use crate::stats::names::{
-    CircuitBreakerStat, ClusterEndpointStat, ClusterLbStat, ClusterStat, ClusterSubsetStat,
-    ClusterUpdateStat, Http1Stat, Http2Stat,
+    CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
+    ClusterStat, ClusterSubsetStat, ClusterUpdateStat, Http1Stat, Http2Stat,
 };
 use crate::stats::{Registry, Scope, SharedBlock};
 
@@ -38,6 +38,12 @@ impl SharedCluster {
         scope.declare::<CircuitBreakerStat>();
         scope.declare::<ClusterEndpointStat>();
         scope.declare::<ClusterUpdateStat>();
+        if config.track_timeout_budgets {
+            scope.declare::<ClusterBudgetStat>();
+        }
+        if config.track_request_response_sizes {
+            scope.declare::<ClusterSizeStat>();
+        }
         let cluster = Self {
             breakers: Breakers::new(config.circuit_breakers.clone()),
             config,

@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::connect::connect;
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
-use super::{Lease, PoolFailure};
+use super::{Lease, PoolFailure, Seat};
 use crate::cluster::HostContext;
 use crate::codec::h1::{ClientConn, ClientSettings, IdleEnd};
 use crate::config::cluster::RoutingPriority;
@@ -49,6 +49,8 @@ pub(super) struct Http1Pool {
     /// A deadline is set, maybe for a connection that is no longer there.
     armed: Cell<bool>,
     draining: Cell<bool>,
+    /// The pool's place among pools, while it has connections or requests wait for one.
+    seat: RefCell<Weak<Seat>>,
 }
 
 impl fmt::Debug for Http1Pool {
@@ -71,7 +73,18 @@ impl Http1Pool {
             watcher: RefCell::default(),
             armed: Cell::new(false),
             draining: Cell::new(false),
+            seat: RefCell::default(),
         })
+    }
+
+    /// The pool's place among pools, taken where it has none.
+    fn seat(&self) -> Result<Rc<Seat>, PoolFailure> {
+        if let Some(seat) = self.seat.borrow().upgrade() {
+            return Ok(seat);
+        }
+        let seat = Seat::take(&self.host, self.priority)?;
+        self.seat.replace(Rc::downgrade(&seat));
+        Ok(seat)
     }
 
     /// An idle connection, newest first; `None` where there is none.
@@ -89,6 +102,8 @@ impl Http1Pool {
 
     /// Waits for a connection: a new one, or one that comes free before.
     pub(super) async fn wait(self: Rc<Self>) -> Result<Lease, PoolFailure> {
+        // Without a connection the pool was given up, as far as its place among pools goes.
+        let _seat = self.seat()?;
         let pending =
             PendingGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
         let place = Place { ticket: self.pending.join(), pool: &self };
@@ -118,9 +133,10 @@ impl Http1Pool {
             // Without any connection those who wait would wait for ever: one is opened whatever the limit.
             let anyway = self.open.get() == 0;
             let host = self.host.clone();
-            let Ok(record) = CxRecord::new(host, self.priority, CxKind::Http1, anyway) else {
+            let Ok(mut record) = CxRecord::new(host, self.priority, CxKind::Http1, anyway) else {
                 return;
             };
+            record.seat = self.seat.borrow().upgrade();
             self.connecting.set(self.connecting.get() + 1);
             self.open.set(self.open.get() + 1);
             tokio::task::spawn_local(self.clone().open_connection(Box::new(record)));

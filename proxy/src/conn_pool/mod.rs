@@ -65,6 +65,11 @@ impl PoolFailure {
         }
     }
 
+    /// `max_connection_pools` was reached.
+    pub fn is_of_pools(&self) -> bool {
+        matches!(self, Self::Overflow(Overflow { resource: Resource::ConnectionPools, .. }))
+    }
+
     /// Whether a host is known to have been meant: not where the queue before it was full, as in Envoy.
     pub fn names_host(&self) -> bool {
         !matches!(self, Self::Overflow(Overflow { resource: Resource::PendingRequests, .. }))
@@ -90,6 +95,8 @@ struct Entry {
     priority: RoutingPriority,
     options: Option<Arc<TransportSocketOptions>>,
     pool: HttpPool,
+    /// HTTP/2: for as long as the pool is there. HTTP/1: its connections hold it.
+    seat: Option<Rc<Seat>>,
 }
 
 impl Entry {
@@ -132,6 +139,33 @@ pub struct HostPools {
 impl fmt::Debug for HostPools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostPools").field("http", &self.http.borrow().len()).finish()
+    }
+}
+
+/// One pool's place in `max_connection_pools`.
+#[derive(Debug)]
+struct Seat {
+    host: Rc<HostContext>,
+    priority: RoutingPriority,
+}
+
+impl Seat {
+    fn take(host: &Rc<HostContext>, priority: RoutingPriority) -> Result<Rc<Self>, PoolFailure> {
+        let cluster = &host.cluster;
+        match cluster.shared.breakers.try_acquire(Resource::ConnectionPools, priority) {
+            Ok(()) => Ok(Rc::new(Self { host: host.clone(), priority })),
+            Err(overflow) => {
+                cluster.stats.inc(ClusterStat::UpstreamCxPoolOverflow);
+                Err(PoolFailure::Overflow(overflow))
+            }
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let breakers = &self.host.cluster.shared.breakers;
+        breakers.release(Resource::ConnectionPools, self.priority);
     }
 }
 
@@ -196,19 +230,13 @@ impl HostPools {
         if let Some(entry) = pools.iter().find(|entry| entry.is(is_http2, priority, options)) {
             return Ok(entry.pool.clone());
         }
-        let cluster = &self.host.cluster;
-        if let Err(overflow) =
-            cluster.shared.breakers.try_acquire(Resource::ConnectionPools, priority)
-        {
-            cluster.stats.inc(ClusterStat::UpstreamCxPoolOverflow);
-            return Err(PoolFailure::Overflow(overflow));
-        }
-        let pool = if is_http2 {
-            HttpPool::Http2(Http2Pool::new(self.host.clone(), priority))
+        let (pool, seat) = if is_http2 {
+            let seat = Seat::take(&self.host, priority)?;
+            (HttpPool::Http2(Http2Pool::new(self.host.clone(), priority)), Some(seat))
         } else {
-            HttpPool::Http1(Http1Pool::new(self.host.clone(), priority))
+            (HttpPool::Http1(Http1Pool::new(self.host.clone(), priority)), None)
         };
-        pools.push(Entry { priority, options: options.cloned(), pool: pool.clone() });
+        pools.push(Entry { priority, options: options.cloned(), pool: pool.clone(), seat });
         Ok(pool)
     }
 
@@ -225,10 +253,10 @@ impl HostPools {
 
 impl Drop for HostPools {
     fn drop(&mut self) {
-        for entry in self.http.get_mut() {
-            self.host.cluster.shared.breakers.release(Resource::ConnectionPools, entry.priority);
-        }
         self.drain();
+        for entry in self.http.get_mut() {
+            drop(entry.seat.take());
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct CxRecord {
     priority: RoutingPriority,
     kind: CxKind,
     end: End,
+    /// Of the pool that it belongs to.
+    pub(super) seat: Option<Rc<super::Seat>>,
 }
 
 impl CxRecord {
@@ -97,6 +99,7 @@ impl CxRecord {
             priority,
             kind,
             end: End::Local,
+            seat: None,
         })
     }
 

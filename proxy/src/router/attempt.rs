@@ -18,12 +18,10 @@ use crate::config::cluster::RoutingPriority;
 use crate::config::route::action::Priority;
 use crate::conn_pool::{Acquire, Lease, PoolFailure};
 use crate::hcm::frames::Interrupt;
-use crate::hcm::local_reply::LocalReply;
 use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
 use crate::hcm::stream_timers::Expired;
 use crate::load_balancer::PickContext;
 use crate::stats::names::ClusterStat;
-use crate::stream_info::ResponseFlags;
 
 /// A request on an upstream connection.
 pub(super) struct Attempt {
@@ -36,6 +34,8 @@ pub(super) struct Attempt {
     pub(super) failed: Option<Fault>,
     /// A canary host answered, or said that it is one.
     pub(super) canary: bool,
+    /// Bytes and lines of the response's head, where the cluster wants to know.
+    pub(super) response_size: Option<(u64, u64)>,
 }
 
 /// A try that has got its response's head.
@@ -90,14 +90,7 @@ impl Attempt {
             };
             fw.cluster.pick(&context)
         };
-        let Ok(host) = host else {
-            let status = http::StatusCode::SERVICE_UNAVAILABLE;
-            charge::local(s, &fw.cluster, status);
-            let reply = LocalReply::new(status, "no_healthy_upstream")
-                .body("no healthy upstream")
-                .flag(ResponseFlags::NO_HEALTHY_UPSTREAM);
-            return Err(StreamEnd::Reply(Box::new(reply)));
-        };
+        let Ok(host) = host else { return Err(fw.no_healthy_upstream(s)) };
         if fw.retry.is_some() {
             fw.tried.push(host.context.host.clone());
         }
@@ -108,8 +101,14 @@ impl Attempt {
         note_host(s, &host);
         note_connection(s, &lease);
         fw.set_attempt_headers(s, &host);
-        let mut attempt =
-            Self { lease, request_done: false, write_failed: false, failed: None, canary: false };
+        let mut attempt = Self {
+            lease,
+            request_done: false,
+            write_failed: false,
+            failed: None,
+            canary: false,
+            response_size: None,
+        };
         if let Some(max) = fw.cluster.config.http.common.max_stream_duration {
             s.timers.set_upstream_max(Some(s.now + max));
         }
@@ -161,9 +160,16 @@ impl Attempt {
         fw.mirrors.start(s, &fw.replay);
     }
 
-    /// The bytes of a request are those of all its attempts.
-    fn count_bytes(&mut self, s: &mut ActiveStream<'_>) {
+    /// Counts a try that has ended. The bytes of a request are those of all its attempts.
+    fn count_end(&mut self, fw: &Forwarding<'_>, s: &mut ActiveStream<'_>) {
         s.info.upstream.bytes += self.stream().meter();
+        if let Some(tracked) = &fw.cluster.tracked {
+            let took = s.info.timing.first_upstream_tx.map(|t| s.now.saturating_duration_since(t));
+            charge::attempt(s, tracked, took.unwrap_or_default(), fw.timeouts.per_try);
+            if let Some((bytes, lines)) = self.response_size {
+                charge::response_size(s, tracked, bytes, lines);
+            }
+        }
     }
 
     fn conclude(
@@ -189,7 +195,7 @@ impl Attempt {
                     && !self.stream().received_any()
                     && matches!(fault, Fault::Eof | Fault::Io(_) | Fault::GoAway { .. });
                 note_fault(&fw.cluster, fault, self.lease.protocol());
-                self.count_bytes(s);
+                self.count_end(fw, s);
                 if !stale {
                     bump(&self.lease.host().stats.rq_error);
                 }
@@ -201,14 +207,14 @@ impl Attempt {
                 Ok(AttemptEnd::Failed(Failure::of(fault, protocol), true))
             }
             Ok(Exchanged::TimedOut(expired)) => {
-                self.count_bytes(s);
+                self.count_end(fw, s);
                 self.count_reset(&fw.cluster);
                 bump(&self.lease.host().stats.rq_timeout);
                 self.stream().reset(reset_code::INTERNAL_ERROR);
                 Ok(AttemptEnd::TimedOut(expired))
             }
             Err(end) => {
-                self.count_bytes(s);
+                self.count_end(fw, s);
                 self.count_reset(&fw.cluster);
                 self.stream().reset(reset_code::INTERNAL_ERROR);
                 Err(end)
@@ -319,8 +325,8 @@ impl Attempt {
     }
 
     /// A response that is not wanted: another try follows.
-    pub(super) fn abandon(mut self, s: &mut ActiveStream<'_>) {
-        self.count_bytes(s);
+    pub(super) fn abandon(mut self, fw: &Forwarding<'_>, s: &mut ActiveStream<'_>) {
+        self.count_end(fw, s);
         if self.stream().is_end() && self.request_done {
             self.lease.release(true, Instant::now());
         } else {
@@ -330,8 +336,9 @@ impl Attempt {
     }
 
     /// The response has been delivered, or not.
-    pub(super) fn finish(mut self, s: &mut ActiveStream<'_>, cluster: &WorkerCluster, clean: bool) {
-        self.count_bytes(s);
+    pub(super) fn finish(mut self, fw: &Forwarding<'_>, s: &mut ActiveStream<'_>, clean: bool) {
+        let cluster = &*fw.cluster;
+        self.count_end(fw, s);
         s.info.timing.last_upstream_rx = Some(s.now);
         if let Some(fault) = self.failed.take() {
             note_fault(cluster, fault, self.lease.protocol());
@@ -342,6 +349,7 @@ impl Attempt {
             return;
         }
         if self.lease.is_end() {
+            charge::budget(s, cluster, fw.timeouts.route);
             charge::time(s, cluster, self.canary);
         }
         if clean && self.request_done {
@@ -402,6 +410,7 @@ impl Forwarding<'_> {
         let mut wait = match host.pools.try_acquire(protocol, self.priority(), None) {
             Ok(Acquire::Ready(lease)) => return Ok(Ok(lease)),
             Ok(Acquire::Wait(wait)) => wait,
+            Err(failure) if failure.is_of_pools() => return Err(self.no_healthy_upstream(s)),
             Err(failure) => return Ok(Err(pool_failed(s, host, failure))),
         };
         let mut first = true;
@@ -419,6 +428,8 @@ impl Forwarding<'_> {
         .await?;
         Ok(match outcome {
             Ok(Ok(lease)) => Ok(lease),
+            // Without a pool there is no upstream to speak of.
+            Ok(Err(failure)) if failure.is_of_pools() => return Err(self.no_healthy_upstream(s)),
             Ok(Err(failure)) => Err(pool_failed(s, host, failure)),
             Err(expired) => Err(AttemptEnd::TimedOut(expired)),
         })
@@ -450,7 +461,7 @@ impl Forwarding<'_> {
         if !self.informed {
             self.informed = true;
             self.retry = None;
-            charge::response(s, &self.cluster, head);
+            charge::response(s, &self.cluster, head, charge::is_canary(head));
         }
     }
 

@@ -270,7 +270,7 @@ impl<'r> Forwarding<'r> {
                 let Some(answer) = self.answer.take() else { return Ok(Next::Again) };
                 match self.judge_response(s, &answer.head)? {
                     Some(wait) => {
-                        answer.attempt.abandon(s);
+                        answer.attempt.abandon(self, s);
                         Ok(Next::BackOff(wait))
                     }
                     None => {
@@ -344,15 +344,18 @@ impl<'r> Forwarding<'r> {
         let Some(Answer { mut attempt, head, end }) = self.answer.take() else { return Ok(()) };
         let mut relay = super::relay::Relay::new(self, &mut attempt);
         let outcome = s.respond(head, end, &mut relay).await;
-        attempt.finish(s, &self.cluster, outcome.is_ok());
+        attempt.finish(self, s, outcome.is_ok());
         outcome
     }
 
     /// What the router does to a response's head.
     fn prepare_answer(&mut self, s: &mut ActiveStream<'_>) {
         let Some(Answer { attempt, head, .. }) = &mut self.answer else { return };
-        charge::response(s, &self.cluster, head);
         attempt.canary = charge::is_canary(head) || attempt.lease.host().canary;
+        charge::response(s, &self.cluster, head, attempt.canary);
+        if self.cluster.tracked.is_some() {
+            attempt.response_size = Some(charge::head_size(head));
+        }
         s.info.set_details("via_upstream");
         s.info.response_code = Some(head.status);
         if !s.hcm.config.router.suppress_envoy_headers

@@ -64,8 +64,14 @@ impl Forwarding<'_> {
             }
         }
         s.info.upstream.transport_failure = failure.transport.clone();
-        let reply = failure.reply(self.attempts > 1, s.hcm.config.router.suppress_envoy_headers);
-        charge::local(s, &self.cluster, reply.status);
+        let suppress = s.hcm.config.router.suppress_envoy_headers;
+        let mut reply = failure.reply(self.attempts > 1, suppress);
+        if self.informed {
+            // To Envoy a 1xx head was the response's start.
+            reply.details = failure.code_details("after").into();
+        } else {
+            charge::local(s, &self.cluster, reply.status);
+        }
         Err(self.reply(reply))
     }
 
@@ -111,6 +117,7 @@ impl Forwarding<'_> {
                 .flag(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED);
             return Err(self.reply(reply));
         }
+        charge::budget(s, &self.cluster, self.timeouts.route);
         let details = match expired {
             Expired::PerTry => "upstream_per_try_timeout",
             Expired::PerTryIdle => "upstream_per_try_idle_timeout",
@@ -128,6 +135,16 @@ impl Forwarding<'_> {
             .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
         charge::local(s, &self.cluster, reply.status);
         Err(self.reply(reply))
+    }
+
+    /// There is no host, or no pool for one.
+    pub(super) fn no_healthy_upstream(&self, s: &ActiveStream<'_>) -> StreamEnd {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        charge::local(s, &self.cluster, status);
+        let reply = LocalReply::new(status, "no_healthy_upstream")
+            .body("no healthy upstream")
+            .flag(ResponseFlags::NO_HEALTHY_UPSTREAM);
+        StreamEnd::Reply(Box::new(reply))
     }
 
     /// A reply in the place of an upstream's response.

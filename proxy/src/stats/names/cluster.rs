@@ -78,6 +78,26 @@ metrics! {
 }
 
 metrics! {
+    /// Shares of timeouts that were needed (`track_cluster_stats.timeout_budgets`), in percent.
+    pub enum ClusterBudgetStat {
+        PercentUsed: histogram "upstream_rq_timeout_budget_percent_used",
+        PerTryPercentUsed: histogram "upstream_rq_timeout_budget_per_try_percent_used",
+    }
+}
+
+metrics! {
+    /// Sizes of requests and responses (`track_cluster_stats.request_response_sizes`).
+    pub enum ClusterSizeStat {
+        RqBodySize: histogram "upstream_rq_body_size" bytes,
+        RqHeadersCount: histogram "upstream_rq_headers_count",
+        RqHeadersSize: histogram "upstream_rq_headers_size" bytes,
+        RsBodySize: histogram "upstream_rs_body_size" bytes,
+        RsHeadersCount: histogram "upstream_rs_headers_count",
+        RsHeadersSize: histogram "upstream_rs_headers_size" bytes,
+    }
+}
+
+metrics! {
     /// Load balancing of a cluster, counted by workers.
     pub enum ClusterLbStat {
         LbHealthyPanic: counter "lb_healthy_panic",

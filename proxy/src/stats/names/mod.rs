@@ -6,8 +6,8 @@ mod listener;
 mod server;
 
 pub use cluster::{
-    CircuitBreakerStat, ClusterEndpointStat, ClusterLbStat, ClusterStat, ClusterSubsetStat,
-    ClusterUpdateStat,
+    CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
+    ClusterStat, ClusterSubsetStat, ClusterUpdateStat,
 };
 pub use http::{Http1Stat, Http2Stat, HttpStat, HttpTracingStat, RouterStat};
 pub use listener::{
