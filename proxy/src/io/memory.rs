@@ -1,14 +1,83 @@
-//! An in-memory connection: two bounded pipes. Both ends live on one thread.
+//! An in-memory connection: two bounded pipes; and listeners for them, by name. All of it lives on one thread.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Io;
+
+/// Bytes that a direction of a connection to a listener holds.
+const CAPACITY: usize = 64 * 1024;
+
+thread_local! {
+    static LISTENERS: RefCell<FxHashMap<Arc<str>, Rc<RefCell<Backlog>>>> = RefCell::default();
+}
+
+/// Connections that a listener has not taken yet.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: VecDeque<MemoryStream>,
+    acceptor: Option<Waker>,
+}
+
+/// Takes the connections to `Address::Internal(name)` of its thread, until it is dropped.
+#[derive(Debug)]
+pub struct MemoryListener {
+    name: Arc<str>,
+    backlog: Rc<RefCell<Backlog>>,
+}
+
+impl MemoryListener {
+    /// Takes the place of an earlier listener of the same name.
+    pub fn bind(name: &str) -> Self {
+        let (name, backlog): (Arc<str>, _) = (name.into(), Rc::default());
+        LISTENERS.with_borrow_mut(|all| all.insert(name.clone(), Rc::clone(&backlog)));
+        Self { name, backlog }
+    }
+
+    /// The next connection. Cancel-safe.
+    pub async fn accept(&self) -> Io {
+        poll_fn(|cx| {
+            let mut backlog = self.backlog.borrow_mut();
+            if let Some(stream) = backlog.waiting.pop_front() {
+                return Poll::Ready(Io::Memory(stream));
+            }
+            backlog.acceptor = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for MemoryListener {
+    fn drop(&mut self) {
+        LISTENERS.with_borrow_mut(|all| {
+            if all.get(&self.name).is_some_and(|backlog| Rc::ptr_eq(backlog, &self.backlog)) {
+                all.remove(&self.name);
+            }
+        });
+    }
+}
+
+/// Connects to a listener of this thread; `None` where nobody listens.
+pub(crate) fn connect(name: &str) -> Option<MemoryStream> {
+    let backlog = LISTENERS.with_borrow(|all| all.get(name).cloned())?;
+    let (ours, theirs) = pair(CAPACITY);
+    let mut backlog = backlog.borrow_mut();
+    backlog.waiting.push_back(theirs);
+    if let Some(acceptor) = backlog.acceptor.take() {
+        acceptor.wake();
+    }
+    Some(ours)
+}
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -147,5 +216,29 @@ impl AsyncWrite for MemoryStream {
         pipe.finished = true;
         pipe.wake_reader();
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_takes_what_connects_to_its_name_while_it_lives() {
+        assert!(connect("a").is_none());
+        let listener = MemoryListener::bind("a");
+        let mut client = Io::Memory(connect("a").unwrap());
+        let mut server = listener.accept().await;
+        assert_eq!(poll_fn(|cx| client.poll_write(cx, b"hello")).await.unwrap(), 5);
+        let mut got = BytesMut::with_capacity(16);
+        assert_eq!(poll_fn(|cx| server.poll_read(cx, &mut got)).await.unwrap(), 5);
+        assert_eq!(&got[..], b"hello");
+        let again = MemoryListener::bind("a");
+        drop(listener);
+        assert!(connect("a").is_some());
+        drop(again);
+        assert!(connect("a").is_none());
     }
 }

@@ -169,7 +169,8 @@ impl WorkerListener {
         self.stats.record(ListenerStat::ConnectionsAcceptedPerSocketEvent, accepted as u64);
     }
 
-    fn admit(self: &Rc<Self>, mut io: Io, peer: Address, local: Option<&Address>) {
+    /// Serves a connection from `peer`, however it came; `local` is where it went, unless the socket says.
+    pub fn admit(self: &Rc<Self>, mut io: Io, peer: Address, local: Option<&Address>) {
         let started = Instant::now();
         let local = match local.cloned().map_or_else(|| io.local_address(), Ok) {
             Ok(Address::Ip(addr)) => Address::Ip(canonical(addr)),

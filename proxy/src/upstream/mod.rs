@@ -15,7 +15,7 @@ use crate::config::cluster::SocketOptions;
 use crate::config::core::{
     BindConfig, SocketFamily, SocketOption, SocketOptionValue, SocketState, TcpKeepalive,
 };
-use crate::io::Io;
+use crate::io::{Io, memory};
 use crate::stream_info::Address;
 use crate::sys;
 
@@ -76,10 +76,13 @@ pub async fn connect(address: &Address, options: &SocketOptions) -> Result<Io, C
     match address {
         Address::Ip(peer) => connect_tcp(*peer, address, options).await,
         Address::Pipe(path) => connect_pipe(path, address).await,
-        Address::Internal(_) => {
-            let error = io::Error::from(io::ErrorKind::Unsupported);
-            Err(ConnectError::immediate(&error, address))
-        }
+        Address::Internal(name) => match memory::connect(name) {
+            Some(stream) => Ok(Io::Memory(stream)),
+            None => {
+                let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+                Err(ConnectError::immediate(&error, address))
+            }
+        },
     }
 }
 
