@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use outrigger::codec::head::{Protocol, RequestHead};
 use outrigger::codec::{ClientStream, Fault, Frame, h1};
 use outrigger::io::Io;
-use outrigger_fuzz::{check_fields, lines, poll, write};
+use outrigger_fuzz::{check_fields, grammar, lines, poll, write};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Answer {
@@ -22,8 +22,10 @@ struct Answer {
 fuzz_target!(|input: &[u8]| {
     let [choice, cut, bytes @ ..] = input else { return };
     let at = usize::from(*cut) * bytes.len() / 256;
-    let whole = ask(*choice, &[bytes]);
-    let pieces = ask(*choice, &[&bytes[..at], &bytes[at..]]);
+    let mut whole = ask(*choice, &[bytes]);
+    let mut pieces = ask(*choice, &[&bytes[..at], &bytes[at..]]);
+    whole.fault = grammar(whole.fault);
+    pieces.fault = grammar(pieces.fault);
     assert_eq!(whole, pieces);
 });
 

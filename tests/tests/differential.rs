@@ -30,6 +30,7 @@ areas! {
     filters,
     forwarded,
     header_ops,
+    headers,
     http1,
     http2,
     limits,

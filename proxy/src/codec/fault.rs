@@ -13,6 +13,8 @@ use super::h2::Http2Fault;
 pub enum ParseFault {
     /// Grammar: request line, field names, line ends, chunks, Content-Length values.
     CodecError,
+    /// A field name with letters of another alphabet.
+    NonAsciiName,
     /// A byte that a field value cannot have.
     InvalidCharacters,
     HeadersTooLarge,
@@ -32,6 +34,8 @@ pub enum ParseFault {
     BodyDisallowed,
     /// `Connection` names a field that may not be stripped, or too many.
     ConnectionHeaderRejected,
+    /// A name with an underscore, where `headers_with_underscores_action` rejects it.
+    UnexpectedUnderscore,
     /// Host or `:authority` with bytes that it cannot have, empty, or twice.
     InvalidAuthority,
     /// Response with Transfer-Encoding to which none is allowed (1xx, 204).
@@ -59,12 +63,14 @@ impl ParseFault {
             Self::HttpsInPlaintext => StatusCode::FORBIDDEN,
             Self::LowVersion => StatusCode::UPGRADE_REQUIRED,
             Self::CodecError
+            | Self::NonAsciiName
             | Self::InvalidCharacters
             | Self::ContentLengthAndChunked
             | Self::InvalidUrl
             | Self::InvalidScheme
             | Self::BodyDisallowed
             | Self::ConnectionHeaderRejected
+            | Self::UnexpectedUnderscore
             | Self::InvalidAuthority
             | Self::TransferEncodingNotAllowed
             | Self::ContentLengthNotAllowed
@@ -75,21 +81,17 @@ impl ParseFault {
         }
     }
 
-    /// Whether all lines of the head were right by themselves, so that they count as received.
-    pub fn is_found_behind_head(self) -> bool {
-        matches!(
-            self,
-            Self::ContentLengthAndChunked
-                | Self::InvalidTransferEncoding
-                | Self::TransferEncodingNotAllowed
-                | Self::ContentLengthNotAllowed
-        )
+    /// Whether lines of the head were understood before the fault showed. Only then do they count as
+    /// header bytes received.
+    pub fn head_was_read(self) -> bool {
+        !matches!(self, Self::CodecError | Self::InvalidCharacters | Self::HeadersTooLarge)
     }
 
     /// `%RESPONSE_CODE_DETAILS%`.
     pub fn details(self) -> &'static str {
         match self {
             Self::CodecError
+            | Self::NonAsciiName
             | Self::ExtraneousData
             | Self::Truncated
             | Self::TooManyInformational => "http1.codec_error",
@@ -104,6 +106,7 @@ impl ParseFault {
             Self::LowVersion => "low_version",
             Self::BodyDisallowed => "http1.body_disallowed",
             Self::ConnectionHeaderRejected => "http1.connection_header_rejected",
+            Self::UnexpectedUnderscore => "http1.unexpected_underscore",
             Self::InvalidAuthority => "http.invalid_authority",
             Self::TransferEncodingNotAllowed => "http1.transfer_encoding_not_allowed",
             Self::ContentLengthNotAllowed => "http1.content_length_not_allowed",

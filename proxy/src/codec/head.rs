@@ -153,6 +153,34 @@ impl HeaderList {
         self.push_known(stored, value, name.id);
     }
 
+    /// Joins the lines of each name that has a bit in `names` and several lines, by commas, in the place of the
+    /// first: what is one list to Envoy is one line to filters, logs and peers.
+    pub(super) fn join(&mut self, names: u128) {
+        let (mut seen, mut twice) = (0_u128, 0);
+        for e in &self.entries {
+            let bit = 1 << e.id;
+            twice |= seen & bit;
+            seen |= bit;
+        }
+        twice &= names;
+        while twice != 0 {
+            let id = twice.trailing_zeros() as u8;
+            twice &= twice - 1;
+            let values: Vec<_> =
+                self.entries.iter().filter(|e| e.id == id).map(|e| self.slice(e.value)).collect();
+            let joined = values.join(&b","[..]);
+            let joined = self.store(&joined);
+            let mut first = true;
+            self.entries.retain_mut(|e| {
+                if e.id != id {
+                    return true;
+                }
+                e.value = joined;
+                std::mem::take(&mut first)
+            });
+        }
+    }
+
     /// Replaces all lines of the name by one, in the place of the first.
     pub fn set(&mut self, name: &HeaderName, value: &[u8]) {
         match self.position(name) {

@@ -57,6 +57,14 @@ impl ServerStream<'_> {
         }
     }
 
+    /// A fault of the request's body that is known before anyone asks for a frame.
+    pub fn take_known_fault(&mut self) -> Option<Fault> {
+        match self {
+            Self::H1(s) => s.take_known_fault(),
+            Self::H2(_) => None,
+        }
+    }
+
     /// Whether the last frame has been given out, as far as is known without reading on: the caller may
     /// then pass `end` along with it.
     pub fn is_end(&self) -> bool {

@@ -43,10 +43,7 @@ pub(super) struct Inline {
 
 impl Inline {
     pub(super) fn of(name: &HeaderName) -> Self {
-        Self {
-            request: is_inline_in_requests(name.as_str()),
-            response: is_inline_in_responses(name.as_str()),
-        }
+        Self { request: name.is_inline_in_requests(), response: name.is_inline_in_responses() }
     }
 }
 
@@ -306,117 +303,6 @@ impl Target for HeaderList {
     fn with_ctx(&self, ctx: &Ctx<'_>, then: impl FnOnce(&Ctx<'_>)) {
         then(&Ctx { trailers: Some(self), ..*ctx });
     }
-}
-
-/// Found by adding each name to a request through Envoy 1.40.
-pub(super) fn is_inline_in_requests(name: &str) -> bool {
-    match name.as_bytes().first() {
-        Some(b'x') => {
-            matches!(
-                name,
-                "x-client-trace-id"
-                    | "x-forwarded-client-cert"
-                    | "x-forwarded-for"
-                    | "x-forwarded-host"
-                    | "x-forwarded-port"
-                    | "x-forwarded-proto"
-                    | "x-request-id"
-            ) || name.strip_prefix("x-envoy-").is_some_and(|rest| {
-                !matches!(
-                    rest,
-                    "degraded"
-                        | "immediate-health-check-fail"
-                        | "local-overloaded"
-                        | "original-dst-host"
-                        | "original-method"
-                        | "overloaded"
-                        | "ratelimited"
-                        | "upstream-canary"
-                        | "upstream-service-time"
-                        | "upstream-healthchecked-cluster"
-                )
-            })
-        }
-        Some(b'a') => matches!(
-            name,
-            "accept"
-                | "accept-encoding"
-                | "access-control-request-headers"
-                | "access-control-request-method"
-                | "access-control-request-private-network"
-                | "authorization"
-                | "authentication"
-        ),
-        Some(b'i') => matches!(
-            name,
-            "if-none-match" | "if-modified-since" | "if-match" | "if-unmodified-since" | "if-range"
-        ),
-        _ => {
-            is_inline_in_both(name)
-                || matches!(
-                    name,
-                    "expect"
-                        | "grpc-accept-encoding"
-                        | "grpc-timeout"
-                        | "origin"
-                        | "pragma"
-                        | "referer"
-                        | "te"
-                        | "user-agent"
-                )
-        }
-    }
-}
-
-/// As `is_inline_in_requests`, for responses.
-pub(super) fn is_inline_in_responses(name: &str) -> bool {
-    is_inline_in_both(name)
-        || matches!(
-            name,
-            "access-control-allow-credentials"
-                | "access-control-allow-headers"
-                | "access-control-allow-methods"
-                | "access-control-allow-origin"
-                | "access-control-allow-private-network"
-                | "access-control-expose-headers"
-                | "access-control-max-age"
-                | "age"
-                | "date"
-                | "etag"
-                | "expires"
-                | "grpc-message"
-                | "grpc-status"
-                | "last-modified"
-                | "location"
-                | "server"
-                | "vary"
-                | "x-envoy-attempt-count"
-                | "x-envoy-decorator-operation"
-                | "x-envoy-degraded"
-                | "x-envoy-immediate-health-check-fail"
-                | "x-envoy-ratelimited"
-                | "x-envoy-upstream-canary"
-                | "x-envoy-upstream-healthchecked-cluster"
-                | "x-envoy-upstream-service-time"
-                | "x-request-id"
-        )
-}
-
-fn is_inline_in_both(name: &str) -> bool {
-    matches!(
-        name,
-        "cache-control"
-            | "connection"
-            | "content-encoding"
-            | "content-length"
-            | "content-type"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-status"
-            | "transfer-encoding"
-            | "upgrade"
-            | "via"
-    )
 }
 
 #[cfg(test)]

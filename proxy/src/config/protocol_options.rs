@@ -25,8 +25,8 @@ pub struct CommonHttpOptions {
     pub max_connection_duration: Option<Duration>,
     /// Default 100.
     pub max_headers_count: u32,
-    /// `max_response_headers_kb`, in KiB; default 60.
-    pub max_response_headers_kb: u32,
+    /// `max_response_headers_kb`, in KiB; by default 80 in HTTP/1 and 60 in HTTP/2.
+    pub max_response_headers_kb: Option<u32>,
     pub max_stream_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
     pub headers_with_underscores_action: HeadersWithUnderscoresAction,
@@ -38,7 +38,7 @@ impl Default for CommonHttpOptions {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             max_headers_count: 100,
-            max_response_headers_kb: 60,
+            max_response_headers_kb: None,
             max_stream_duration: None,
             max_requests_per_connection: None,
             headers_with_underscores_action: HeadersWithUnderscoresAction::Allow,

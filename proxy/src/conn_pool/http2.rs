@@ -111,8 +111,11 @@ impl fmt::Debug for Http2Pool {
 impl Http2Pool {
     pub(super) fn new(host: Rc<HostContext>, priority: RoutingPriority) -> Rc<Self> {
         let http = &host.cluster.config.http;
-        let settings =
-            Settings::new(&http.http2, &http.common, http.common.max_response_headers_kb);
+        let settings = Settings::new(
+            &http.http2,
+            &http.common,
+            http.common.max_response_headers_kb.unwrap_or(60),
+        );
         Rc::new(Self {
             settings: Arc::new(settings),
             host,

@@ -11,11 +11,12 @@ use bytes::BytesMut;
 
 use super::live::{HcmSlot, WorkerHcm};
 use super::stream::{
-    ActiveStream, Fate, StreamSetup, handle_stream, head_timed_out, reject_unread,
+    ActiveStream, Fate, StreamSetup, abandon_unread, handle_stream, head_timed_out, reject_unread,
 };
 use crate::codec::head::{Protocol, RequestHead};
-use crate::codec::{Fault, ServerStream, h1};
+use crate::codec::{Fault, ParseFault, ServerStream, h1};
 use crate::config::hcm::CodecType;
+use crate::config::protocol_options::HeadersWithUnderscoresAction;
 use crate::filter_chain::Entered;
 use crate::io::Io;
 use crate::stats::declare_http2;
@@ -134,6 +135,11 @@ impl HttpConnection {
                 Err(closed) => return closed,
             };
             if fate != Fate::Complete || !conn.is_reusable() {
+                if fate == Fate::PeerGone {
+                    let stats = &self.slot.current(&self.worker).stats;
+                    stats.inc(HttpStat::DownstreamCxDestroyActiveRq);
+                    stats.inc(HttpStat::DownstreamCxDestroyRemoteActiveRq);
+                }
                 self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
                 return match fate {
                     Fate::Complete | Fate::Cut => Closed::Local,
@@ -156,6 +162,11 @@ impl HttpConnection {
         let hcm = self.slot.current(&self.worker);
         let unread = || super::request_head::unread(Protocol::Http11);
         Ok(match next {
+            Next::Request(head, _) if has_rejected_underscore(&hcm, &head) => {
+                let fault = conn.refuse_request(ParseFault::UnexpectedUnderscore);
+                let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
+                Box::pin(reject_unread(StreamSetup { close_after: true, ..setup }, fault))
+            }
             Next::Request(head, end) => {
                 wait.served += 1;
                 let close_after = self.is_last(&hcm, wait.served, wait);
@@ -164,7 +175,6 @@ impl HttpConnection {
                 Box::pin(handle_stream(Box::new(stream)))
             }
             Next::Bad(fault) => {
-                hcm.stats.inc(HttpStat::DownstreamCxProtocolError);
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
                 Box::pin(reject_unread(StreamSetup { close_after: true, ..setup }, fault))
             }
@@ -172,6 +182,10 @@ impl HttpConnection {
                 hcm.stats.inc(HttpStat::DownstreamRqHeaderTimeout);
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
                 Box::pin(head_timed_out(StreamSetup { close_after: true, ..setup }))
+            }
+            Next::Closed if conn.request_was_begun() => {
+                let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
+                Box::pin(abandon_unread(setup))
             }
             Next::Closed => return Err(Closed::Remote),
             Next::Limit(stat) => {
@@ -306,6 +320,12 @@ impl HttpConnection {
         let (io, read) = conn.into_parts();
         Box::pin(self.serve_h2(io, read, first))
     }
+}
+
+/// Whether a name of the head has an underscore that the configuration does not want to see.
+fn has_rejected_underscore(hcm: &WorkerHcm, head: &RequestHead) -> bool {
+    hcm.config.common.headers_with_underscores_action == HeadersWithUnderscoresAction::RejectRequest
+        && head.headers.iter().any(|(name, _)| name.contains(&b'_'))
 }
 
 enum Next {

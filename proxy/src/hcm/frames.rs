@@ -11,9 +11,10 @@ use http::StatusCode;
 use super::local_reply::LocalReply;
 use super::stream::{ActiveStream, Passing, StreamEnd, reset_code};
 use super::stream_timers::Expired;
+use crate::codec::head::Protocol;
 use crate::codec::{Fault, Frame, ParseFault, ServerStream};
 use crate::http_filters::Flow;
-use crate::stats::names::HttpStat;
+use crate::stats::names::{Http1Stat, HttpStat};
 use crate::stream_info::ResponseFlags;
 
 /// The response before any filter: an upstream's, or a local reply's.
@@ -57,9 +58,10 @@ impl ActiveStream<'_> {
 
     /// A frame as the codec gives it.
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamEnd>> {
-        let frame = match ready!(self.down.poll_frame(cx)) {
-            Ok(frame) => frame,
-            Err(fault) => return Poll::Ready(Err(self.downstream_fault(fault))),
+        let frame = match self.down.poll_frame(cx) {
+            Poll::Ready(Ok(frame)) => frame,
+            Poll::Ready(Err(fault)) => return Poll::Ready(Err(self.downstream_fault(fault))),
+            Poll::Pending => return self.poll_continue(cx),
         };
         self.timers.touch(self.now);
         match &frame {
@@ -71,6 +73,17 @@ impl ActiveStream<'_> {
             None => self.note_request_end(),
         }
         Poll::Ready(Ok(frame))
+    }
+
+    /// A client that holds its body back may wait for the 100 that is still ours.
+    fn poll_continue<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, StreamEnd>> {
+        if self.progress == super::stream::Progress::Nothing
+            && self.down.buffered() > 0
+            && let Poll::Ready(Err(fault)) = self.down.poll_flush(cx)
+        {
+            return Poll::Ready(Err(self.downstream_fault(fault)));
+        }
+        Poll::Pending
     }
 
     /// As `poll_request`, through the filters before `upto` only.
@@ -354,12 +367,18 @@ impl ActiveStream<'_> {
                 }
             });
         }
-        if self.inbound.ended
-            && let Poll::Ready(fault) = self.down.poll_closed(cx)
-        {
-            return Poll::Ready(Interrupt::End(self.downstream_fault(fault)));
+        let fault = if self.inbound.ended {
+            match self.down.poll_closed(cx) {
+                Poll::Ready(fault) => Some(fault),
+                Poll::Pending => None,
+            }
+        } else {
+            self.down.take_known_fault()
+        };
+        match fault {
+            Some(fault) => Poll::Ready(Interrupt::End(self.downstream_fault(fault))),
+            None => Poll::Pending,
         }
-        Poll::Pending
     }
 
     fn timed_out(&mut self, expired: Expired) -> StreamEnd {
@@ -402,7 +421,14 @@ impl ActiveStream<'_> {
             && !matches!(parse, ParseFault::Http2(_))
         {
             self.close_after = true;
-            self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+            self.broke_protocol = true;
+            if self.request.protocol != Protocol::Http2 {
+                self.hcm.stats.inc(HttpStat::DownstreamCxProtocolError);
+                if parse == ParseFault::UnexpectedUnderscore {
+                    let stat = Http1Stat::RequestsRejectedWithUnderscoresInHeaders;
+                    self.worker.registry.scope("http1").block(self.worker.index).inc(stat);
+                }
+            }
             if self.progress == super::stream::Progress::Nothing {
                 let status = parse.status();
                 let reply = LocalReply::new(status, parse.details())

@@ -73,7 +73,12 @@ pub fn respond(
     let is_head = request.is_some_and(|r| r.method == Method::HEAD);
     if request.is_some_and(grpc::is_grpc_request) {
         let status = reply.grpc_status.unwrap_or_else(|| grpc::from_http(head.status));
-        into_grpc(&mut head, status, if is_head { b"" } else { &body });
+        // JSON formats end with a line break that is no part of the message.
+        let message = match body.strip_suffix(b"\n") {
+            Some(line) if content_type == "application/json" => line,
+            _ => &body[..],
+        };
+        into_grpc(&mut head, status, if is_head { b"" } else { message });
         info.response_code = Some(head.status);
         return (head, Bytes::new());
     }
@@ -127,8 +132,6 @@ fn into_grpc(head: &mut ResponseHead, status: u32, body: &[u8]) {
     head.headers.remove(&names::CONTENT_LENGTH);
     head.headers.set(&names::CONTENT_TYPE, b"application/grpc");
     head.headers.set(&names::GRPC_STATUS, itoa::Buffer::new().format(status).as_bytes());
-    // JSON formats end with a line break that is no part of the message.
-    let body = body.strip_suffix(b"\n").unwrap_or(body);
     if !body.is_empty() {
         head.headers.set(&names::GRPC_MESSAGE, &percent_encode(body));
     }

@@ -55,8 +55,11 @@ pub(super) fn check_upgrade(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         None if s.request.method == Method::CONNECT => b"connect".to_vec(),
         None => return Ok(()),
     };
-    if s.route.matched().is_none() || upgrade_allowed(&wanted, s) {
+    if upgrade_allowed(&wanted, s) {
         s.hcm.stats.inc(HttpStat::DownstreamCxUpgradesTotal);
+        return Ok(());
+    }
+    if s.route.matched().is_none() {
         return Ok(());
     }
     // Bytes behind a refused upgrade may be another request in disguise.
@@ -88,29 +91,28 @@ fn check_underscores(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     // Rare enough to look the counter up.
     if is_h2 {
         let stats = registry.scope("http2").block::<Http2Stat>(worker);
-        stats.inc(if rejected {
-            Http2Stat::RequestsRejectedWithUnderscoresInHeaders
+        if rejected {
+            stats.inc(Http2Stat::RequestsRejectedWithUnderscoresInHeaders);
         } else {
-            Http2Stat::DroppedHeadersWithUnderscores
-        });
+            stats.add(Http2Stat::DroppedHeadersWithUnderscores, drop_underscores(s));
+        }
     } else {
         let stats = registry.scope("http1").block::<Http1Stat>(worker);
-        stats.inc(if rejected {
-            Http1Stat::RequestsRejectedWithUnderscoresInHeaders
-        } else {
-            Http1Stat::DroppedHeadersWithUnderscores
-        });
+        stats.add(Http1Stat::DroppedHeadersWithUnderscores, drop_underscores(s));
     }
     if !rejected {
-        s.request.headers.retain_lines(|name, _| !name.contains(&b'_'));
         return Ok(());
     }
-    if is_h2 {
-        s.info.set_details("http2.unexpected_underscore");
-        return Err(StreamEnd::Reset(super::stream::reset_code::PROTOCOL_ERROR));
-    }
-    s.close_after = true;
-    Err(reject(StatusCode::BAD_REQUEST, "http1.unexpected_underscore"))
+    // HTTP/1 refuses before there is a request.
+    s.info.set_details("http2.unexpected_underscore");
+    Err(StreamEnd::Reset(super::stream::reset_code::PROTOCOL_ERROR))
+}
+
+/// How many lines there were.
+fn drop_underscores(s: &mut ActiveStream<'_>) -> u64 {
+    let before = s.request.headers.len();
+    s.request.headers.retain_lines(|name, _| !name.contains(&b'_'));
+    (before - s.request.headers.len()) as u64
 }
 
 /// `Expect: 100-continue` is answered here unless it is to be passed on (RFC 9110 §10.1.1).
@@ -125,12 +127,7 @@ fn answer_expectation(s: &mut ActiveStream<'_>) {
         .is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
     if expects {
         let head = ResponseHead::new(StatusCode::CONTINUE, s.request.protocol);
-        s.hcm.stats.inc(HttpStat::DownstreamRqCompleted);
-        s.hcm.stats.inc(HttpStat::DownstreamRq1xx);
-        let listener = &s.hcm.listener_stats;
-        listener.inc(crate::stats::names::ListenerHttpStat::DownstreamRqCompleted);
-        listener.inc(crate::stats::names::ListenerHttpStat::DownstreamRq1xx);
-        s.down.send_informational(&head);
+        s.send_informational(&head);
         s.request.headers.remove(&names::EXPECT);
     }
 }

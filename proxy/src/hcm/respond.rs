@@ -315,6 +315,12 @@ impl ActiveStream<'_> {
         });
     }
 
+    /// A 1xx head on its way to the client.
+    pub fn send_informational(&mut self, head: &ResponseHead) {
+        self.count_response(head.status);
+        self.down.send_informational(head);
+    }
+
     fn count_response(&self, status: StatusCode) {
         if self.info.is_health_check {
             return;
@@ -341,6 +347,9 @@ impl ActiveStream<'_> {
         let end = self.info.timing.last_downstream_tx.unwrap_or_else(Instant::now);
         self.now = end;
         self.timers.clear();
+        if self.broke_protocol {
+            self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        }
         let stats = &self.hcm.stats;
         let fate = match outcome {
             Ok(()) => {

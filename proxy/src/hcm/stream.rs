@@ -91,6 +91,8 @@ pub struct ActiveStream<'a> {
     pub(super) local_reply_body: bytes::Bytes,
     /// The cluster of the route as matched first.
     pub cluster: Option<Rc<WorkerCluster>>,
+    /// The client did: the flag for it is set when the stream ends, after any reply to it was made.
+    pub(super) broke_protocol: bool,
     /// The head was read whole: without, logs know nothing of a request.
     pub(super) head_read: bool,
     /// Taken off the host by `strip_*_host_port`; a CONNECT gets it back.
@@ -167,6 +169,14 @@ pub(super) fn refuse(setup: StreamSetup<'_>, fault: Fault) {
     stream.finish(Err(StreamEnd::Downstream(fault)));
 }
 
+/// Notes a request whose client left in the middle of its head.
+pub(super) async fn abandon_unread(setup: StreamSetup<'_>) -> Fate {
+    let mut stream = ActiveStream::new(setup);
+    stream.head_read = false;
+    stream.count_request();
+    stream.finish(Err(StreamEnd::Downstream(Fault::Eof)))
+}
+
 /// Answers a request whose head did not come in time: `request_headers_timeout`.
 pub(super) async fn head_timed_out(setup: StreamSetup<'_>) -> Fate {
     let mut stream = ActiveStream::new(setup);
@@ -208,6 +218,7 @@ impl<'a> ActiveStream<'a> {
             response_trailers: None,
             local_reply_body: bytes::Bytes::new(),
             cluster: None,
+            broke_protocol: false,
             head_read: true,
             stripped_port: None,
             was_full: false,

@@ -233,10 +233,10 @@ impl Attempt {
             match self.stream().poll_head(cx) {
                 Poll::Ready(Ok((head, _))) if head.is_informational() => {
                     fw.note_informational(s, &head);
-                    // 100 is the connection manager's own affair unless it is told to pass it on.
-                    if head.status != http::StatusCode::CONTINUE || s.hcm.config.proxy_100_continue
-                    {
-                        s.down.send_informational(&head);
+                    // 100 is the connection manager's own affair, and so are its kin, unless it is told to pass
+                    // them on.
+                    if s.hcm.config.proxy_100_continue {
+                        s.send_informational(&head);
                         if let Poll::Ready(Err(fault)) = s.down.poll_flush(cx) {
                             return Poll::Ready(Err(s.downstream_fault(fault)));
                         }

@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::codec::ParseFault;
 use crate::codec::head::HeaderList;
 use crate::codec::name::{id_of, ids};
+use crate::config::protocol_options::HeadersWithUnderscoresAction;
 
 use super::parse::{STACK_HEADERS, fault_of, lines_end_with_crlf};
 
@@ -39,6 +40,8 @@ pub(super) struct TrailerLimits {
     pub(super) enabled: bool,
     pub(super) max_bytes: usize,
     pub(super) max_count: usize,
+    /// Names with underscores.
+    pub(super) underscores: HeadersWithUnderscoresAction,
 }
 
 /// The decoder of one body.
@@ -62,6 +65,15 @@ impl BodyDecoder {
 
     pub(super) fn is_done(&self) -> bool {
         matches!(self, Self::Done)
+    }
+
+    /// Whether `bytes`, the next of the body, are in order as far as its trailers: what is not is known before
+    /// any of it is given out.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), ParseFault> {
+        match self {
+            Self::Chunked(decoder) => decoder.clone().walk(bytes),
+            Self::Done | Self::Length(_) | Self::Eof => Ok(()),
+        }
     }
 
     /// Takes what it can of `buf`.
@@ -112,9 +124,10 @@ enum ChunkState {
 }
 
 /// RFC 9112 §7.1: `chunk-size [ chunk-ext ] CRLF chunk-data CRLF`, strictly.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ChunkDecoder {
     state: ChunkState,
+    /// Without leading zeros, of which one stands for all.
     digits: u8,
     left: u64,
     extension_bytes: usize,
@@ -168,6 +181,36 @@ impl ChunkDecoder {
         }
     }
 
+    /// Goes through `bytes` as `decode` would.
+    fn walk(&mut self, bytes: &[u8]) -> Result<(), ParseFault> {
+        let mut rest = bytes;
+        while let Some(&b) = rest.first() {
+            match self.state {
+                ChunkState::Trailers => return Ok(()),
+                ChunkState::Data => {
+                    let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest.len());
+                    self.left -= n as u64;
+                    if self.left == 0 {
+                        self.state = ChunkState::DataCr;
+                    }
+                    rest = &rest[n..];
+                    continue;
+                }
+                ChunkState::DataCr if b == b'\r' => self.state = ChunkState::DataLf,
+                ChunkState::DataLf if b == b'\n' => self.state = ChunkState::Size,
+                ChunkState::DataCr | ChunkState::DataLf => return Err(ParseFault::CodecError),
+                ChunkState::Size
+                | ChunkState::AfterSize
+                | ChunkState::Extension
+                | ChunkState::SizeLf => {
+                    self.size_byte(b)?;
+                }
+            }
+            rest = &rest[1..];
+        }
+        Ok(())
+    }
+
     /// Takes the CRLF behind a chunk's data, as far as it is there, so that the last frame and the end are
     /// known together; whether it is complete.
     fn finish_chunk(&mut self, buf: &mut BytesMut) -> Result<bool, ParseFault> {
@@ -210,11 +253,15 @@ impl ChunkDecoder {
                     b'0'..=b'9' => b - b'0',
                     _ => (b | 0x20) - b'a' + 10,
                 };
-                // Sixteen digits are all that 64 bits have; leading zeros count as well.
+                // Sixteen digits are all that 64 bits have.
                 if self.digits == 16 {
                     return Err(ParseFault::CodecError);
                 }
-                self.digits += 1;
+                if self.left == 0 && self.digits > 0 {
+                    self.extension_byte()?;
+                } else {
+                    self.digits += 1;
+                }
                 self.left = self.left << 4 | u64::from(digit);
             }
             (ChunkState::Size, _) if self.digits == 0 => return Err(ParseFault::CodecError),
@@ -280,7 +327,13 @@ fn decode_trailers(buf: &mut BytesMut, limits: TrailerLimits) -> Result<Step, Pa
     let mut list = limits.enabled.then(HeaderList::new);
     if let Some(list) = &mut list {
         for header in headers {
-            if !is_forbidden_trailer(header.name.as_bytes()) {
+            if limits.underscores != HeadersWithUnderscoresAction::Allow
+                && header.name.contains('_')
+            {
+                if limits.underscores == HeadersWithUnderscoresAction::RejectRequest {
+                    return Err(ParseFault::UnexpectedUnderscore);
+                }
+            } else if !is_forbidden_trailer(header.name.as_bytes()) {
                 list.push_raw(header.name.as_bytes(), header.value);
             }
         }

@@ -9,6 +9,7 @@ use http::Method;
 use crate::codec::buffer::{ReadBuffer, WriteQueue};
 use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
 use crate::codec::{Fault, Frame, ParseFault};
+use crate::config::protocol_options::HeadersWithUnderscoresAction;
 use crate::io::Io;
 use crate::stream_info::ByteMeter;
 
@@ -246,7 +247,7 @@ impl ClientConn {
                     Ok(Some(parsed)) => return Poll::Ready(self.begin(parsed)),
                     Ok(None) => {}
                     Err(fault) => {
-                        if fault.is_found_behind_head() {
+                        if fault.head_was_read() {
                             self.meter.header_received += self.read.bytes.len() as u64;
                         }
                         return Poll::Ready(Err(self.refuse(fault)));
@@ -309,6 +310,7 @@ impl ClientConn {
             enabled: self.settings.enable_trailers,
             max_bytes: self.settings.max_head_bytes,
             max_count: self.settings.max_header_count,
+            underscores: HeadersWithUnderscoresAction::Allow,
         };
         loop {
             let Response::Body(body) = &mut self.response else { return Poll::Ready(Ok(None)) };

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::config::protocol_options::{CommonHttpOptions, HeaderKeyFormat, Http1Options};
+use crate::config::protocol_options::{
+    CommonHttpOptions, HeaderKeyFormat, HeadersWithUnderscoresAction, Http1Options,
+};
 
 pub(in crate::codec) use body::is_forbidden_trailer;
 pub use client::{ClientConn, IdleEnd};
@@ -24,7 +26,7 @@ mod tests;
 /// What an HTTP/1 server connection is configured with.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
-    /// Limit of a head: target, names and values. Default 60 KiB (`max_request_headers_kb`).
+    /// Limit of a head as it stands on the wire. Default 60 KiB (`max_request_headers_kb`).
     pub max_head_bytes: usize,
     /// Limit of header lines. Default 100 (`max_headers_count`).
     pub max_header_count: usize,
@@ -37,6 +39,8 @@ pub struct ServerSettings {
     /// An `https://` target on plaintext is answered 403. Set at the edge: `use_remote_address` with no
     /// trusted hops.
     pub validate_scheme: bool,
+    /// What is done to trailers whose names have underscores; the connection manager looks at heads.
+    pub underscores: HeadersWithUnderscoresAction,
     pub header_key_format: HeaderKeyFormat,
 }
 
@@ -56,6 +60,7 @@ impl ServerSettings {
             enable_trailers: http1.enable_trailers,
             allow_custom_methods: http1.allow_custom_methods,
             validate_scheme: false,
+            underscores: common.headers_with_underscores_action,
             header_key_format: http1.header_key_format,
         }
     }
@@ -70,7 +75,7 @@ impl Default for ServerSettings {
 /// What an HTTP/1 client connection is configured with.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// Limit of a head. Default 60 KiB (`max_response_headers_kb`).
+    /// Limit of a head as it stands on the wire. Default 80 KiB (`max_response_headers_kb`).
     pub max_head_bytes: usize,
     /// Limit of header lines. Default 100 (`max_headers_count`).
     pub max_header_count: usize,
@@ -84,7 +89,7 @@ impl ClientSettings {
     /// From a cluster's options.
     pub fn new(http1: &Http1Options, common: &CommonHttpOptions) -> Self {
         Self {
-            max_head_bytes: common.max_response_headers_kb as usize * 1024,
+            max_head_bytes: common.max_response_headers_kb.unwrap_or(80) as usize * 1024,
             max_header_count: common.max_headers_count as usize,
             enable_trailers: http1.enable_trailers,
             send_fully_qualified_url: http1.send_fully_qualified_url,

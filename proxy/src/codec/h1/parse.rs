@@ -7,7 +7,7 @@ use httparse::Header;
 
 use crate::codec::ParseFault;
 use crate::codec::head::{HeaderList, Span};
-use crate::codec::name::{id_of, ids};
+use crate::codec::name::{id_of, ids, is_tchar};
 
 /// Header lines that are parsed on the stack; a larger configured limit costs an allocation.
 pub(super) const STACK_HEADERS: usize = 128;
@@ -36,10 +36,44 @@ pub(super) fn lines_end_with_crlf(buf: &[u8], headers: &[Header<'_>], consumed: 
         && buf.get(consumed - 4..consumed) == Some(b"\r\n\r\n")
 }
 
-/// Bytes of a head as it stands on the wire. The separators of each line are not what limits count, so they
-/// are allowed for; unlimited white space around values is not.
-pub(super) fn raw_limit(max_bytes: usize, max_count: usize) -> usize {
-    max_bytes + 4 * (max_count + 8)
+/// What is wrong with a head that httparse refuses, by the order in which Envoy looks: its length, its bytes, its
+/// grammar. `None` if more of it has to come first: lines are counted when all are here.
+pub(super) fn head_fault(buf: &[u8], grammar: ParseFault, max_bytes: usize) -> Option<ParseFault> {
+    let end = head_end(buf);
+    if end.unwrap_or(buf.len()) > max_bytes {
+        return Some(ParseFault::HeadersTooLarge);
+    }
+    match end {
+        Some(end) if buf[..end].iter().any(|b| is_invalid(*b)) => {
+            Some(ParseFault::InvalidCharacters)
+        }
+        None if grammar == ParseFault::TooManyHeaders => None,
+        Some(_) | None => Some(grammar),
+    }
+}
+
+/// The fault of the first field name that is none; letters of another alphabet are seen later than the rest.
+pub(super) fn header_name_fault(buf: &[u8]) -> ParseFault {
+    let names = buf.split(|b| *b == b'\n').skip(1).map(|line| line.split(|b| *b == b':').next());
+    let bad = names.flatten().find(|name| !name.iter().all(|b| is_tchar(*b)));
+    match bad {
+        Some(name) if name.iter().all(|b| is_tchar(*b) || *b >= 0x80) => ParseFault::NonAsciiName,
+        Some(_) | None => ParseFault::CodecError,
+    }
+}
+
+/// Bytes up to the end of a head's empty line.
+fn head_end(buf: &[u8]) -> Option<usize> {
+    let after = |needle: &[u8]| memchr::memmem::find(buf, needle).map(|at| at + needle.len());
+    match (after(b"\n\r\n"), after(b"\n\n")) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Bytes that have no place in a head, wherever they stand.
+fn is_invalid(b: u8) -> bool {
+    matches!(b, 0..=8 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f)
 }
 
 /// A Content-Length value: digits only, 64 bits (RFC 9110 §8.6).
@@ -78,11 +112,11 @@ const MAX_CONNECTION_MEMBERS: usize = 10;
 
 impl ConnectionFields {
     /// Takes a `Connection` value, given as a range of `list`'s arena.
-    pub(super) fn take(&mut self, list: &HeaderList, span: Span) -> Result<(), ParseFault> {
+    pub(super) fn take(&mut self, list: &HeaderList, span: Span) {
         let value = list.slice(span);
         if value.eq_ignore_ascii_case(b"keep-alive") {
             self.keep_alive = true;
-            return Ok(());
+            return;
         }
         let base = value.as_ptr() as usize;
         for member in list_members(value) {
@@ -98,19 +132,15 @@ impl ConnectionFields {
                 self.nominated.push(HeaderList::sub_span(span, offset, member.len()));
             }
         }
-        if self.members >= MAX_CONNECTION_MEMBERS {
-            return Err(ParseFault::ConnectionHeaderRejected);
-        }
-        Ok(())
     }
 
-    /// Removes the fields that `Connection` names (RFC 9110 §7.6.1).
+    /// Looks at the fields that `Connection` names (RFC 9110 §7.6.1).
     ///
     /// # Errors
-    /// One is named whose absence would change what the next hop believes.
-    pub(super) fn strip_nominated(&self, list: &mut HeaderList) -> Result<(), ParseFault> {
-        if self.nominated.is_empty() {
-            return Ok(());
+    /// There are too many, or one is named whose absence would change what the next hop believes.
+    pub(super) fn check_nominated(&self, list: &HeaderList) -> Result<(), ParseFault> {
+        if self.members >= MAX_CONNECTION_MEMBERS {
+            return Err(ParseFault::ConnectionHeaderRejected);
         }
         for span in &self.nominated {
             let name = list.slice(*span);
@@ -118,17 +148,23 @@ impl ConnectionFields {
                 ids::HOST
                 | ids::CONTENT_LENGTH
                 | ids::TRANSFER_ENCODING
-                | ids::AUTHORIZATION
-                | ids::COOKIE
                 | ids::X_FORWARDED_FOR
                 | ids::X_FORWARDED_HOST
                 | ids::X_FORWARDED_PROTO
                 | ids::X_FORWARDED_CLIENT_CERT => {
                     return Err(ParseFault::ConnectionHeaderRejected);
                 }
-                _ if name.contains(&b':') => return Err(ParseFault::ConnectionHeaderRejected),
+                _ if name[0] == b':' => return Err(ParseFault::ConnectionHeaderRejected),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the fields that `Connection` names.
+    pub(super) fn strip_nominated(&self, list: &mut HeaderList) {
+        if self.nominated.is_empty() {
+            return;
         }
         list.retain_names(|list, name| {
             let name = list.slice(name);
@@ -136,6 +172,5 @@ impl ConnectionFields {
             matches!(id_of(name), ids::TE | ids::UPGRADE | ids::CONNECTION)
                 || !self.nominated.iter().any(|n| list.slice(*n).eq_ignore_ascii_case(name))
         });
-        Ok(())
     }
 }

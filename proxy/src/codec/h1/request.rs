@@ -10,13 +10,13 @@ use httparse::Header;
 
 use crate::codec::ParseFault;
 use crate::codec::head::{HeaderList, Protocol, RequestHead, Scheme, Span};
-use crate::codec::name::{id_of, ids, names};
+use crate::codec::name::{INLINE_IN_REQUESTS, id_of, ids, names};
 
 use super::ServerSettings;
 use super::body::Framing;
 use super::parse::{
-    ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, list_members,
-    parse_content_length, raw_limit,
+    ConnectionFields, STACK_HEADERS, fault_of, head_fault, header_name_fault, lines_end_with_crlf,
+    list_members, parse_content_length,
 };
 
 /// A request head with what it means for its connection.
@@ -75,14 +75,15 @@ fn parse_with<'b>(
     let mut request = httparse::Request::new(&mut []);
     let consumed = match request.parse_with_uninit_headers(buf, storage) {
         Ok(httparse::Status::Complete(n)) => n,
-        Ok(httparse::Status::Partial) => {
-            if buf.len() > raw_limit(settings.max_head_bytes, settings.max_header_count) {
-                return Err(ParseFault::HeadersTooLarge);
-            }
-            return Ok(None);
+        Ok(httparse::Status::Partial) => return check_partial(buf, settings).map(|()| None),
+        Err(error) => {
+            let grammar = request_fault(error, buf, settings);
+            return head_fault(buf, grammar, settings.max_head_bytes).map_or(Ok(None), Err);
         }
-        Err(error) => return Err(request_fault(error, buf, settings)),
     };
+    if consumed > settings.max_head_bytes {
+        return Err(ParseFault::HeadersTooLarge);
+    }
     let (Some(method), Some(target), Some(version)) =
         (request.method, request.path, request.version)
     else {
@@ -99,48 +100,70 @@ fn parse_with<'b>(
     let mut head = RequestHead::new(method, protocol);
     let arena = head.headers.store(&buf[..consumed]);
     let mut fields = Fields::default();
-    let mut size = target.len();
     let base = buf.as_ptr() as usize;
     for header in request.headers.iter() {
-        size += header.name.len() + header.value.len();
         let span =
             |bytes: &[u8]| HeaderList::sub_span(arena, bytes.as_ptr() as usize - base, bytes.len());
         let (name, value) = (span(header.name.as_bytes()), span(header.value));
         fields.take(&mut head.headers, name, value)?;
     }
-    let raw_limit = raw_limit(settings.max_head_bytes, settings.max_header_count);
-    if size > settings.max_head_bytes || consumed > raw_limit {
-        return Err(ParseFault::HeadersTooLarge);
-    }
     let target_span = HeaderList::sub_span(arena, target.as_ptr() as usize - base, target.len());
     fields.finish(head, target_span, consumed + skipped, settings, is_tls).map(Some)
+}
+
+/// A head of which more has to come may already be too large, or for a method that nobody knows.
+fn check_partial(buf: &[u8], settings: &ServerSettings) -> Result<(), ParseFault> {
+    if buf.len() >= settings.max_head_bytes {
+        return Err(ParseFault::HeadersTooLarge);
+    }
+    if buf.contains(&b'\n') && !method_is_known(buf, settings) {
+        return Err(ParseFault::CodecError);
+    }
+    Ok(())
+}
+
+/// Whether the request line has come and is one: what follows, or does not, belongs to a request.
+pub(super) fn begins_request(buf: &[u8], settings: &ServerSettings) -> bool {
+    let start = buf.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(buf.len());
+    buf[start..].contains(&b'\n') && method_is_known(&buf[start..], settings)
+}
+
+fn method_is_known(buf: &[u8], settings: &ServerSettings) -> bool {
+    let method = buf.split(|b| *b == b' ').next().unwrap_or_default();
+    settings.allow_custom_methods || KNOWN_METHODS.iter().any(|known| known.as_bytes() == method)
 }
 
 /// The fault for an error of httparse; other versions than 1.1 are 1.0 or older to Envoy.
 fn request_fault(error: httparse::Error, buf: &[u8], settings: &ServerSettings) -> ParseFault {
     let line = buf.split(|b| *b == b'\n').next().unwrap_or(buf).trim_ascii_end();
-    let low = if settings.accept_http_10 { ParseFault::CodecError } else { ParseFault::LowVersion };
+    let low = if settings.accept_http_10 || !method_is_known(buf, settings) {
+        ParseFault::CodecError
+    } else {
+        ParseFault::LowVersion
+    };
     match error {
-        httparse::Error::Version => low,
-        httparse::Error::Token
-            if line.contains(&0) && line.first().is_some_and(u8::is_ascii_alphabetic) =>
-        {
-            ParseFault::InvalidCharacters
-        }
+        httparse::Error::Version if names_a_version(line) => low,
+        httparse::Error::Version => ParseFault::CodecError,
         // `GET /`, the whole of an HTTP/0.9 request.
         httparse::Error::Token if line.len() < buf.len() => {
             let mut parts = line.split(|b| *b == b' ');
             match (parts.next(), parts.next(), parts.next()) {
-                (Some(method), Some([b'/', ..]), None)
-                    if KNOWN_METHODS.iter().any(|known| known.as_bytes() == method) =>
-                {
-                    low
-                }
+                (Some(_), Some([b'/', ..]), None) => low,
                 _ => ParseFault::CodecError,
             }
         }
+        httparse::Error::HeaderName => header_name_fault(buf),
         error => fault_of(error),
     }
+}
+
+/// `HTTP/` digit `.` digit (RFC 9112 §2.3), or nothing behind the target, as in HTTP/0.9.
+fn names_a_version(line: &[u8]) -> bool {
+    let mut words = line.split(|b| *b == b' ').skip(2);
+    matches!(
+        (words.next(), words.next()),
+        (None | Some([b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']), None)
+    )
 }
 
 fn parse_method(method: &str, settings: &ServerSettings) -> Result<Method, ParseFault> {
@@ -229,7 +252,7 @@ impl Fields {
                 self.chunked = true;
             }
             ids::CONNECTION => {
-                self.connection.take(list, value)?;
+                self.connection.take(list, value);
                 self.connection_line = Some((name, value));
             }
             ids::UPGRADE => {
@@ -239,14 +262,11 @@ impl Fields {
             }
             ids::KEEP_ALIVE | ids::PROXY_CONNECTION | ids::HTTP2_SETTINGS => {}
             ids::TE => {
-                // The one member that means anything beyond this hop (RFC 9110 §10.1.4).
-                let trailers = list_members(list.slice(value)).any(|member| {
-                    member
-                        .split(|b| *b == b';')
-                        .next()
-                        .is_some_and(|m| m.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-                });
-                if trailers {
+                // The one member that means anything beyond this hop (RFC 9110 §10.1.4); it has no weight.
+                let trailers = list_members(list.slice(value)).any(|member| member == b"trailers");
+                if list.slice(value).is_empty() {
+                    list.push_known(name, value, id);
+                } else if trailers {
                     let value = list.store(b"trailers");
                     list.push_known(name, value, id);
                 }
@@ -270,10 +290,11 @@ impl Fields {
         }
         let is_connect = head.method == Method::CONNECT;
         let framing = self.framing(http10, is_connect)?;
-        self.connection.strip_nominated(&mut head.headers)?;
+        self.connection.check_nominated(&head.headers)?;
         if is_connect && self.content_length.is_some() {
             head.headers.remove(&names::CONTENT_LENGTH);
         }
+        head.headers.join(INLINE_IN_REQUESTS);
         if let Some((name, value)) = self.upgrade_line
             && self.connection.upgrade
             && !is_connect
@@ -287,6 +308,8 @@ impl Fields {
             if let Some((name, value)) = self.connection_line {
                 head.headers.push_known(name, value, ids::CONNECTION);
             }
+        } else {
+            self.connection.strip_nominated(&mut head.headers);
         }
         if let Some(host) = self.host {
             check_authority(head.headers.slice(host))?;
@@ -371,14 +394,11 @@ fn apply_absolute_form(
     check_authority(&rest[..end]).map_err(|_| ParseFault::InvalidUrl)?;
     let authority = HeaderList::sub_span(target, start, end);
     let path_len = rest.len() - end;
-    let starts_with_slash = rest.get(end) == Some(&b'/');
-    if starts_with_slash {
-        head.set_path_span(HeaderList::sub_span(target, start + end, path_len));
+    if path_len == 0 {
+        head.set_path(b"/");
     } else {
-        let mut path = Vec::with_capacity(path_len + 1);
-        path.push(b'/');
-        path.extend_from_slice(&rest[end..]);
-        head.set_path(&path);
+        // A query without a path stays one: the connection manager refuses it as no path.
+        head.set_path_span(HeaderList::sub_span(target, start + end, path_len));
     }
     head.set_authority_span(authority);
     head.scheme = Some(scheme);

@@ -7,13 +7,13 @@ use httparse::Header;
 
 use crate::codec::ParseFault;
 use crate::codec::head::{HeaderList, Protocol, ResponseHead, Span};
-use crate::codec::name::{id_of, ids, names};
+use crate::codec::name::{INLINE_IN_RESPONSES, id_of, ids, names};
 
 use super::ClientSettings;
 use super::body::Framing;
 use super::parse::{
-    ConnectionFields, STACK_HEADERS, fault_of, lines_end_with_crlf, list_members,
-    parse_content_length, raw_limit,
+    ConnectionFields, STACK_HEADERS, fault_of, head_fault, lines_end_with_crlf, list_members,
+    parse_content_length,
 };
 
 /// What the request was, as far as the response's framing depends on it.
@@ -71,14 +71,18 @@ fn parse_with<'b>(
     );
     let consumed = match parsed {
         Ok(httparse::Status::Complete(n)) => n,
-        Ok(httparse::Status::Partial) => {
-            if buf.len() > raw_limit(settings.max_head_bytes, settings.max_header_count) {
-                return Err(ParseFault::HeadersTooLarge);
-            }
-            return Ok(None);
+        Ok(httparse::Status::Partial) if buf.len() >= settings.max_head_bytes => {
+            return Err(ParseFault::HeadersTooLarge);
         }
-        Err(error) => return Err(fault_of(error)),
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => {
+            let grammar = fault_of(error);
+            return head_fault(buf, grammar, settings.max_head_bytes).map_or(Ok(None), Err);
+        }
     };
+    if consumed > settings.max_head_bytes {
+        return Err(ParseFault::HeadersTooLarge);
+    }
     let (Some(code), Some(version)) = (response.code, response.version) else {
         return Err(ParseFault::CodecError);
     };
@@ -94,17 +98,11 @@ fn parse_with<'b>(
     let arena = head.headers.store(&buf[..consumed]);
     let base = buf.as_ptr() as usize;
     let mut fields = Fields::default();
-    let mut size = 0;
     for header in response.headers.iter() {
-        size += header.name.len() + header.value.len();
         let span =
             |bytes: &[u8]| HeaderList::sub_span(arena, bytes.as_ptr() as usize - base, bytes.len());
         let (name, value) = (span(header.name.as_bytes()), span(header.value));
         fields.take(&mut head.headers, name, value)?;
-    }
-    let raw_limit = raw_limit(settings.max_head_bytes, settings.max_header_count);
-    if size > settings.max_head_bytes || consumed > raw_limit {
-        return Err(ParseFault::HeadersTooLarge);
     }
     fields.finish(head, consumed, asked).map(Some)
 }
@@ -138,7 +136,7 @@ impl Fields {
                 self.chunked = true;
             }
             ids::CONNECTION => {
-                self.connection.take(list, value)?;
+                self.connection.take(list, value);
                 self.connection_line = Some((name, value));
             }
             ids::UPGRADE => self.upgrade_line = Some((name, value)),
@@ -181,10 +179,7 @@ impl Fields {
             Some(_) if bodiless => return Err(ParseFault::ContentLengthNotAllowed),
             Some(_) | None => {}
         }
-        // A response has no identity to protect: what `Connection` names goes, or nothing does.
-        if self.connection.strip_nominated(&mut head.headers).is_err() {
-            return Err(ParseFault::ConnectionHeaderRejected);
-        }
+        head.headers.join(INLINE_IN_RESPONSES);
         if switching {
             for (line, id) in
                 [(self.upgrade_line, ids::UPGRADE), (self.connection_line, ids::CONNECTION)]

@@ -16,7 +16,7 @@ use super::ServerSettings;
 use super::body::{BodyDecoder, Step, TrailerLimits};
 use super::encode::{self, BodyEncoder, ResponseContext, Sent};
 use super::head_scan::HeadScan;
-use super::request::parse_request;
+use super::request::{begins_request, parse_request};
 
 /// Bytes of later requests that are read while one is served, to see whether the client is still there.
 /// A client that sends more waits.
@@ -60,6 +60,8 @@ pub struct ServerConn {
     close: bool,
     /// The peer's direction has ended.
     peer_closed: bool,
+    /// The bytes of the request's body that have come are not one.
+    broken: Option<ParseFault>,
     /// Our direction ends when the queue is empty (a tunnel's end).
     finish: bool,
     /// It has ended.
@@ -84,6 +86,7 @@ impl ServerConn {
             http10: false,
             close: false,
             peer_closed: false,
+            broken: None,
             finish: false,
             finished: false,
             meter: ByteMeter::default(),
@@ -150,6 +153,7 @@ impl ServerConn {
         let head = parsed.head;
         self.scan = HeadScan::default();
         self.body = BodyDecoder::new(parsed.framing);
+        self.broken = self.body.check(&self.read.bytes).err();
         self.response = Response::Due;
         self.is_connect = head.method == Method::CONNECT;
         self.to_head = head.method == Method::HEAD;
@@ -171,8 +175,27 @@ impl ServerConn {
         self.http10 = false;
         // All of it came, whatever it was.
         let bytes = self.read.bytes.len() as u64;
-        self.meter =
-            ByteMeter { wire_received: bytes, header_received: bytes, ..ByteMeter::default() };
+        self.meter = ByteMeter {
+            wire_received: bytes,
+            header_received: if fault.head_was_read() { bytes } else { 0 },
+            ..ByteMeter::default()
+        };
+        self.refuse(fault)
+    }
+
+    /// Whether a request line has come of the head that never did: it counts as a request.
+    pub fn request_was_begun(&mut self) -> bool {
+        let begun = begins_request(&self.read.bytes, &self.settings);
+        if begun {
+            let bytes = self.read.bytes.len() as u64;
+            self.meter = ByteMeter { wire_received: bytes, ..ByteMeter::default() };
+            self.close = true;
+        }
+        begun
+    }
+
+    /// Refuses the request whose head was given out, before anything was made of it.
+    pub fn refuse_request(&mut self, fault: ParseFault) -> Fault {
         self.refuse(fault)
     }
 
@@ -247,6 +270,9 @@ impl ServerConn {
                 Upgrade::Tunnel => self.body = BodyDecoder::Eof,
             }
         }
+        if let Some(fault) = self.broken.take() {
+            return Poll::Ready(Err(self.refuse(fault)));
+        }
         let limits = self.trailer_limits();
         loop {
             let before = self.read.bytes.len();
@@ -268,7 +294,15 @@ impl ServerConn {
                 self.close = true;
                 return Poll::Ready(Err(Fault::Eof));
             }
+            if let Err(fault) = self.body.check(&self.read.bytes) {
+                return Poll::Ready(Err(self.refuse(fault)));
+            }
         }
+    }
+
+    /// The fault that the next frame would be, as far as bytes have come.
+    pub(in crate::codec) fn take_known_fault(&mut self) -> Option<Fault> {
+        self.broken.take().map(|fault| self.refuse(fault))
     }
 
     fn trailer_limits(&self) -> TrailerLimits {
@@ -276,6 +310,7 @@ impl ServerConn {
             enabled: self.settings.enable_trailers,
             max_bytes: self.settings.max_head_bytes,
             max_count: self.settings.max_header_count,
+            underscores: self.settings.underscores,
         }
     }
 

@@ -11,7 +11,7 @@ use super::Settings;
 use super::fault::Http2Fault;
 use crate::codec::h1;
 use crate::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead, Scheme};
-use crate::codec::name::{http_name, ids, names};
+use crate::codec::name::{INLINE_IN_REQUESTS, INLINE_IN_RESPONSES, http_name, ids, names};
 use crate::config::protocol_options::HeadersWithUnderscoresAction;
 
 /// `:method`, `:scheme`, `:path`, `:authority`, which count as fields.
@@ -49,6 +49,7 @@ pub(super) fn request_from_h2(
         };
     }
     list_from_h2(&parts.headers, &mut head.headers)?;
+    head.headers.join(INLINE_IN_REQUESTS);
     take_host(&mut head)?;
     if head.authority().is_none_or(<[u8]>::is_empty) {
         return Err(Http2Fault::Messaging);
@@ -122,6 +123,7 @@ pub(super) fn response_from_h2(
     }
     let mut head = ResponseHead::new(status, Protocol::Http2);
     list_from_h2(headers, &mut head.headers)?;
+    head.headers.join(INLINE_IN_RESPONSES);
     if let Some(upgrade) = upgrade
         && status.is_success()
     {

@@ -43,7 +43,7 @@ pub fn compile_common_http_options(
         if !(1..=8192).contains(&kb.value) {
             path.field("max_response_headers_kb").error("value must be inside range (0, 8192]");
         }
-        out.max_response_headers_kb = kb.value;
+        out.max_response_headers_kb = Some(kb.value);
     }
     // Zero is no limit, as unset.
     out.max_requests_per_connection =

@@ -5,7 +5,6 @@ use smallvec::SmallVec;
 use super::StringMatcher;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::name::{HeaderName, names};
-use crate::config::header_ops::{is_inline_in_requests, is_inline_in_responses};
 
 /// Anything that has header values by name.
 pub trait HeaderSource {
@@ -18,7 +17,7 @@ pub trait HeaderSource {
 
 impl HeaderSource for HeaderList {
     fn any_value(&self, name: &HeaderName, test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
-        any_line(self, name, is_inline_in_requests, test)
+        any_line(self, name, HeaderName::is_inline_in_requests, test)
     }
 }
 
@@ -27,7 +26,7 @@ impl HeaderSource for RequestHead {
         if name.is_pseudo() || *name == names::HOST {
             return self.get(name).map(test);
         }
-        any_line(&self.headers, name, is_inline_in_requests, &mut test)
+        any_line(&self.headers, name, HeaderName::is_inline_in_requests, &mut test)
     }
 }
 
@@ -36,7 +35,7 @@ impl HeaderSource for ResponseHead {
         if name.is_pseudo() {
             return (name.as_str() == ":status").then(|| test(self.status.as_str().as_bytes()));
         }
-        any_line(&self.headers, name, is_inline_in_responses, &mut test)
+        any_line(&self.headers, name, HeaderName::is_inline_in_responses, &mut test)
     }
 }
 
@@ -50,13 +49,13 @@ impl<H: HeaderSource> HeaderSource for Option<&H> {
 fn any_line(
     list: &HeaderList,
     name: &HeaderName,
-    is_joined: fn(&str) -> bool,
+    is_joined: fn(&HeaderName) -> bool,
     mut test: impl FnMut(&[u8]) -> bool,
 ) -> Option<bool> {
     let mut lines = list.get_all(name);
     let first = lines.next()?;
     let Some(second) = lines.next() else { return Some(test(first)) };
-    if is_joined(name.as_str()) {
+    if is_joined(name) {
         let mut joined = SmallVec::<[u8; 256]>::from_slice(first);
         for line in std::iter::once(second).chain(lines) {
             joined.push(b',');
