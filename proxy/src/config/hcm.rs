@@ -42,6 +42,8 @@ pub struct HttpConnectionManager {
     pub server_name: Arc<str>,
     pub server_header: ServerHeader,
     pub scheme_overwrite: Option<Scheme>,
+    /// `scheme_header_transformation.match_upstream`: the request's scheme is that of the upstream's transport.
+    pub scheme_of_upstream: bool,
     pub via: Option<Arc<str>>,
     pub add_user_agent: bool,
     /// `forward_client_cert_details` is ALWAYS_FORWARD_ONLY; every other value removes

@@ -28,6 +28,7 @@ const EXTERNAL_REMOVED: &[HeaderName] = &[
     names::X_ENVOY_IP_TAGS,
     names::X_ENVOY_ORIGINAL_URL,
     names::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+    names::X_ENVOY_UPSTREAM_STREAM_DURATION_MS,
 ];
 
 /// And what a peer at the edge may not tell us either.
@@ -35,6 +36,8 @@ const EDGE_REMOVED: &[HeaderName] = &[
     names::X_ENVOY_DECORATOR_OPERATION,
     names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
     names::X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+    names::X_ENVOY_ORIGINAL_HOST,
+    names::X_ENVOY_ORIGINAL_PATH,
 ];
 
 /// `--service-cluster` and `--service-node`, as `add_user_agent` sends them.
@@ -77,7 +80,7 @@ pub fn mutate(
             head.headers.remove(name);
         }
     }
-    if hcm.add_user_agent && !local.service_cluster.is_empty() {
+    if hcm.add_user_agent {
         let cluster = local.service_cluster.as_bytes();
         head.headers.set(&names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster);
         if head.headers.get(&names::USER_AGENT).is_none_or(<[u8]>::is_empty) {
@@ -117,12 +120,11 @@ fn remove_hop_by_hop(head: &mut RequestHead) {
     if head.upgrade.is_none() {
         head.headers.remove(&names::CONNECTION);
         head.headers.remove(&names::UPGRADE);
-        // Only `trailers` may pass (RFC 9113 §8.2.2).
-        if head.headers.contains(&names::TE) {
-            let trailers = head.headers.get_all(&names::TE).any(|te| {
-                te.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-            });
-            if trailers {
+        // Only `trailers` may pass (RFC 9113 §8.2.2); an empty one means nothing.
+        if let Some(te) = head.headers.get(&names::TE)
+            && !te.is_empty()
+        {
+            if te.split(|b| *b == b',').any(|t| t.trim_ascii() == b"trailers") {
                 head.headers.set(&names::TE, b"trailers");
             } else {
                 head.headers.remove(&names::TE);
@@ -134,23 +136,30 @@ fn remove_hop_by_hop(head: &mut RequestHead) {
     head.headers.remove(&names::PROXY_CONNECTION);
     head.headers.remove(&names::TRANSFER_ENCODING);
     if head.headers.contains(&names::REFERER) {
-        let mut lines = head.headers.get_all(&names::REFERER);
-        let valid = lines.next().is_some_and(is_absolute_url) && lines.next().is_none();
-        drop(lines);
-        if !valid {
+        if !head.headers.get(&names::REFERER).is_some_and(is_valid_referer) {
             head.headers.remove(&names::REFERER);
         }
     }
 }
 
-/// `scheme://host…`, without user information or fragment: what Envoy lets pass as `referer`.
-fn is_absolute_url(url: &[u8]) -> bool {
-    let rest =
-        [b"http://".as_slice(), b"https://"].iter().find_map(|scheme| url.strip_prefix(*scheme));
-    let Some(rest) = rest else { return false };
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-    let authority = &rest[..end];
-    !authority.is_empty() && !authority.contains(&b'@') && !rest.contains(&b'#')
+/// What may pass as `referer` (RFC 9110 §10.1.3): a URL without user information or fragment, or a path.
+fn is_valid_referer(value: &[u8]) -> bool {
+    let scheme_end = memchr::memmem::find(value, b"://").filter(|at| *at > 0);
+    let scheme = scheme_end.map_or(&b""[..], |at| &value[..at]);
+    if scheme.first().is_some_and(u8::is_ascii_alphabetic)
+        && scheme.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+    {
+        let rest = &value[scheme.len() + 3..];
+        let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+        return end > 0 && !rest[..end].contains(&b'@') && !rest.contains(&b'#');
+    }
+    let first = value.iter().position(|b| *b == b'/').unwrap_or(value.len());
+    !value[..first].contains(&b':') && value.iter().all(|b| is_uri_byte(*b))
+}
+
+/// Bytes of a path or a query (RFC 3986 §3.3, §3.4).
+fn is_uri_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&b)
 }
 
 struct Trusted {
@@ -166,7 +175,6 @@ fn trusted_client(
     hcm: &HttpConnectionManager,
 ) -> Trusted {
     let connection = &info.connection;
-    join_lines(head, &names::X_FORWARDED_FOR);
     if !hcm.use_remote_address {
         let found = last_address(head, hcm.xff_num_trusted_hops);
         set_forwarded_proto(head, connection.is_tls, false);
@@ -209,14 +217,6 @@ fn append_xff(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionMan
     append_list(head, &names::X_FORWARDED_FOR, text.as_bytes(), b",");
 }
 
-/// Several lines are one list (RFC 9110 §5.3): they are read, and sent on, as one.
-fn join_lines(head: &mut RequestHead, name: &HeaderName) {
-    if head.headers.get_all(name).nth(1).is_some() {
-        let joined = head.headers.get_all(name).collect::<Vec<_>>().join(&b","[..]);
-        head.headers.set(name, &joined);
-    }
-}
-
 /// Adds to the first line of a list field, or makes it.
 pub fn append_list(head: &mut RequestHead, name: &HeaderName, value: &[u8], separator: &[u8]) {
     match head.headers.get(name) {
@@ -243,6 +243,7 @@ fn last_address(head: &RequestHead, skip: usize) -> Trusted {
 fn set_scheme(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionManager) {
     if let Some(scheme) = hcm.scheme_overwrite {
         head.scheme = Some(scheme);
+        head.headers.set(&names::X_FORWARDED_PROTO, scheme.as_str().as_bytes());
         return;
     }
     if head.scheme.is_some() {

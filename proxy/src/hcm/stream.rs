@@ -298,6 +298,7 @@ impl<'a> ActiveStream<'a> {
         self.info.upstream.cluster = config.map(|config| config.name.clone());
         self.info.upstream.cluster_observability_name =
             config.and_then(|config| config.alt_stat_name.clone());
+        self.info.upstream.cluster_metadata = config.and_then(|config| config.metadata.clone());
     }
 
     /// All filters are made before the first runs; also for a stream that ended before, since every filter sees

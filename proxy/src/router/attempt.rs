@@ -75,6 +75,7 @@ impl Attempt {
         fw.attempts += 1;
         forget_earlier_attempt(s);
         s.info.upstream.attempts = fw.attempts;
+        fw.set_attempt_headers(s);
         let host = {
             let policy = fw.retry.as_ref().and_then(|r| r.policy());
             let tried = &fw.tried;
@@ -100,7 +101,7 @@ impl Attempt {
         };
         note_host(s, &host);
         note_connection(s, &lease);
-        fw.set_attempt_headers(s, &host);
+        fw.set_host(s, &host);
         let mut attempt = Self {
             lease,
             request_done: false,
@@ -425,7 +426,8 @@ impl Forwarding<'_> {
                 Interrupt::Try(expired) => Ok(Err(expired)),
             })
         })
-        .await?;
+        .await
+        .inspect_err(|_| note_host(s, host))?;
         Ok(match outcome {
             Ok(Ok(lease)) => Ok(lease),
             // Without a pool there is no upstream to speak of.

@@ -18,7 +18,7 @@ use super::{charge, rewrite, shadow};
 use crate::cluster::host::Host;
 use crate::cluster::{RetryGuard, WorkerCluster};
 use crate::codec::Frame;
-use crate::codec::head::{HeaderList, ResponseHead};
+use crate::codec::head::{HeaderList, ResponseHead, Scheme};
 use crate::codec::name::names;
 use crate::config::route::RouteTable;
 use crate::config::route::action::{
@@ -49,11 +49,8 @@ pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     match &route.action {
         Action::Redirect(redirect) => Err(redirect_reply(s, &table, matched, redirect)),
         Action::DirectResponse(direct) => Err(direct_reply(s, &table, matched, direct)),
-        Action::NonForwarding => {
-            let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found")
-                .flag(ResponseFlags::NO_ROUTE_FOUND);
-            Err(StreamEnd::Reply(Box::new(reply)))
-        }
+        // It names no cluster, so there is none to be found.
+        Action::NonForwarding => Err(no_cluster(s, StatusCode::SERVICE_UNAVAILABLE)),
         Action::Route(action) => {
             let cluster = find_cluster(s, &table, matched, action)?;
             let mut forwarding = Forwarding::prepare(s, &table, matched, action, cluster);
@@ -120,13 +117,15 @@ fn direct_reply(
     StreamEnd::Reply(Box::new(reply))
 }
 
-/// The response header operations of a route that is answered without a cluster.
+/// The response header operations of the route, on a reply of our own, whose flags and details they may name.
 fn add_response_ops(
-    s: &ActiveStream<'_>,
+    s: &mut ActiveStream<'_>,
     table: &RouteTable,
     matched: RouteMatch,
     reply: &mut LocalReply,
 ) {
+    s.info.flags.insert(reply.flags);
+    s.info.set_details(reply.details.clone());
     let mut head = ResponseHead::new(reply.status, s.request.protocol);
     if let Some(headers) = reply.headers.take() {
         head.headers = headers;
@@ -152,10 +151,13 @@ fn find_cluster(
     if let Some(cluster) = name.and_then(|name| s.worker.clusters.get(name)) {
         return Ok(cluster);
     }
+    Err(no_cluster(s, action.cluster_not_found_response_code))
+}
+
+fn no_cluster(s: &ActiveStream<'_>, status: StatusCode) -> StreamEnd {
     s.hcm.router_stats.inc(RouterStat::NoCluster);
-    let reply = LocalReply::new(action.cluster_not_found_response_code, "cluster_not_found")
-        .flag(ResponseFlags::NO_CLUSTER_FOUND);
-    Err(StreamEnd::Reply(Box::new(reply)))
+    let reply = LocalReply::new(status, "cluster_not_found").flag(ResponseFlags::NO_CLUSTER_FOUND);
+    StreamEnd::Reply(Box::new(reply))
 }
 
 /// A request on its way to a cluster, over all its attempts.
@@ -205,6 +207,10 @@ impl<'r> Forwarding<'r> {
         let config = s.hcm.config.clone();
         s.info.upstream.cluster = Some(cluster.config.name.clone());
         s.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
+        s.info.upstream.cluster_metadata.clone_from(&cluster.config.metadata);
+        if config.scheme_of_upstream {
+            s.request.scheme = Some(Scheme::Http);
+        }
         let timeouts = timeouts::decide(action, &config.router, &mut s.request);
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
         let keep_original = !config.router.suppress_envoy_headers;
@@ -313,8 +319,8 @@ impl<'r> Forwarding<'r> {
             && self.replay.is_whole()
     }
 
-    /// The head of this attempt.
-    pub(super) fn set_attempt_headers(&mut self, s: &mut ActiveStream<'_>, host: &Host) {
+    /// Which attempt this is.
+    pub(super) fn set_attempt_headers(&mut self, s: &mut ActiveStream<'_>) {
         let virtual_host = self.table.virtual_host(self.matched);
         let (count, timeout) = (
             virtual_host.include_request_attempt_count,
@@ -329,6 +335,10 @@ impl<'r> Forwarding<'r> {
             let value: &[u8] = if self.last_was_timeout { b"true" } else { b"false" };
             s.request.headers.set(&names::X_ENVOY_IS_TIMEOUT_RETRY, value);
         }
+    }
+
+    /// `auto_host_rewrite`.
+    pub(super) fn set_host(&mut self, s: &mut ActiveStream<'_>, host: &Host) {
         if matches!(self.action.host_rewrite, Some(HostRewrite::Auto))
             && let Some(hostname) = &host.hostname
         {

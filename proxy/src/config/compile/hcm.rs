@@ -114,6 +114,10 @@ pub fn compile_hcm(
         },
         server_header: compile_server_header(pb),
         scheme_overwrite: compile_scheme(pb, path),
+        scheme_of_upstream: pb
+            .scheme_header_transformation
+            .as_ref()
+            .is_some_and(|t| t.transformation.is_none() && t.match_upstream),
         via: Some(pb.via.as_str()).filter(|v| !v.is_empty()).map(Arc::from),
         add_user_agent: pb.add_user_agent.is_some_and(|v| v.value),
         forward_client_cert_always: pb.forward_client_cert_details == 4,
