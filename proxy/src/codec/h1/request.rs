@@ -76,6 +76,10 @@ fn parse_with<'b>(
     let consumed = match request.parse_with_uninit_headers(buf, storage) {
         Ok(httparse::Status::Complete(n)) => n,
         Ok(httparse::Status::Partial) => return check_partial(buf, settings).map(|()| None),
+        // What version it is will be known at the line's end.
+        Err(httparse::Error::Version) if !buf.contains(&b'\n') => {
+            return check_partial(buf, settings).map(|()| None);
+        }
         Err(error) => {
             let grammar = request_fault(error, buf, settings);
             return head_fault(buf, grammar, settings.max_head_bytes).map_or(Ok(None), Err);
@@ -392,6 +396,10 @@ fn apply_absolute_form(
     let rest = &bytes[start..];
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
     check_authority(&rest[..end]).map_err(|_| ParseFault::InvalidUrl)?;
+    let host_end = memchr::memrchr(b']', &rest[..end]).unwrap_or(0);
+    if rest[host_end..end].contains(&b':') && !has_port(&rest[..end]) {
+        return Err(ParseFault::InvalidUrl);
+    }
     let authority = HeaderList::sub_span(target, start, end);
     let path_len = rest.len() - end;
     if path_len == 0 {
