@@ -37,7 +37,7 @@ pub(super) fn lines_end_with_crlf(buf: &[u8], headers: &[Header<'_>], consumed: 
 }
 
 /// What is wrong with a head that httparse refuses, by the order in which Envoy looks: its length, its bytes, its
-/// grammar. `None` if more of it has to come first: lines are counted when all are here.
+/// grammar. `None` if more of it has to come first: lines are counted, and a version refused, when all are here.
 pub(super) fn head_fault(buf: &[u8], grammar: ParseFault, max_bytes: usize) -> Option<ParseFault> {
     let end = head_end(buf);
     if end.unwrap_or(buf.len()) > max_bytes {
@@ -47,7 +47,7 @@ pub(super) fn head_fault(buf: &[u8], grammar: ParseFault, max_bytes: usize) -> O
         Some(end) if buf[..end].iter().any(|b| is_invalid(*b)) => {
             Some(ParseFault::InvalidCharacters)
         }
-        None if grammar == ParseFault::TooManyHeaders => None,
+        None if matches!(grammar, ParseFault::TooManyHeaders | ParseFault::LowVersion) => None,
         Some(_) | None => Some(grammar),
     }
 }

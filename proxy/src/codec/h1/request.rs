@@ -76,8 +76,8 @@ fn parse_with<'b>(
     let consumed = match request.parse_with_uninit_headers(buf, storage) {
         Ok(httparse::Status::Complete(n)) => n,
         Ok(httparse::Status::Partial) => return check_partial(buf, settings).map(|()| None),
-        // What version it is will be known at the line's end.
-        Err(httparse::Error::Version) if !buf.contains(&b'\n') => {
+        // What is wrong with the line, if it is, will be known at its end.
+        Err(httparse::Error::Version | httparse::Error::Token) if may_become_line(buf) => {
             return check_partial(buf, settings).map(|()| None);
         }
         Err(error) => {
@@ -96,11 +96,11 @@ fn parse_with<'b>(
     if !lines_end_with_crlf(buf, request.headers, consumed) {
         return Err(ParseFault::CodecError);
     }
+    let method = parse_method(method, settings)?;
     if request.headers.len() > settings.max_header_count {
         return Err(ParseFault::TooManyHeaders);
     }
     let protocol = if version == 0 { Protocol::Http10 } else { Protocol::Http11 };
-    let method = parse_method(method, settings)?;
     let mut head = RequestHead::new(method, protocol);
     let arena = head.headers.store(&buf[..consumed]);
     let mut fields = Fields::default();
@@ -124,6 +124,12 @@ fn check_partial(buf: &[u8], settings: &ServerSettings) -> Result<(), ParseFault
         return Err(ParseFault::CodecError);
     }
     Ok(())
+}
+
+/// Whether a line that has not ended yet has nothing in it that no request line has.
+fn may_become_line(buf: &[u8]) -> bool {
+    let line = buf.strip_suffix(b"\r").unwrap_or(buf);
+    line.iter().all(|b| (b' '..=b'~').contains(b))
 }
 
 /// Whether the request line has come and is one: what follows, or does not, belongs to a request.
@@ -152,11 +158,14 @@ fn request_fault(error: httparse::Error, buf: &[u8], settings: &ServerSettings) 
         httparse::Error::Token if line.len() < buf.len() => {
             let mut parts = line.split(|b| *b == b' ');
             match (parts.next(), parts.next(), parts.next()) {
-                (Some(_), Some([b'/', ..]), None) => low,
+                (Some(_), Some([b'/', ..]), None) if may_become_line(line) => low,
                 _ => ParseFault::CodecError,
             }
         }
         httparse::Error::HeaderName => header_name_fault(buf),
+        httparse::Error::TooManyHeaders if !method_is_known(buf, settings) => {
+            ParseFault::CodecError
+        }
         error => fault_of(error),
     }
 }
