@@ -236,6 +236,7 @@ struct Fields {
     host: Option<Span>,
     content_length: Option<u64>,
     chunked: bool,
+    te_trailers: bool,
     connection: ConnectionFields,
     /// Name and value of the `Connection` and `Upgrade` lines, which stay in the head of an upgrade.
     connection_line: Option<(Span, Span)>,
@@ -277,10 +278,12 @@ impl Fields {
             ids::TE => {
                 // The one member that means anything beyond this hop (RFC 9110 §10.1.4); it has no weight.
                 let trailers = list_members(list.slice(value)).any(|member| member == b"trailers");
-                if list.slice(value).is_empty() {
-                    list.push_known(name, value, id);
-                } else if trailers {
+                // Once, however many lines say so.
+                if trailers && !std::mem::replace(&mut self.te_trailers, true) {
+                    list.remove(&names::TE);
                     let value = list.store(b"trailers");
+                    list.push_known(name, value, id);
+                } else if list.slice(value).is_empty() && !list.contains(&names::TE) {
                     list.push_known(name, value, id);
                 }
             }
