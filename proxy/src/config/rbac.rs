@@ -1,11 +1,10 @@
 //! Compiled `envoy.config.rbac.v3.RBAC`, and its evaluation: pure, shared by the HTTP filter and the
 //! network filter.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::codec::head::RequestHead;
-use crate::config::matcher::cidr::CidrRange;
+use crate::config::cidr::Cidr;
 use crate::config::matcher::header::HeaderMatcher;
 use crate::config::matcher::{PathMatcher, StringMatcher};
 use crate::stream_info::{Address, ConnectionInfo, StreamInfo};
@@ -47,7 +46,7 @@ pub enum RbacRule {
     Header(HeaderMatcher),
     UrlPath(PathMatcher),
     /// Local address of the connection, as redirected or proxied.
-    DestinationIp(CidrRange),
+    DestinationIp(Cidr),
     DestinationPort(u16),
     /// Half open.
     DestinationPortRange {
@@ -57,11 +56,11 @@ pub enum RbacRule {
     /// SNI; without one, the empty text.
     RequestedServerName(StringMatcher),
     /// The connection's peer, PROXY protocol believed.
-    SourceIp(CidrRange),
+    SourceIp(Cidr),
     /// The socket's peer.
-    DirectRemoteIp(CidrRange),
+    DirectRemoteIp(Cidr),
     /// The client, `x-forwarded-for` believed as the connection manager believes it.
-    RemoteIp(CidrRange),
+    RemoteIp(Cidr),
     /// A peer certificate; without TLS nobody has one.
     Authenticated,
 }
@@ -147,10 +146,6 @@ impl RbacRule {
     }
 }
 
-fn contains(range: &CidrRange, address: &Address) -> bool {
-    address.ip().is_some_and(|address| {
-        // A dual-stack socket's IPv4 peers are IPv4 to Envoy.
-        let ip: IpAddr = address.ip().to_canonical();
-        range.contains(ip)
-    })
+fn contains(range: &Cidr, address: &Address) -> bool {
+    address.ip().is_some_and(|address| range.contains(address.ip()))
 }

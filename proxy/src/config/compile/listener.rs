@@ -1,6 +1,5 @@
 //! pb Listener to its compiled form.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::core::{
     compile_u32_at_least, unpack_any,
 };
 use super::diagnostic::FieldPath;
+use super::matcher::compile_cidr;
 use super::{CompileContext, access_log, filters};
 use crate::config::cidr::Cidr;
 use crate::config::core::ConfigAddress;
@@ -287,22 +287,12 @@ fn compile_match(pb: &pb::FilterChainMatch, path: &FieldPath<'_>) -> Option<Chai
     })
 }
 
-/// Compiles `CidrRange`s; a missing `prefix_len` is 0, as in Envoy.
+/// Compiles `CidrRange`s.
 pub fn compile_cidrs(ranges: &[pb_core::CidrRange], name: &str, path: &FieldPath<'_>) -> Vec<Cidr> {
     ranges
         .iter()
         .enumerate()
-        .filter_map(|(i, range)| {
-            let at = path.index(name, i);
-            let address = at.field("address_prefix").ok_or_error(
-                range
-                    .address_prefix
-                    .parse::<IpAddr>()
-                    .map_err(|_| format!("malformed IP address: {:?}", range.address_prefix)),
-            )?;
-            let len = range.prefix_len.map_or(0, |v| v.value).min(128) as u8;
-            Some(Cidr::new(address, len))
-        })
+        .filter_map(|(i, range)| compile_cidr(range, &path.index(name, i)))
         .collect()
 }
 

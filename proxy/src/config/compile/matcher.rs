@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::diagnostic::FieldPath;
 use crate::codec::name::HeaderName;
-use crate::config::matcher::cidr::CidrRange;
+use crate::config::cidr::Cidr;
 use crate::config::matcher::header::{HeaderMatcher, HeaderValueMatch};
 use crate::config::matcher::query::{CookieMatcher, QueryParameterMatch, QueryParameterMatcher};
 use crate::config::matcher::re2::{Regex, RegexReplace};
@@ -244,18 +244,20 @@ pub fn compile_cookie_matchers(
     })
 }
 
-/// `core.v3.CidrRange`.
-pub fn compile_cidr(range: &core_pb::CidrRange, path: &FieldPath<'_>) -> Option<CidrRange> {
+/// `core.v3.CidrRange`; a missing `prefix_len` is 0.
+pub fn compile_cidr(range: &core_pb::CidrRange, path: &FieldPath<'_>) -> Option<Cidr> {
     let address = range.address_prefix.parse::<IpAddr>();
     let address = path.field("address_prefix").ok_or_error(
         address.map_err(|_| format!("malformed IP address: {}", range.address_prefix)),
     )?;
     let prefix_len = range.prefix_len.as_ref().map_or(0, |len| len.value);
-    if prefix_len > 128 {
-        path.field("prefix_len").error("value must be less than or equal to 128");
-        return None;
+    match u8::try_from(prefix_len) {
+        Ok(len @ 0..=128) => Some(Cidr::new(address, len)),
+        _ => {
+            path.field("prefix_len").error("value must be less than or equal to 128");
+            None
+        }
     }
-    Some(CidrRange::new(address, prefix_len))
 }
 
 /// Every item compiled, or `None` when one was not; all are tried, so that all problems are reported.

@@ -8,7 +8,7 @@ use super::matcher::{
     compile_cidr, compile_header_matcher, compile_path_matcher, compile_string_matcher,
     reject_metadata_matcher,
 };
-use crate::config::matcher::cidr::CidrRange;
+use crate::config::cidr::Cidr;
 use crate::config::pb::envoy::config::core::v3::CidrRange as PbCidr;
 use crate::config::pb::envoy::config::rbac::v3 as pb;
 use crate::config::pb::envoy::r#type::v3::Int32Range;
@@ -152,7 +152,7 @@ fn compile_principal(principal: &pb::Principal, path: &FieldPath<'_>) -> Option<
         }
         compile_principals(&set.ids, "ids", &path)
     };
-    let cidr = |range: &PbCidr, field: &str, rule: fn(CidrRange) -> RbacRule| {
+    let cidr = |range: &PbCidr, field: &str, rule: fn(Cidr) -> RbacRule| {
         compile_cidr(range, &path.field(field)).map(rule)
     };
     match &principal.identifier {

@@ -4,7 +4,6 @@
 //! messages; pure and free of allocation (a header with several lines excepted: they are joined).
 //! Values are bytes: a request may carry any.
 
-pub mod cidr;
 pub mod header;
 pub mod query;
 pub mod re2;
