@@ -11,7 +11,8 @@ use bytes::BytesMut;
 
 use super::live::{HcmSlot, WorkerHcm};
 use super::stream::{
-    ActiveStream, Fate, StreamSetup, abandon_unread, handle_stream, head_timed_out, reject_unread,
+    ActiveStream, Fate, HeadLimit, StreamSetup, abandon_unread, handle_stream, head_timed_out,
+    reject_unread,
 };
 use crate::codec::head::{Protocol, RequestHead};
 use crate::codec::{Fault, ParseFault, ServerStream, h1};
@@ -178,10 +179,14 @@ impl HttpConnection {
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
                 Box::pin(reject_unread(StreamSetup { close_after: true, ..setup }, fault))
             }
-            Next::HeadTimeout => {
-                hcm.stats.inc(HttpStat::DownstreamRqHeaderTimeout);
+            Next::HeadTimeout(limit) => {
+                hcm.stats.inc(match limit {
+                    HeadLimit::Head => HttpStat::DownstreamRqHeaderTimeout,
+                    HeadLimit::Request => HttpStat::DownstreamRqTimeout,
+                });
+                conn.give_up_head();
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
-                Box::pin(head_timed_out(StreamSetup { close_after: true, ..setup }))
+                Box::pin(head_timed_out(StreamSetup { close_after: true, ..setup }, limit))
             }
             Next::Closed if conn.request_was_begun() => {
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
@@ -264,13 +269,14 @@ impl HttpConnection {
         }
         if started {
             wait.idle.disarm();
-            if let Some(timeout) = wait.head_timeout
+            if let Some((timeout, _)) = wait.head_timeout
                 && !wait.head.is_armed()
             {
                 wait.head.arm(Instant::now() + timeout);
             }
             if wait.head.poll(cx).is_ready() {
-                return Poll::Ready(Next::HeadTimeout);
+                let limit = wait.head_timeout.map_or(HeadLimit::Head, |(_, limit)| limit);
+                return Poll::Ready(Next::HeadTimeout(limit));
             }
         } else if wait.idle.poll(cx).is_ready() {
             if wait.last_call {
@@ -331,7 +337,7 @@ fn has_rejected_underscore(hcm: &WorkerHcm, head: &RequestHead) -> bool {
 enum Next {
     Request(RequestHead, bool),
     Bad(Fault),
-    HeadTimeout,
+    HeadTimeout(HeadLimit),
     Closed,
     Limit(Option<HttpStat>),
 }
@@ -341,7 +347,8 @@ pub(super) struct IdleWait {
     pub(super) idle: Timer,
     head: Timer,
     pub(super) age: Timer,
-    head_timeout: Option<Duration>,
+    /// The shorter of the two limits that hold for a head.
+    head_timeout: Option<(Duration, HeadLimit)>,
     too_old: bool,
     /// Requests so far.
     pub(super) served: u32,
@@ -356,7 +363,7 @@ impl IdleWait {
             idle: timers.timer(),
             head: timers.timer(),
             age: timers.timer(),
-            head_timeout: hcm.config.request_headers_timeout,
+            head_timeout: None,
             too_old: false,
             served: 0,
             last_call: false,
@@ -369,7 +376,10 @@ impl IdleWait {
     }
 
     pub(super) fn restart(&mut self, hcm: &WorkerHcm, now: Instant) {
-        self.head_timeout = hcm.config.request_headers_timeout;
+        let head = hcm.config.request_headers_timeout.map(|t| (t, HeadLimit::Head));
+        let request = hcm.config.request_timeout.map(|t| (t, HeadLimit::Request));
+        self.head_timeout =
+            [head, request].into_iter().flatten().min_by_key(|(timeout, _)| *timeout);
         match hcm.config.common.idle_timeout {
             Some(timeout) => self.idle.arm(now + timeout),
             None => self.idle.disarm(),

@@ -212,6 +212,13 @@ impl ActiveStream<'_> {
             // What is left of the request could be taken for another one; of a tunnel nothing is.
             self.close_after |= head.status != StatusCode::SWITCHING_PROTOCOLS;
         }
+        if let Some(age) = hcm.config.common.max_connection_duration
+            && self.info.connection.started + age <= self.now
+            && matches!(self.down, crate::codec::ServerStream::H1(_))
+        {
+            self.hcm.stats.inc(HttpStat::DownstreamCxMaxDurationReached);
+            self.close_after = true;
+        }
         if self.close_after
             && let crate::codec::ServerStream::H1(conn) = &mut self.down
         {

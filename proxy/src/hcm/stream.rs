@@ -177,13 +177,25 @@ pub(super) async fn abandon_unread(setup: StreamSetup<'_>) -> Fate {
     stream.finish(Err(StreamEnd::Downstream(Fault::Eof)))
 }
 
-/// Answers a request whose head did not come in time: `request_headers_timeout`.
-pub(super) async fn head_timed_out(setup: StreamSetup<'_>) -> Fate {
+/// Which time was up while a head was on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadLimit {
+    /// `request_headers_timeout`.
+    Head,
+    /// `request_timeout`, which runs from the first byte of a request.
+    Request,
+}
+
+/// Answers a request whose head did not come in time.
+pub(super) async fn head_timed_out(setup: StreamSetup<'_>, limit: HeadLimit) -> Fate {
     let mut stream = ActiveStream::new(setup);
     stream.head_read = false;
     stream.count_request();
-    let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, "request_header_timeout")
-        .body("request header timeout");
+    let (details, body) = match limit {
+        HeadLimit::Head => ("request_header_timeout", "request header timeout"),
+        HeadLimit::Request => ("request_overall_timeout", "request timeout"),
+    };
+    let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, details).body(body);
     let outcome = stream.local_reply(reply).await;
     stream.finish(outcome);
     // What follows on the connection is not known to be a request.

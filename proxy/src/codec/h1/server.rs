@@ -212,6 +212,17 @@ impl ServerConn {
         !self.read.bytes.is_empty()
     }
 
+    /// The rest of a head that has begun is not waited for: the answer to it is the last.
+    pub fn give_up_head(&mut self) {
+        self.response = Response::Due;
+        (self.to_head, self.is_connect, self.http10) = (false, false, false);
+        let wire_received = self.read.bytes.len() as u64;
+        self.meter = ByteMeter { wire_received, ..ByteMeter::default() };
+        self.close = true;
+        self.body = BodyDecoder::Done;
+        self.upgrade = Upgrade::Refused;
+    }
+
     /// The response in hand, or the next one, says `connection: close`, and the connection ends after it.
     pub fn close_after_response(&mut self) {
         self.close = true;
