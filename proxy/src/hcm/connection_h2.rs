@@ -12,8 +12,9 @@ use bytes::BytesMut;
 use super::connection::{Closed, HttpConnection, IdleWait};
 use super::live::WorkerHcm;
 use super::stream::{ActiveStream, handle_stream, refuse};
+use crate::codec::h2::{self, Http2Fault};
 use crate::codec::head::RequestHead;
-use crate::codec::{Fault, ServerStream, h2};
+use crate::codec::{Fault, ServerStream};
 use crate::io::Io;
 use crate::stats::names::HttpStat;
 use crate::worker::connections::Drain;
@@ -73,7 +74,8 @@ impl HttpConnection {
             Err(fault) => fault,
         };
         let closed = if conn.peer_closed() { Closed::Remote } else { Closed::Local };
-        if matches!(fault, Fault::Parse(_)) {
+        let flood = fault == Http2Fault::Flood.into();
+        if matches!(fault, Fault::Parse(_)) && !flood {
             first.stats.inc(HttpStat::DownstreamCxProtocolError);
         }
         self.count_active(first, closed, refused || active.get() > 0);

@@ -15,6 +15,8 @@ pub enum Http2Fault {
     Codec,
     /// More frames of a kind than the connection's budget.
     Flood,
+    /// Frames without payload, one after the other.
+    EmptyFrames,
 }
 
 impl Http2Fault {
@@ -28,6 +30,7 @@ impl Http2Fault {
             Self::Underscore => "http2.unexpected_underscore",
             Self::Codec => "codec_error:The_user_callback_function_failed",
             Self::Flood => "http2.inbound_frames_flood",
+            Self::EmptyFrames => "http2.inbound_empty_frames_flood",
         }
     }
 

@@ -26,6 +26,7 @@ pub(super) mod flag {
 pub(super) mod code {
     pub(in super::super) const NO_ERROR: u32 = 0;
     pub(in super::super) const PROTOCOL_ERROR: u32 = 1;
+    pub(in super::super) const FLOW_CONTROL_ERROR: u32 = 3;
     pub(in super::super) const STREAM_CLOSED: u32 = 5;
     pub(in super::super) const FRAME_SIZE_ERROR: u32 = 6;
     pub(in super::super) const COMPRESSION_ERROR: u32 = 9;

@@ -151,6 +151,9 @@ impl Inbound {
             kind::GOAWAY => shared.goaway.set(true),
             _ => {}
         }
+        if header.kind == kind::SETTINGS {
+            shared.block.borrow_mut().clear();
+        }
         if header.kind == kind::HEADERS && shared.culprit.get().is_none() {
             let opens = self.is_server && header.stream > self.newest;
             let ends = header.has(flag::END_STREAM);
@@ -162,11 +165,19 @@ impl Inbound {
     }
 
     fn payload(&mut self, bytes: &[u8], shared: &Shared) {
-        if !self.is_server {
-            return;
-        }
         let Some(header) = self.current else { return };
-        if !matches!(header.kind, kind::HEADERS | kind::CONTINUATION) {
+        if matches!(header.kind, kind::DATA | kind::HEADERS)
+            && header.has(flag::PADDED)
+            && self.skip == header.length
+            && bytes.first().is_some_and(|pad| u32::from(*pad) >= header.length)
+        {
+            shared.accuse(Culprit::Code(code::PROTOCOL_ERROR));
+        }
+        let kept = match header.kind {
+            kind::HEADERS | kind::CONTINUATION => self.is_server,
+            kind => kind == kind::SETTINGS,
+        };
+        if !kept {
             return;
         }
         let mut block = shared.block.borrow_mut();
@@ -177,6 +188,9 @@ impl Inbound {
 
     /// A frame is whole; whether the crate h2 has to be asked about it.
     fn end(&mut self, header: Header, shared: &Shared) -> bool {
+        if header.kind == kind::SETTINGS && asks_for_too_much(&shared.block.borrow()) {
+            shared.accuse(Culprit::Code(code::FLOW_CONTROL_ERROR));
+        }
         if !matches!(header.kind, kind::HEADERS | kind::CONTINUATION)
             || !header.has(flag::END_HEADERS)
         {
@@ -224,7 +238,7 @@ impl Inbound {
             kind::PING | kind::SETTINGS | kind::GOAWAY if stream != 0 => Some(Culprit::Silent),
             kind::RST_STREAM if idle => Some(Culprit::Silent),
             kind::WINDOW_UPDATE if idle && stream != 0 => Some(Culprit::Silent),
-            kind::PUSH_PROMISE => Some(Culprit::Silent),
+            kind::PUSH_PROMISE => Some(Culprit::Code(code::PROTOCOL_ERROR)),
             _ => None,
         }
     }
@@ -294,6 +308,12 @@ impl ControlBudget {
         self.tokens = (self.tokens + earned).min(f64::from(self.burst)) - 1.0;
         self.tokens < 0.0
     }
+}
+
+/// A window of more than 2^31-1 in a SETTINGS frame (RFC 9113 §6.5.2).
+fn asks_for_too_much(settings: &[u8]) -> bool {
+    const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+    settings.chunks_exact(6).any(|one| one[..2] == INITIAL_WINDOW_SIZE && one[2] & 0x80 != 0)
 }
 
 /// Leaves the fields of a HEADERS frame alone; nothing of one with padding.

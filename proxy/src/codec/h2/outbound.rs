@@ -16,7 +16,7 @@ const TOLD: [u32; 2] = [code::NO_ERROR, code::ENHANCE_YOUR_CALM];
 /// A frame that does not leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    GoAway { last_stream: u32 },
+    GoAway { last_stream: u32, code: u32 },
     Refused { stream: u32 },
 }
 
@@ -115,7 +115,8 @@ impl Outbound {
                 *resets += 1;
             }
             kind::GOAWAY if !TOLD.contains(&self.word(HEADER_BYTES + 4)) => {
-                return Some(Stop::GoAway { last_stream: self.word(HEADER_BYTES) });
+                let (last_stream, code) = (self.word(HEADER_BYTES), self.word(HEADER_BYTES + 4));
+                return Some(Stop::GoAway { last_stream, code });
             }
             _ => {}
         }

@@ -179,7 +179,7 @@ impl ServerConn {
         let early = self.shared.reset_early.get();
         let resets = early >= MAX_EARLY_RESETS && early > self.shared.opened.get() / 2;
         if resets || self.shared.flooded.get().is_some() {
-            return Poll::Ready(self.give_up(Http2Fault::Flood));
+            return Poll::Ready(self.give_up_flood());
         }
         let gate = self.shared.gate.take();
         match accepted {
@@ -278,13 +278,19 @@ impl ServerConn {
         Some(Some(Ok(self.refuse(id, fault))))
     }
 
-    /// Ends the connection and every stream on it. Only who sends too much is told.
+    /// Too many frames end the connection without a word, as in Envoy; who resets too many requests is told.
+    fn give_up_flood(&mut self) -> Step {
+        if self.shared.flooded.get().is_none() {
+            self.shared.say_goodbye(self.shared.accepted.get(), code::ENHANCE_YOUR_CALM);
+        }
+        self.give_up(Http2Fault::Flood)
+    }
+
+    /// Ends the connection and every stream on it. What the crate h2 has to say about it does not leave.
     fn give_up(&mut self, fault: Http2Fault) -> Step {
-        let flood = fault == Http2Fault::Flood;
-        self.shared.broken.set(!flood);
+        self.shared.broken.set(true);
         if let State::Open(connection) = &mut self.state {
-            let reason = if flood { Reason::ENHANCE_YOUR_CALM } else { Reason::PROTOCOL_ERROR };
-            connection.abrupt_shutdown(reason);
+            connection.abrupt_shutdown(Reason::PROTOCOL_ERROR);
             // The streams hear of it.
             let _ = connection.poll_closed(&mut Context::from_waker(Waker::noop()));
         }

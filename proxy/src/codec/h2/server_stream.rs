@@ -14,7 +14,7 @@ use crate::stream_info::ByteMeter;
 
 use super::convert;
 use super::fault::Http2Fault;
-use super::shared::Shared;
+use super::shared::{Flood, Shared};
 use super::stream::{RESET_BYTES, RecvHalf, SendHalf, fault_of, head_bytes};
 
 /// One request of a downstream HTTP/2 connection. What was sent has to be flushed before it is dropped.
@@ -84,12 +84,22 @@ impl ServerStream {
         } else if let Ok(Some(Frame::Trailers(_))) = result {
             self.shared.counters.codec.inc(Http2Stat::Trailers);
         }
+        result = result.map_err(|fault| self.explain(fault));
         match result {
             Err(Fault::Parse(_)) => self.reset(Reason::PROTOCOL_ERROR.into()),
             Err(fault) => self.note_reset(fault),
             Ok(_) => {}
         }
         Poll::Ready(result)
+    }
+
+    /// The end of the connection, where it has a name.
+    fn explain(&self, fault: Fault) -> Fault {
+        let ended = matches!(fault, Fault::GoAway { remote: false, .. });
+        if ended && self.shared.flooded.get() == Some(Flood::Empty) {
+            return Http2Fault::EmptyFrames.into();
+        }
+        fault
     }
 
     /// Counts a stream that the peer reset before its answer was complete, once.
@@ -158,7 +168,7 @@ impl ServerStream {
         };
         let fault = match ready!(reset) {
             Ok(reason) => Fault::Reset { code: reason.into(), remote: true },
-            Err(error) => fault_of(&error),
+            Err(error) => self.explain(fault_of(&error)),
         };
         self.note_reset(fault);
         Poll::Ready(fault)

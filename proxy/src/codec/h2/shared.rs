@@ -241,6 +241,7 @@ impl Shared {
     pub(super) fn flood(&self, flood: Flood) {
         if self.flooded.get().is_none() {
             self.flooded.set(Some(flood));
+            self.broken.set(true);
             self.counters.codec.inc(flood.stat());
         }
     }

@@ -144,10 +144,12 @@ impl Wire {
         shared.broken.set(true);
         match stop {
             Stop::Refused { stream } => shared.refused.set(Some(stream)),
-            Stop::GoAway { last_stream } => {
-                let by_last_frame = match shared.last_kind.get() {
-                    kind::DATA => Culprit::Code(code::STREAM_CLOSED),
-                    _ => Culprit::Silent,
+            Stop::GoAway { last_stream, code } => {
+                let by_last_frame = match (code, shared.last_kind.get()) {
+                    (code::PROTOCOL_ERROR, kind::DATA) => Culprit::Code(code::STREAM_CLOSED),
+                    (code::PROTOCOL_ERROR, _) => Culprit::Silent,
+                    // The crate h2 knows better than that something is wrong.
+                    (code, _) => Culprit::Code(code),
                 };
                 if shared.gate.get().is_none()
                     && shared.flooded.get().is_none()
