@@ -233,10 +233,11 @@ impl Attempt {
         loop {
             match self.stream().poll_head(cx) {
                 Poll::Ready(Ok((head, _))) if head.is_informational() => {
+                    let first = !fw.informed;
                     fw.note_informational(s, &head);
                     // 100 is the connection manager's own affair, and so are its kin, unless it is told to pass
-                    // them on.
-                    if s.hcm.config.proxy_100_continue {
+                    // them on: then the first one, as in Envoy.
+                    if first && s.hcm.config.proxy_100_continue {
                         s.send_informational(&head);
                         if let Poll::Ready(Err(fault)) = s.down.poll_flush(cx) {
                             return Poll::Ready(Err(s.downstream_fault(fault)));

@@ -309,6 +309,7 @@ fn reason(status: StatusCode) -> &'static str {
         203 => "Non-Authoritative Information",
         418 | 451 => "Unknown",
         599 => "Last Unassigned Server Error Code",
+        102 | 103 => "Unknown",
         _ => status.canonical_reason().unwrap_or("Unknown"),
     }
 }

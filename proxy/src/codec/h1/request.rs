@@ -152,7 +152,7 @@ fn request_fault(error: httparse::Error, buf: &[u8], settings: &ServerSettings) 
         ParseFault::LowVersion
     };
     match error {
-        httparse::Error::Version if names_a_version(line) => low,
+        httparse::Error::Version if names_a_version(line) && may_become_line(line) => low,
         httparse::Error::Version => ParseFault::CodecError,
         // `GET /`, the whole of an HTTP/0.9 request.
         httparse::Error::Token if line.len() < buf.len() => {

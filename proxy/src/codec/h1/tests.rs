@@ -142,6 +142,7 @@ fn malformed_heads_are_refused_with_envoys_reasons() {
         (b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", F::CodecError),
         (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", F::LowVersion),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", F::LowVersion),
+        (b"GET /\xd0\x87 HTTP/2.0\r\nHost: a\r\n\r\n", F::CodecError),
         (b"GET /\r\n\r\n", F::LowVersion),
         (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", F::LowVersion),
         (b"GET / \r\nHost: a\r\n\r\n", F::LowVersion),
@@ -360,7 +361,7 @@ fn responses_are_framed_by_what_they_are() {
     });
     assert_eq!(
         got,
-        "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
+        "HTTP/1.1 103 Unknown\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 5\r\n\r\nhello"
     );
     assert!(reusable);
     let (got, reusable) = get(&|c| {
