@@ -135,10 +135,8 @@ fn remove_hop_by_hop(head: &mut RequestHead) {
     head.headers.remove(&names::KEEP_ALIVE);
     head.headers.remove(&names::PROXY_CONNECTION);
     head.headers.remove(&names::TRANSFER_ENCODING);
-    if head.headers.contains(&names::REFERER) {
-        if !head.headers.get(&names::REFERER).is_some_and(is_valid_referer) {
-            head.headers.remove(&names::REFERER);
-        }
+    if head.headers.get(&names::REFERER).is_some_and(|referer| !is_valid_referer(referer)) {
+        head.headers.remove(&names::REFERER);
     }
 }
 
