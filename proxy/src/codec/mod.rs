@@ -6,6 +6,7 @@
 //! side above its limit: that is all of the flow control between the two.
 
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -28,6 +29,8 @@ pub mod name;
 pub mod h1;
 
 pub mod h2;
+
+pub mod raw;
 
 /// A piece of a message's body.
 #[derive(Debug, Clone)]
@@ -131,6 +134,22 @@ impl ServerStream<'_> {
         }
     }
 
+    /// Bytes that came behind an upgrade or CONNECT that was not granted, or not yet: nobody's.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::H1(s) => s.held_bytes(),
+            Self::H2(s) => s.held_bytes(),
+        }
+    }
+
+    /// When all of a request had come whose bytes are held for an answer.
+    pub fn ended_early(&self) -> Option<Instant> {
+        match self {
+            Self::H1(_) => None,
+            Self::H2(s) => s.ended_early(),
+        }
+    }
+
     /// Ends the stream where it is. HTTP/1 has no other way than to close the connection.
     pub fn reset(&mut self, code: u32) {
         match self {
@@ -156,6 +175,8 @@ pub enum ClientStream {
     H1(Box<h1::ClientConn>),
     /// Boxed: one allocation costs less than the moves on its way from the pool to the attempt.
     H2(Box<h2::ClientStream>),
+    /// No HTTP at all: the payload of a CONNECT that ends here.
+    Raw(Box<raw::ClientConn>),
 }
 
 impl ClientStream {
@@ -164,6 +185,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.send_head(head, end),
             Self::H2(s) => s.send_head(head, end),
+            Self::Raw(s) => s.send_data(Bytes::new(), end),
         }
     }
 
@@ -172,6 +194,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.send_data(data, end),
             Self::H2(s) => s.send_data(data, end),
+            Self::Raw(s) => s.send_data(data, end),
         }
     }
 
@@ -180,6 +203,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.send_trailers(trailers),
             Self::H2(s) => s.send_trailers(trailers),
+            Self::Raw(s) => s.send_data(Bytes::new(), true),
         }
     }
 
@@ -188,6 +212,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.buffered(),
             Self::H2(s) => s.buffered(),
+            Self::Raw(s) => s.buffered(),
         }
     }
 
@@ -196,6 +221,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.poll_flush(cx),
             Self::H2(s) => s.poll_flush(cx),
+            Self::Raw(s) => s.poll_flush(cx),
         }
     }
 
@@ -204,6 +230,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.poll_head(cx),
             Self::H2(s) => s.poll_head(cx),
+            Self::Raw(s) => s.poll_head(cx),
         }
     }
 
@@ -212,6 +239,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.poll_frame(cx),
             Self::H2(s) => s.poll_frame(cx),
+            Self::Raw(s) => s.poll_frame(cx),
         }
     }
 
@@ -220,6 +248,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.is_end(),
             Self::H2(s) => s.is_end(),
+            Self::Raw(s) => s.is_end(),
         }
     }
 
@@ -228,6 +257,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.reset(),
             Self::H2(s) => s.reset(code),
+            Self::Raw(s) => s.reset(),
         }
     }
 
@@ -237,6 +267,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.received_any(),
             Self::H2(s) => s.received_any(),
+            Self::Raw(_) => true,
         }
     }
 
@@ -245,6 +276,7 @@ impl ClientStream {
         match self {
             Self::H1(s) => s.meter(),
             Self::H2(s) => s.meter(),
+            Self::Raw(s) => s.meter(),
         }
     }
 
@@ -252,7 +284,7 @@ impl ClientStream {
     pub fn into_h1(self) -> Option<Box<h1::ClientConn>> {
         match self {
             Self::H1(conn) => Some(conn),
-            Self::H2(_) => None,
+            Self::H2(_) | Self::Raw(_) => None,
         }
     }
 }

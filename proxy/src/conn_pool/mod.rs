@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use smallvec::SmallVec;
 
@@ -26,8 +27,8 @@ pub use tcp::TcpLease;
 use crate::cluster::HostContext;
 use crate::cluster::circuit_breaker::{Overflow, Resource};
 use crate::cluster::host::Host;
-use crate::codec::ClientStream;
 use crate::codec::head::Protocol;
+use crate::codec::{ClientStream, raw};
 use crate::config::cluster::RoutingPriority;
 use crate::stats::names::ClusterStat;
 use crate::stream_info::Address;
@@ -220,6 +221,17 @@ impl HostPools {
         tcp::connect(&self.host, priority).await
     }
 
+    /// A plain connection for the payload of one CONNECT; `first` goes out before it.
+    pub fn tunnel(&self, priority: RoutingPriority, first: Bytes) -> Acquire {
+        let host = self.host.clone();
+        Acquire::Wait(Box::pin(async move {
+            let (io, record, rq) = tcp::connect(&host, priority).await?.into_parts();
+            let stream = ClientStream::Raw(Box::new(raw::ClientConn::new(io, first)));
+            let base = Base::Tcp { record: Box::new(record) };
+            Ok(Lease { stream: Some(stream), base: Some(base), rq, reused: false })
+        }))
+    }
+
     fn pool(
         &self,
         is_http2: bool,
@@ -274,6 +286,7 @@ impl Clone for HttpPool {
 enum Base {
     Http1 { pool: Rc<Http1Pool>, record: Box<record::CxRecord> },
     Http2(StreamSlot),
+    Tcp { record: Box<record::CxRecord> },
 }
 
 /// A connection or stream, for one request. Ends by `release` or `close`; when dropped it closes.
@@ -310,18 +323,24 @@ impl Lease {
         &self.rq.host().host
     }
 
+    /// What it speaks; a plain connection, where that is asked, behaves as one of HTTP/1.
     pub fn protocol(&self) -> Protocol {
         match self.stream {
             Some(ClientStream::H2(_)) => Protocol::Http2,
             Some(ClientStream::H1(ref conn)) => conn.protocol(),
-            None => Protocol::Http11,
+            Some(ClientStream::Raw(_)) | None => Protocol::Http11,
         }
+    }
+
+    /// It speaks no HTTP.
+    pub fn is_raw(&self) -> bool {
+        matches!(self.base, Some(Base::Tcp { .. }))
     }
 
     /// Unique in the process.
     pub fn connection_id(&self) -> u64 {
         match &self.base {
-            Some(Base::Http1 { record, .. }) => record.id,
+            Some(Base::Http1 { record, .. } | Base::Tcp { record }) => record.id,
             Some(Base::Http2(slot)) => slot.connection().id,
             None => 0,
         }
@@ -330,7 +349,7 @@ impl Lease {
     /// Our end's address.
     pub fn local_address(&self) -> Option<&Address> {
         match &self.base {
-            Some(Base::Http1 { record, .. }) => record.local.as_ref(),
+            Some(Base::Http1 { record, .. } | Base::Tcp { record }) => record.local.as_ref(),
             Some(Base::Http2(slot)) => slot.connection().local.as_ref(),
             None => None,
         }
@@ -339,7 +358,7 @@ impl Lease {
     /// How long connecting took.
     pub fn connect_duration(&self) -> Option<Duration> {
         match &self.base {
-            Some(Base::Http1 { record, .. }) => record.connect_duration,
+            Some(Base::Http1 { record, .. } | Base::Tcp { record }) => record.connect_duration,
             Some(Base::Http2(slot)) => slot.connection().connect_duration,
             None => None,
         }
@@ -350,10 +369,19 @@ impl Lease {
     pub fn release(mut self, reusable: bool, now: Instant) {
         let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
         // HTTP/2 bytes are counted by their connection.
-        let Base::Http1 { pool, record } = base else { return };
-        self.rq.count_bytes(stream.meter());
-        if let Some(conn) = stream.into_h1() {
-            pool.release(Ready { conn, record }, reusable, now);
+        match base {
+            Base::Http1 { pool, record } => {
+                self.rq.count_bytes(stream.meter());
+                if let Some(conn) = stream.into_h1() {
+                    pool.release(Ready { conn, record }, reusable, now);
+                }
+            }
+            Base::Tcp { mut record } => {
+                self.rq.count_bytes(stream.meter());
+                let remote = matches!(&stream, ClientStream::Raw(c) if c.peer_closed_last());
+                record.end_closed(remote);
+            }
+            Base::Http2(_) => {}
         }
     }
 
@@ -365,7 +393,14 @@ impl Lease {
 
     fn abandon(&mut self, remote: bool) {
         let (Some(stream), Some(base)) = (self.stream.take(), self.base.take()) else { return };
-        let Base::Http1 { pool, mut record } = base else { return };
+        let (pool, mut record) = match base {
+            Base::Http1 { pool, record } => (pool, record),
+            Base::Tcp { mut record } => {
+                self.rq.count_bytes(stream.meter());
+                return record.end_with_request(remote);
+            }
+            Base::Http2(_) => return,
+        };
         self.rq.count_bytes(stream.meter());
         if let Some(conn) = stream.into_h1()
             && conn.said_close()

@@ -137,6 +137,11 @@ impl CxRecord {
         }
     }
 
+    /// It ends behind its only request.
+    pub(super) fn end_closed(&mut self, remote: bool) {
+        self.end = if remote { End::Remote } else { End::Local };
+    }
+
     /// It ends in the middle of a request.
     pub(super) fn end_with_request(&mut self, remote: bool) {
         self.end = if remote { End::RemoteWithRequest } else { End::LocalWithRequest };

@@ -41,6 +41,10 @@ impl TcpLease {
         self.record.connect_duration
     }
 
+    pub(super) fn into_parts(self) -> (Io, CxRecord, RqGuard) {
+        (self.io, self.record, self.rq)
+    }
+
     /// Closes. `remote`: the peer reset the connection. `received` and `sent` are its bytes.
     pub fn close(mut self, remote: bool, received: u64, sent: u64) {
         self.rq.count_bytes(ByteMeter {

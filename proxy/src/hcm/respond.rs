@@ -207,7 +207,7 @@ impl ActiveStream<'_> {
             self.now,
         );
         self.count_response(head.status);
-        if !self.inbound.ended {
+        if !self.inbound.ended && self.down.ended_early().is_none() {
             self.hcm.stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);
             // What is left of the request could be taken for another one; of a tunnel nothing is.
             self.close_after |= head.status != StatusCode::SWITCHING_PROTOCOLS;
@@ -357,6 +357,7 @@ impl ActiveStream<'_> {
         if self.broke_protocol {
             self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         }
+        self.info.bytes_received += self.down.held_bytes() as u64;
         let stats = &self.hcm.stats;
         let fate = match outcome {
             Ok(()) => {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use super::charge;
 use super::failure::{Failure, ResetReason};
@@ -22,6 +23,7 @@ use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
 use crate::hcm::stream_timers::Expired;
 use crate::load_balancer::PickContext;
 use crate::stats::names::ClusterStat;
+use crate::upstream::proxy_header::proxy_header;
 
 /// A request on an upstream connection.
 pub(super) struct Attempt {
@@ -340,6 +342,11 @@ impl Attempt {
     /// The response has been delivered, or not.
     pub(super) fn finish(mut self, fw: &Forwarding<'_>, s: &mut ActiveStream<'_>, clean: bool) {
         let cluster = &*fw.cluster;
+        if !self.request_done && self.failed.is_none() {
+            // What the client said last may still go.
+            let flush = poll_fn(|cx| Poll::Ready(self.stream().poll_flush(cx).is_ready()));
+            let _ = flush.now_or_never();
+        }
         self.count_end(fw, s);
         s.info.timing.last_upstream_rx = Some(s.now);
         if let Some(fault) = self.failed.take() {
@@ -409,7 +416,16 @@ impl Forwarding<'_> {
         host: &WorkerHost,
     ) -> Result<Result<Lease, AttemptEnd>, StreamEnd> {
         let protocol = self.cluster.config.http.protocol(s.request.protocol, None);
-        let mut wait = match host.pools.try_acquire(protocol, self.priority(), None) {
+        let acquired = match self.action.connect_config(&s.request.method) {
+            Some(config) => {
+                let (source, destination) = (&s.info.connection.remote, &s.info.connection.local);
+                let header = |version| proxy_header(version, source, destination);
+                let first = config.proxy_protocol.map(header).unwrap_or_default();
+                Ok(host.pools.tunnel(self.priority(), first.into()))
+            }
+            None => host.pools.try_acquire(protocol, self.priority(), None),
+        };
+        let mut wait = match acquired {
             Ok(Acquire::Ready(lease)) => return Ok(Ok(lease)),
             Ok(Acquire::Wait(wait)) => wait,
             Err(failure) if failure.is_of_pools() => return Err(self.no_healthy_upstream(s)),
@@ -505,6 +521,6 @@ fn note_connection(s: &mut ActiveStream<'_>, lease: &Lease) {
     upstream.local = lease.local_address().cloned();
     upstream.remote = upstream.host.clone();
     upstream.connection_id = Some(lease.connection_id());
-    upstream.protocol = Some(lease.protocol());
+    upstream.protocol = (!lease.is_raw()).then(|| lease.protocol());
     upstream.connect_duration = lease.connect_duration();
 }

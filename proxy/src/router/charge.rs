@@ -22,8 +22,9 @@ pub(super) fn response(
 
 /// Milliseconds since all of a request had come to the router: what filters held back does not count.
 pub(super) fn service_time(s: &ActiveStream<'_>) -> Option<u64> {
-    let since = s.info.timing.last_downstream_rx.max(s.info.timing.routed);
-    s.info.timing.last_downstream_rx?;
+    let received = s.info.timing.last_downstream_rx.or_else(|| s.down.ended_early());
+    let since = received.max(s.info.timing.routed);
+    received?;
     Some(s.now.saturating_duration_since(since?).as_millis() as u64)
 }
 

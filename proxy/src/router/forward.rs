@@ -160,6 +160,14 @@ fn no_cluster(s: &ActiveStream<'_>, status: StatusCode) -> StreamEnd {
     StreamEnd::Reply(Box::new(reply))
 }
 
+/// An answer that is neither the upgrade nor a refusal: what follows it could be either side's.
+fn refuses_websocket(s: &ActiveStream<'_>, head: &ResponseHead) -> bool {
+    !head.status.is_client_error()
+        && !head.status.is_server_error()
+        && head.status != StatusCode::SWITCHING_PROTOCOLS
+        && s.request.upgrade_str().is_some_and(|u| u.eq_ignore_ascii_case(b"websocket"))
+}
+
 /// A request on its way to a cluster, over all its attempts.
 pub(super) struct Forwarding<'r> {
     /// From the end of a try that got one to the answer's delivery.
@@ -274,6 +282,13 @@ impl<'r> Forwarding<'r> {
         match end {
             AttemptEnd::Response => {
                 let Some(answer) = self.answer.take() else { return Ok(Next::Again) };
+                if refuses_websocket(s, &answer.head) {
+                    let status = answer.head.status;
+                    answer.attempt.abandon(self, s);
+                    let details = "websocket_handshake_unsuccessful";
+                    let reply = LocalReply::new(status, details);
+                    return Err(StreamEnd::Reply(Box::new(reply)));
+                }
                 match self.judge_response(s, &answer.head)? {
                     Some(wait) => {
                         answer.attempt.abandon(self, s);
@@ -369,7 +384,6 @@ impl<'r> Forwarding<'r> {
         s.info.set_details("via_upstream");
         s.info.response_code = Some(head.status);
         if !s.hcm.config.router.suppress_envoy_headers
-            && head.status != StatusCode::SWITCHING_PROTOCOLS
             && let Some(took) = charge::service_time(s)
         {
             let mut text = itoa::Buffer::new();
@@ -381,6 +395,11 @@ impl<'r> Forwarding<'r> {
         }
         for ops in self.table.response_header_ops(self.matched) {
             ops.apply_response(head, Some(&s.request), &s.info);
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // The route's time is for an answer, which this was.
+            self.route_timer = true;
+            s.timers.set_route(None);
         }
     }
 }

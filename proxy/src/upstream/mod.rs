@@ -3,6 +3,8 @@
 //! The deadline is the pool's. Texts of failures are Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`: whether
 //! `connect(2)` itself failed ("immediate") or the handshake later ("delayed").
 
+pub mod proxy_header;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;

@@ -390,7 +390,7 @@ fn a_connection_carries_exchange_after_exchange() {
                         assert!(!conn.is_closed());
                         ClientStream::H2(Box::new(conn.open()))
                     }
-                    (ClientStream::H2(_), None) => unreachable!(),
+                    (ClientStream::H2(_) | ClientStream::Raw(_), _) => unreachable!(),
                 };
             }
             drop((stream, conn));

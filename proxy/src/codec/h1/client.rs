@@ -197,7 +197,8 @@ impl ClientConn {
         let Request::Body(body) = &mut self.request else { return };
         let before = self.out.len();
         let sent = send(body, &mut self.out);
-        let until_eof = *body == BodyEncoder::Eof;
+        // The end of an upgraded request is its connection's; CONNECT has a half-close.
+        let until_eof = *body == BodyEncoder::Eof && self.asked.connect;
         self.meter.wire_sent += (self.out.len() - before) as u64;
         if sent == Sent::Mismatch {
             // The peer must not take a cut request for a whole one, nor the rest for the next.
@@ -324,6 +325,8 @@ impl ClientConn {
                 Err(fault) => return Poll::Ready(Err(self.refuse(fault))),
             }
             match ready!(self.poll_fill(cx)) {
+                // A tunnel ends as a whole, as in Envoy, unless our end of it has ended before.
+                Ok(0) if self.tunnel && !self.finish => return Poll::Ready(Err(Fault::Eof)),
                 Ok(0) if until_eof => {
                     self.response = Response::Body(BodyDecoder::Done);
                     return Poll::Ready(Ok(None));

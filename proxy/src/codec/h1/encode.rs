@@ -231,14 +231,17 @@ pub(super) fn response_head(
         | ids::PROXY_CONNECTION
         | ids::TRANSFER_ENCODING => false,
         // A value of our own making may be wrong; then chunks say where the body ends.
-        ids::CONTENT_LENGTH => parse_content_length(value)
-            .is_ok_and(|n| !bodiless && !cx.tunnel && length.replace(n).is_none()),
+        ids::CONTENT_LENGTH => {
+            // In a tunnel a length has no meaning; 0 does no harm and passes, as in Envoy.
+            let drops = |n| bodiless || (cx.tunnel && n > 0);
+            parse_content_length(value).is_ok_and(|n| !drops(n) && length.replace(n).is_none())
+        }
         _ => true,
     });
     let mut line = |name: &[u8], value: &[u8]| push_line(out, name, value, cx.format);
     if cx.tunnel {
         if switching && !has_connection {
-            line(b"connection", b"Upgrade");
+            line(b"connection", b"upgrade");
         }
         out.extend_from_slice(b"\r\n");
         return (BodyEncoder::Eof, true);
@@ -369,7 +372,7 @@ pub(super) fn request_head(
         BodyEncoder::Eof
     } else if upgrade {
         if !has_connection {
-            line(b"connection", b"Upgrade");
+            line(b"connection", b"upgrade");
         }
         BodyEncoder::Eof
     } else if let Some(length) = length {

@@ -369,8 +369,7 @@ fn apply_target(
         return Err(ParseFault::CodecError);
     }
     if head.method == Method::CONNECT {
-        check_authority(bytes)?;
-        if !has_port(bytes) {
+        if check_authority(bytes).is_err() || !has_port(bytes) {
             return Err(ParseFault::InvalidUrl);
         }
         head.set_authority_span(target);
@@ -447,7 +446,10 @@ const AUTHORITY: [bool; 256] = {
 
 fn has_port(authority: &[u8]) -> bool {
     let Some(colon) = memchr::memrchr(b':', authority) else { return false };
-    let port = &authority[colon + 1..];
+    let (host, port) = (&authority[..colon], &authority[colon + 1..]);
+    if host.contains(&b':') && !host.ends_with(b"]") {
+        return false;
+    }
     // Five digits at most; a colon inside brackets belongs to an IPv6 address.
     (1..=5).contains(&port.len())
         && port.iter().all(u8::is_ascii_digit)

@@ -152,7 +152,11 @@ impl ServerConn {
     fn begin(&mut self, parsed: super::request::ParsedRequest) -> RequestHead {
         let head = parsed.head;
         self.scan = HeadScan::default();
-        self.body = BodyDecoder::new(parsed.framing);
+        // What follows an upgrade is held, whatever a length says: it is for who grants it.
+        self.body = match head.upgrade {
+            Some(_) => BodyDecoder::Done,
+            None => BodyDecoder::new(parsed.framing),
+        };
         self.broken = self.body.check(&self.read.bytes).err();
         self.response = Response::Due;
         self.is_connect = head.method == Method::CONNECT;
@@ -203,7 +207,7 @@ impl ServerConn {
     fn refuse(&mut self, fault: ParseFault) -> Fault {
         self.close = true;
         self.body = BodyDecoder::Done;
-        self.upgrade = Upgrade::Refused;
+        self.upgrade = Upgrade::No;
         Fault::Parse(fault)
     }
 
@@ -276,8 +280,10 @@ impl ServerConn {
     ) -> Poll<Result<Option<Frame>, Fault>> {
         if self.body.is_done() && !self.peer_closed {
             match self.upgrade {
-                Upgrade::No | Upgrade::Refused => return Poll::Ready(Ok(None)),
-                Upgrade::Held => return Poll::Pending,
+                Upgrade::No => return Poll::Ready(Ok(None)),
+                Upgrade::Held => return self.poll_held(cx),
+                // Neither granted nor ended: such a request is never complete, as in Envoy.
+                Upgrade::Refused => return Poll::Pending,
                 Upgrade::Tunnel => self.body = BodyDecoder::Eof,
             }
         }
@@ -297,11 +303,8 @@ impl ServerConn {
                 Err(fault) => return Poll::Ready(Err(self.refuse(fault))),
             }
             if self.peer_closed || ready!(self.read.poll_fill(&mut self.io, cx))? == 0 {
+                // A tunnel ends as a whole, as in Envoy: there is no half-close on a connection of HTTP/1.
                 self.peer_closed = true;
-                if self.upgrade == Upgrade::Tunnel {
-                    self.body = BodyDecoder::Done;
-                    return Poll::Ready(Ok(None));
-                }
                 self.close = true;
                 return Poll::Ready(Err(Fault::Eof));
             }
@@ -316,6 +319,25 @@ impl ServerConn {
         self.broken.take().map(|fault| self.refuse(fault))
     }
 
+    /// Whether the client is still there while its upgrade waits for an answer; what it sends is kept.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Fault>> {
+        while self.read.bytes.len() < PIPELINED_BYTES {
+            if ready!(self.read.poll_fill(&mut self.io, cx))? == 0 {
+                self.peer_closed = true;
+                self.close = true;
+                return Poll::Ready(Err(Fault::Eof));
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(in crate::codec) fn held_bytes(&self) -> usize {
+        match self.upgrade {
+            Upgrade::Held | Upgrade::Refused => self.read.bytes.len(),
+            Upgrade::No | Upgrade::Tunnel => 0,
+        }
+    }
+
     fn trailer_limits(&self) -> TrailerLimits {
         TrailerLimits {
             enabled: self.settings.enable_trailers,
@@ -326,8 +348,7 @@ impl ServerConn {
     }
 
     pub(in crate::codec) fn is_end(&self) -> bool {
-        self.body.is_done()
-            && (self.peer_closed || matches!(self.upgrade, Upgrade::No | Upgrade::Refused))
+        self.body.is_done() && (self.peer_closed || self.upgrade == Upgrade::No)
     }
 
     pub(in crate::codec) fn send_informational(&mut self, head: &ResponseHead) {
@@ -456,7 +477,7 @@ impl ServerConn {
         self.close = true;
         self.response = Response::Done;
         self.body = BodyDecoder::Done;
-        self.upgrade = Upgrade::Refused;
+        self.upgrade = Upgrade::No;
     }
 
     pub(in crate::codec) fn meter(&self) -> ByteMeter {

@@ -59,7 +59,7 @@ pub(super) fn request_from_h2(
         head.method = Method::GET;
         head.upgrade = Some(value);
         head.headers.append(&names::UPGRADE, protocol.as_str().as_bytes());
-        head.headers.append(&names::CONNECTION, b"Upgrade");
+        head.headers.append(&names::CONNECTION, b"upgrade");
     }
     Ok(head)
 }
@@ -130,7 +130,7 @@ pub(super) fn response_from_h2(
         head.status = StatusCode::SWITCHING_PROTOCOLS;
         head.headers.remove(&names::CONTENT_LENGTH);
         head.headers.append(&names::UPGRADE, upgrade);
-        head.headers.append(&names::CONNECTION, b"Upgrade");
+        head.headers.append(&names::CONNECTION, b"upgrade");
     }
     Ok(head)
 }

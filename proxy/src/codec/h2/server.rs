@@ -349,9 +349,9 @@ impl ServerConn {
             + (head.path().map_or(0, <[u8]>::len) + head.authority().map_or(0, <[u8]>::len)) as u64;
         let recv = RecvHalf::new(recv, self.settings.max_header_count);
         let held = head.upgrade.is_some() || head.method == http::Method::CONNECT;
-        let end = recv.is_end() && !held;
+        let end = recv.is_end();
         let mut stream = ServerStream::new(id, Some(respond), Some(recv), &self.shared, None);
-        stream.held = held;
+        stream.hold(held, end);
         stream.meter =
             ByteMeter { wire_received: size, header_received: size, ..ByteMeter::default() };
         (head, end, stream)

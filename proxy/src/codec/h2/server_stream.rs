@@ -1,7 +1,9 @@
 //! The server's end of an HTTP/2 stream.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -26,12 +28,27 @@ pub struct ServerStream {
     send: SendHalf,
     recv: Option<RecvHalf>,
     rejected: Option<Http2Fault>,
-    /// Extended CONNECT or CONNECT without an answer yet: its bytes are held back.
-    pub(super) held: bool,
+    /// Of an extended CONNECT or CONNECT.
+    early: Option<Box<Early>>,
+    /// A success makes a tunnel of it, in which a length has no meaning (RFC 9113 §8.5).
+    tunnel: bool,
     pub(super) meter: ByteMeter,
     shared: Rc<Shared>,
     early_reset_counted: bool,
 }
+
+/// Bytes of an extended CONNECT or CONNECT that has no answer yet: they are held back.
+#[derive(Debug, Default)]
+struct Early {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// When the stream's end had come behind them.
+    ended: Option<Instant>,
+    answered: bool,
+}
+
+/// So much is held; a client that sends more waits.
+const EARLY_BYTES: usize = 16 * 1024;
 
 impl Drop for ServerStream {
     fn drop(&mut self) {
@@ -54,11 +71,18 @@ impl ServerStream {
             send: SendHalf::new(Rc::clone(shared)),
             recv,
             rejected,
-            held: false,
+            early: None,
+            tunnel: false,
             meter: ByteMeter::default(),
             shared: Rc::clone(shared),
             early_reset_counted: false,
         }
+    }
+
+    /// `tunnel`: it is a CONNECT. What comes of it waits for the answer, unless its `end` has come with the head.
+    pub(super) fn hold(&mut self, tunnel: bool, end: bool) {
+        self.tunnel = tunnel;
+        self.early = (tunnel && !end).then(Box::default);
     }
 
     /// Why the request was refused, whose head is not known then.
@@ -70,9 +94,18 @@ impl ServerStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Frame>, Fault>> {
-        if self.held {
-            return Poll::Pending;
+        if let Some(early) = &mut self.early {
+            if !early.answered {
+                return self.poll_early(cx);
+            }
+            if let Some(frame) = early.frames.pop_front() {
+                return Poll::Ready(Ok(Some(frame)));
+            }
         }
+        self.poll_received(cx)
+    }
+
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Fault>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
         let mut result = ready!(recv.poll_frame(cx, &mut self.meter));
         let by_trailers = matches!(result, Ok(Some(Frame::Trailers(_))) | Err(_));
@@ -102,6 +135,38 @@ impl ServerStream {
         fault
     }
 
+    /// Takes what comes before the answer.
+    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Fault>> {
+        while self.early.as_ref().is_some_and(|e| e.ended.is_none() && e.bytes < EARLY_BYTES) {
+            let frame = ready!(self.poll_received(cx))?;
+            let ended = self.recv.as_ref().is_none_or(RecvHalf::is_end);
+            let Some(early) = &mut self.early else { break };
+            if let Some(Frame::Data(data)) = &frame {
+                early.bytes += data.len();
+            }
+            early.frames.extend(frame);
+            if ended {
+                early.ended = Some(Instant::now());
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(in crate::codec) fn held_bytes(&self) -> usize {
+        self.early.as_ref().map_or(0, |early| {
+            let data = early.frames.iter().map(|frame| match frame {
+                Frame::Data(data) => data.len(),
+                Frame::Trailers(_) => 0,
+            });
+            data.sum()
+        })
+    }
+
+    /// When the whole request was here, though nobody has been given it yet.
+    pub(in crate::codec) fn ended_early(&self) -> Option<Instant> {
+        self.early.as_ref().and_then(|early| early.ended)
+    }
+
     /// Counts a stream that the peer reset before its answer was complete, once.
     fn note_reset(&mut self, fault: Fault) {
         if let Fault::Reset { remote: true, .. } = fault
@@ -115,7 +180,9 @@ impl ServerStream {
     }
 
     pub(in crate::codec) fn is_end(&self) -> bool {
-        !self.held && self.recv.as_ref().is_none_or(RecvHalf::is_end)
+        let given_out = |early: &Early| early.answered && early.frames.is_empty();
+        self.early.as_deref().is_none_or(given_out)
+            && self.recv.as_ref().is_none_or(RecvHalf::is_end)
     }
 
     pub(in crate::codec) fn send_informational(&mut self, head: &ResponseHead) {
@@ -129,12 +196,18 @@ impl ServerStream {
     }
 
     pub(in crate::codec) fn send_head(&mut self, head: &ResponseHead, end: bool) {
-        self.held = false;
+        if let Some(early) = &mut self.early {
+            early.answered = true;
+        }
         let size = head_bytes(&head.headers);
         self.meter.wire_sent += size;
         self.meter.header_sent += size;
         let Some(respond) = &mut self.respond else { return };
-        match respond.send_response(convert::response_to_h2(head), end) {
+        let mut response = convert::response_to_h2(head);
+        if self.tunnel && response.status().is_success() {
+            response.headers_mut().remove(http::header::CONTENT_LENGTH);
+        }
+        match respond.send_response(response, end) {
             Ok(stream) => self.send.begin(stream, end),
             Err(error) => self.send.fail(fault_of(&error)),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::retry::RetryPolicy;
 use super::{CorsPolicy, PerFilterConfigs};
@@ -47,6 +47,15 @@ pub struct RouteAction {
     pub rate_limits: Box<[RateLimit]>,
     /// The virtual host's rate limits hold beside the route's.
     pub include_vh_rate_limits: bool,
+}
+
+impl RouteAction {
+    /// What ends a CONNECT here, or a POST that is to be treated so: its payload goes on as TCP.
+    pub fn connect_config(&self, method: &Method) -> Option<&ConnectConfig> {
+        let config = self.upgrades.iter().find_map(|upgrade| upgrade.connect.as_ref())?;
+        let wanted = *method == Method::CONNECT || (*method == Method::POST && config.allow_post);
+        wanted.then_some(config)
+    }
 }
 
 /// `envoy.config.core.v3.RoutingPriority`: which circuit breaker thresholds count.
