@@ -8,10 +8,12 @@ pub(super) fn of(error: &regex::Error, pattern: &str) -> String {
     let last = last.strip_prefix("error: ").unwrap_or(last);
     // The line before points at the place, behind an indent of four.
     let marks = lines.next().unwrap_or_default();
-    let start = marks.find('^').map_or(0, |at| at.saturating_sub(4)).min(pattern.len());
+    // It counts characters.
+    let column = marks.find('^').map_or(0, |at| at.saturating_sub(4));
     let length = marks.bytes().filter(|b| *b == b'^').count();
-    let from = pattern.get(start..).unwrap_or(pattern);
-    let part = from.get(..length).unwrap_or(from);
+    let start = offset(pattern, column);
+    let (before, from) = pattern.split_at(start);
+    let part = &from[..offset(from, length)];
     let (reason, part) = match last {
         "unclosed character class" => ("missing ]", from),
         "unclosed group" => ("missing )", pattern),
@@ -28,7 +30,7 @@ pub(super) fn of(error: &regex::Error, pattern: &str) -> String {
             ("invalid repetition size", part)
         }
         "unclosed capture group name" | "empty capture group name" => {
-            let group = pattern[..start].rfind("(?P").unwrap_or(start);
+            let group = before.rfind("(?P").unwrap_or(start);
             ("invalid named capture group", &pattern[group..])
         }
         "look-around, including look-ahead and look-behind, is not supported" => {
@@ -37,6 +39,11 @@ pub(super) fn of(error: &regex::Error, pattern: &str) -> String {
         _ => (last, pattern),
     };
     format!("{reason}: {part}")
+}
+
+/// Where the character with this number begins; the end where there are fewer.
+fn offset(text: &str, characters: usize) -> usize {
+    text.char_indices().nth(characters).map_or(text.len(), |(at, _)| at)
 }
 
 #[cfg(test)]
@@ -58,6 +65,9 @@ mod tests {
             ("a{3,2}", "invalid repetition size: {3,2}"),
             ("(?P<n", "invalid named capture group: (?P<n"),
             ("(?=a)", "invalid perl operator: (?="),
+            ("ééééé(?P<", "invalid named capture group: (?P<"),
+            ("éé[z-a]é", "invalid character class range: z-a"),
+            ("ü(?=é)", "invalid perl operator: (?="),
         ] {
             assert_eq!(of(&regex::Regex::new(pattern).unwrap_err(), pattern), reason);
         }

@@ -106,6 +106,7 @@ impl HttpConnection {
         if let Some(timeout) = hcm.config.common.idle_timeout {
             idle.arm(Instant::now() + timeout);
         }
+        let mut last_call = false;
         poll_fn(|cx| {
             if let Poll::Ready(sniffed) = conn.poll_sniff(H2_PREFACE, cx) {
                 return Poll::Ready(match sniffed {
@@ -115,11 +116,16 @@ impl HttpConnection {
                 });
             }
             let drains = self.handle.poll_drain(Drain::No, cx).is_ready();
-            if drains && !conn.head_started() {
-                return Poll::Ready(Err(Closed::Local));
+            if drains && !conn.head_started() && !last_call {
+                last_call = true;
+                idle.arm(Instant::now() + LAST_CALL);
             }
             if idle.poll(cx).is_ready() {
-                hcm.stats.inc(HttpStat::DownstreamCxIdleTimeout);
+                hcm.stats.inc(if last_call {
+                    HttpStat::DownstreamCxDrainClose
+                } else {
+                    HttpStat::DownstreamCxIdleTimeout
+                });
                 return Poll::Ready(Err(Closed::Local));
             }
             Poll::Pending

@@ -127,14 +127,19 @@ impl Timers {
     }
 }
 
+/// Whole ticks; a deadline that a client put beyond all time is at the wheel's end.
+fn ticks(since: Duration) -> u64 {
+    u64::try_from(since.as_millis()).map_or(MAX_TICKS, |ticks| ticks.min(MAX_TICKS))
+}
+
 impl Wheel {
     fn tick_floor(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.origin).as_millis() as u64
+        ticks(at.saturating_duration_since(self.origin))
     }
 
     fn tick_ceil(&self, at: Instant) -> u64 {
         let d = at.saturating_duration_since(self.origin);
-        d.as_millis() as u64 + u64::from(!d.subsec_nanos().is_multiple_of(1_000_000))
+        ticks(d) + u64::from(!d.subsec_nanos().is_multiple_of(1_000_000))
     }
 
     fn level_for(&self, when: u64) -> usize {
@@ -374,6 +379,16 @@ mod tests {
             sorted.sort_unstable();
             proptest::prop_assert_eq!(fire_order(&delays), sorted);
         }
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_wheel_does_not_wrap() {
+        let origin = Instant::now();
+        let timers = Timers::new(origin);
+        let mut timer = timers.timer();
+        timer.arm(origin + Duration::from_millis(u64::MAX));
+        let (due, ..) = timers.0.borrow().next_expiration().expect("the timer is armed");
+        assert!(due > 1000);
     }
 
     #[test]
