@@ -186,14 +186,14 @@ impl ActiveStream<'_> {
         mut done: LocalBoxFuture<'static, ()>,
     ) -> Result<(), StreamEnd> {
         let collected = &self.inbound.collected;
-        let mut held: usize = collected.iter().map(|p| length(p.frame.as_ref())).sum();
+        let mut held: usize = collected.iter().map(|p| cost(p.frame.as_ref())).sum();
         self.during(|s, cx| {
             if done.poll_unpin(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             while !s.inbound.ended && held < s.limit {
                 let frame = ready!(s.poll_inbound(cx))?;
-                held = held.saturating_add(length(frame.as_ref()));
+                held = held.saturating_add(cost(frame.as_ref()));
                 s.inbound.collected.push_back(Passing { frame, at: 0 });
             }
             Poll::Pending
@@ -440,11 +440,13 @@ impl ActiveStream<'_> {
     }
 }
 
-fn length(frame: Option<&Frame>) -> usize {
-    match frame {
+/// Bytes that a frame takes up while it waits in a queue: small ones are mostly their place in it.
+pub fn cost(frame: Option<&Frame>) -> usize {
+    let payload = match frame {
         Some(Frame::Data(data)) => data.len(),
         Some(Frame::Trailers(_)) | None => 0,
-    }
+    };
+    payload + size_of::<Option<Frame>>()
 }
 
 /// What cuts a wait short.

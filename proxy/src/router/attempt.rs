@@ -268,7 +268,7 @@ impl Attempt {
     ) -> Result<(), StreamEnd> {
         loop {
             while !self.request_done && !self.write_failed && self.stream().buffered() < s.limit {
-                let frame = match fw.early.pop_front() {
+                let frame = match fw.early.pop() {
                     Some(frame) => frame,
                     None => match s.poll_request(cx) {
                         Poll::Ready(frame) => frame?,
@@ -309,7 +309,7 @@ impl Attempt {
         }
         let done = match frame {
             Some(Frame::Data(data)) => {
-                let last = s.take_end();
+                let last = fw.take_end(s);
                 self.stream().send_data(data, last);
                 last
             }
@@ -460,19 +460,27 @@ impl Forwarding<'_> {
         s: &mut ActiveStream<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd> {
-        let length = |frame: &Option<Frame>| match frame {
-            Some(Frame::Data(data)) => data.len(),
-            Some(Frame::Trailers(_)) | None => 0,
-        };
-        let mut bytes: usize = self.early.iter().map(length).sum();
-        while !s.request_is_empty() && bytes < s.limit {
+        while !s.request_is_empty() && self.early.held() < s.limit {
             let Poll::Ready(frame) = s.poll_request(cx) else { break };
-            let frame = frame?;
-            bytes += length(&frame);
-            self.early.push_back(frame);
+            self.early.push(frame?);
+            if s.take_end() {
+                self.early.push(None);
+            }
             self.start_route_timer(s);
         }
         Ok(())
+    }
+
+    /// Whether the frame just taken was the request's last, early ones included; if so its end is taken too.
+    fn take_end(&mut self, s: &mut ActiveStream<'_>) -> bool {
+        match self.early.front() {
+            Some(None) => {
+                self.early.pop();
+                true
+            }
+            Some(Some(_)) => false,
+            None => s.take_end(),
+        }
     }
 
     /// A 1xx head on its way to the client: Envoy counts the first one, and tries nothing again after it.

@@ -2,7 +2,6 @@
 //!
 //! `forward` decides (redirect, direct response, cluster), `Forwarding` drives the attempts.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::attempt::{Answer, Attempt, AttemptEnd};
+use super::early::Early;
 use super::replay::Replay;
 use super::retry::{BackOff, RetryState};
 use super::route_table::RouteMatch;
@@ -17,7 +17,6 @@ use super::timeouts::{self, Timeouts};
 use super::{charge, rewrite, shadow};
 use crate::cluster::host::Host;
 use crate::cluster::{RetryGuard, WorkerCluster};
-use crate::codec::Frame;
 use crate::codec::head::{HeaderList, ResponseHead, Scheme};
 use crate::codec::name::names;
 use crate::config::route::RouteTable;
@@ -189,7 +188,7 @@ pub(super) struct Forwarding<'r> {
     replayed: bool,
     pub(super) last_was_timeout: bool,
     /// Frames of the request that came before there was a connection to send them on.
-    pub(super) early: VecDeque<Option<Frame>>,
+    pub(super) early: Early,
     /// A 1xx head of the upstream has come.
     pub(super) informed: bool,
     pub(super) retry_guard: Option<RetryGuard>,
@@ -259,7 +258,7 @@ impl<'r> Forwarding<'r> {
             route_timer: false,
             replayed: false,
             last_was_timeout: false,
-            early: VecDeque::new(),
+            early: Early::default(),
             informed: false,
             retry_guard: None,
         }

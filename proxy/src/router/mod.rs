@@ -2,6 +2,7 @@
 
 mod attempt;
 mod charge;
+mod early;
 pub mod failure;
 pub mod forward;
 mod judge;
