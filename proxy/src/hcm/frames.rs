@@ -337,20 +337,54 @@ impl ActiveStream<'_> {
         .await
     }
 
-    pub(super) async fn wait(
+    /// As `during`, while the router's answer is under way: its timers hold too.
+    pub(super) async fn during_response<T>(
         &mut self,
-        mut done: LocalBoxFuture<'static, ()>,
-    ) -> Result<(), StreamEnd> {
-        self.during(|_, cx| done.poll_unpin(cx).map(Ok)).await
+        source: &mut dyn ResponseSource,
+        mut poll: impl FnMut(
+            &mut Self,
+            &mut dyn ResponseSource,
+            &mut Context<'_>,
+        ) -> Poll<Result<T, StreamEnd>>,
+    ) -> Result<T, StreamEnd> {
+        let mut first = true;
+        poll_fn(|cx| {
+            self.note_turn(&mut first);
+            source.poll_request(self, cx)?;
+            if let Poll::Ready(done) = poll(self, source, cx) {
+                return Poll::Ready(done);
+            }
+            self.poll_cut(source, cx).map(Err)
+        })
+        .await
     }
 
-    /// Ready when the stream cannot go on: the client is gone, or a timer of the connection manager or the route
-    /// ran out. Per-try timers are the router's own.
+    /// Ready when the stream cannot go on, with the timers that the router has for its response.
+    pub(super) fn poll_cut(
+        &mut self,
+        source: &mut dyn ResponseSource,
+        cx: &mut Context<'_>,
+    ) -> Poll<StreamEnd> {
+        loop {
+            let end = match ready!(self.poll_event(cx)) {
+                Interrupt::End(end) => Some(end),
+                Interrupt::Try(expired) => source.timed_out(self, expired),
+            };
+            if let Some(end) = end {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    /// Ready when the stream cannot go on: the client is gone, or a timer of the connection manager ran out. The
+    /// router's timers have nothing to cut off where it has no part.
     pub fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
-        match self.poll_event(cx) {
-            Poll::Ready(Interrupt::End(end)) => Poll::Ready(end),
-            // Outside an attempt a per-try timer has nothing to cut off.
-            Poll::Ready(Interrupt::Try(_)) | Poll::Pending => Poll::Pending,
+        loop {
+            match ready!(self.poll_event(cx)) {
+                Interrupt::End(end) => return Poll::Ready(end),
+                // It is off now, and what else there is to wait for has not been asked yet.
+                Interrupt::Try(_) => {}
+            }
         }
     }
 

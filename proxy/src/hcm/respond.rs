@@ -2,14 +2,14 @@
 //! end of the stream, which every way out passes.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::StatusCode;
 
-use super::frames::{Interrupt, ResponseSource};
+use super::frames::ResponseSource;
 use super::local_reply::{self, LocalReply};
 use super::response_headers;
 use super::stream::{ActiveStream, Fate, Passing, Progress, StreamEnd, reset_code};
@@ -134,11 +134,7 @@ impl ActiveStream<'_> {
                 Flow::Reply(reply) => return Err(StreamEnd::Reply(reply)),
                 Flow::Reset => return Err(StreamEnd::Reset(reset_code::NO_ERROR)),
                 Flow::Wait(mut done) => {
-                    self.during(|s, cx| {
-                        source.poll_request(s, cx)?;
-                        done.poll_unpin(cx).map(Ok)
-                    })
-                    .await?;
+                    self.during_response(source, |_, _, cx| done.poll_unpin(cx).map(Ok)).await?;
                 }
             }
         }
@@ -160,18 +156,13 @@ impl ActiveStream<'_> {
     ) -> Result<bool, StreamEnd> {
         let mut bytes = 0usize;
         loop {
-            let frame = self
-                .during(|s, cx| {
-                    source.poll_request(s, cx)?;
-                    source.poll_frame(cx)
-                })
-                .await?;
+            let frame = self.during_response(source, |_, source, cx| source.poll_frame(cx)).await?;
             self.outbound.had_trailers |= matches!(frame, Some(Frame::Trailers(_)));
             let end = frame.is_none();
             let mut passing = Passing { frame, at: self.chain.len() };
             while self.response_hooks(&mut passing, at)? {
-                if let Some(wait) = self.outbound.wait.take() {
-                    self.wait(wait).await?;
+                if let Some(mut wait) = self.outbound.wait.take() {
+                    self.during_response(source, |_, _, cx| wait.poll_unpin(cx).map(Ok)).await?;
                 }
             }
             if let Some(Frame::Data(data)) = &passing.frame {
@@ -262,16 +253,7 @@ impl ActiveStream<'_> {
                 self.was_full = false;
                 cx.waker().wake_by_ref();
             }
-            match ready!(self.poll_event(cx)) {
-                Interrupt::End(end) => Poll::Ready(Err(end)),
-                Interrupt::Try(expired) => match source.timed_out(self, expired) {
-                    Some(end) => Poll::Ready(Err(end)),
-                    None => {
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                },
-            }
+            self.poll_cut(source, cx).map(Err)
         })
         .await
     }
