@@ -168,22 +168,23 @@ impl HttpConnection {
     ) -> Result<Pin<Box<dyn Future<Output = Fate> + 'a>>, Closed> {
         let hcm = self.slot.current(&self.worker);
         let unread = || super::request_head::unread(Protocol::Http11);
+        let begun = wait.begun.take();
         Ok(match next {
             Next::Request(head, _) if has_rejected_underscore(&hcm, &head) => {
                 let fault = conn.refuse_request(ParseFault::UnexpectedUnderscore);
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
-                Box::pin(reject_unread(StreamSetup { close_after: true, ..setup }, fault))
+                Box::pin(reject_unread(StreamSetup { begun, close_after: true, ..setup }, fault))
             }
             Next::Request(head, end) => {
                 wait.served += 1;
                 let close_after = self.is_last(&hcm, wait.served, wait);
                 let setup = self.setup(hcm, ServerStream::H1(conn), head, end);
-                let stream = ActiveStream::new(StreamSetup { close_after, ..setup });
+                let stream = ActiveStream::new(StreamSetup { begun, close_after, ..setup });
                 Box::pin(handle_stream(Box::new(stream)))
             }
             Next::Bad(fault) => {
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
-                Box::pin(reject_unread(StreamSetup { close_after: true, ..setup }, fault))
+                Box::pin(reject_unread(StreamSetup { begun, close_after: true, ..setup }, fault))
             }
             Next::HeadTimeout(limit) => {
                 hcm.stats.inc(match limit {
@@ -192,11 +193,11 @@ impl HttpConnection {
                 });
                 conn.give_up_head();
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
-                Box::pin(head_timed_out(StreamSetup { close_after: true, ..setup }, limit))
+                Box::pin(head_timed_out(StreamSetup { begun, close_after: true, ..setup }, limit))
             }
             Next::Closed if conn.request_was_begun() => {
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
-                Box::pin(abandon_unread(setup))
+                Box::pin(abandon_unread(StreamSetup { begun, ..setup }))
             }
             Next::Closed => return Err(Closed::Remote),
             Next::Limit(stat) => {
@@ -222,6 +223,7 @@ impl HttpConnection {
             down,
             request,
             end,
+            begun: None,
             limit: self.limit,
             close_after: false,
         }
@@ -275,10 +277,11 @@ impl HttpConnection {
         }
         if started {
             wait.idle.disarm();
+            let begun = *wait.begun.get_or_insert_with(Instant::now);
             if let Some((timeout, _)) = wait.head_timeout
                 && !wait.head.is_armed()
             {
-                wait.head.arm(Instant::now() + timeout);
+                wait.head.arm(begun + timeout);
             }
             if wait.head.poll(cx).is_ready() {
                 let limit = wait.head_timeout.map_or(HeadLimit::Head, |(_, limit)| limit);
@@ -355,6 +358,8 @@ pub(super) struct IdleWait {
     pub(super) age: Timer,
     /// The shorter of the two limits that hold for a head.
     head_timeout: Option<(Duration, HeadLimit)>,
+    /// When the first byte of a head came that is not whole yet.
+    begun: Option<Instant>,
     too_old: bool,
     /// Requests so far.
     pub(super) served: u32,
@@ -370,6 +375,7 @@ impl IdleWait {
             head: timers.timer(),
             age: timers.timer(),
             head_timeout: None,
+            begun: None,
             too_old: false,
             served: 0,
             last_call: false,

@@ -113,6 +113,8 @@ pub struct StreamSetup<'a> {
     pub request: RequestHead,
     /// The head is all of the request.
     pub end: bool,
+    /// When the head's first byte came, where that was in an earlier turn.
+    pub begun: Option<Instant>,
     /// `per_connection_buffer_limit_bytes`.
     pub limit: usize,
     /// The connection drains: the response says so.
@@ -206,8 +208,9 @@ impl<'a> ActiveStream<'a> {
     pub fn new(setup: StreamSetup<'a>) -> Self {
         let worker = setup.worker;
         let now = worker.clock.now();
-        let wall = worker.clock.wall(now);
-        let mut info = StreamInfo::new(setup.connection, worker.next_id(), now, wall);
+        let start = setup.begun.unwrap_or(now);
+        let wall = worker.clock.wall(start);
+        let mut info = StreamInfo::new(setup.connection, worker.next_id(), start, wall);
         info.protocol = Some(setup.request.protocol);
         if setup.end {
             info.timing.last_downstream_rx = Some(now);
@@ -260,13 +263,15 @@ impl<'a> ActiveStream<'a> {
         router::forward::forward(self).await
     }
 
+    /// The limits of the whole run from the head's first byte, as in Envoy.
     fn start_timers(&mut self) {
         let hcm = &self.hcm.config;
+        let start = self.info.start;
         if !self.inbound.ended {
-            self.timers.set_request(hcm.request_timeout.map(|t| self.now + t));
+            self.timers.set_request(hcm.request_timeout.map(|t| start + t));
         }
         self.timers.set_idle(hcm.stream_idle_timeout);
-        self.timers.set_max_duration(hcm.common.max_stream_duration.map(|t| self.now + t));
+        self.timers.set_max_duration(hcm.common.max_stream_duration.map(|t| start + t));
     }
 
     /// Matches the route and takes what it says about the stream as a whole; again when a filter has cleared it.
