@@ -65,6 +65,8 @@ struct Layer {
 pub struct Runtime {
     layers: Vec<Layer>,
     merged: FxHashMap<Box<str>, RuntimeValue>,
+    /// Some key is a fault's for the clients of one cluster.
+    faults_by_cluster: bool,
 }
 
 /// A key of `/runtime`.
@@ -87,6 +89,26 @@ pub fn current() -> Arc<Runtime> {
 /// A whole number in force now.
 pub fn integer(key: &str) -> Option<u64> {
     CURRENT.load().get(key).and_then(RuntimeValue::integer)
+}
+
+/// Whether there is any key `fault.http.<cluster>.…`, so that requests look for theirs.
+pub fn has_faults_by_cluster() -> bool {
+    CURRENT.load().faults_by_cluster
+}
+
+/// Keys of a fault behind `fault.http.` and the name of a cluster.
+const FAULT_KEYS: [&str; 5] = [
+    ".delay.fixed_delay_percent",
+    ".delay.fixed_duration_ms",
+    ".abort.abort_percent",
+    ".abort.http_status",
+    ".abort.grpc_status",
+];
+
+fn is_fault_of_cluster(key: &str) -> bool {
+    key.strip_prefix("fault.http.").is_some_and(|rest| {
+        FAULT_KEYS.iter().any(|end| rest.len() > end.len() && rest.ends_with(end))
+    })
 }
 
 /// Puts values in force for the process: once at start, and after each change of the admin layer.
@@ -158,6 +180,7 @@ impl Runtime {
                 self.merged.insert(key.as_str().into(), value.clone());
             }
         }
+        self.faults_by_cluster = self.merged.keys().any(|key| is_fault_of_cluster(key));
     }
 
     /// These values with others in the admin layer: an empty one is taken out.
@@ -369,6 +392,24 @@ layers:
                 "layered_runtime.layers[3]: a layer has to say what it is",
             ]
         );
+    }
+
+    #[test]
+    fn faults_by_cluster_are_known_by_their_keys() {
+        for (key, expected) in [
+            ("fault.http.abort.abort_percent", false),
+            ("fault.http.delay.fixed_delay_percent", false),
+            ("fault.http.up.abort.abort_percent", true),
+            ("fault.http.abort.abort.abort_percent", true),
+            ("other.up.abort.abort_percent", false),
+        ] {
+            let (runtime, _) =
+                compile(&format!("layers: [{{name: a, static_layer: {{{key}: 1}}}}]"));
+            assert_eq!(runtime.faults_by_cluster, expected, "{key}");
+        }
+        let (runtime, _) = compile(LAYERS);
+        let values = [("fault.http.up.delay.fixed_duration_ms".to_owned(), "5".to_owned())];
+        assert!(runtime.with_admin_values(&values).unwrap().faults_by_cluster);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! configuration or by what `x-envoy-fault-*` headers ask for within it.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
@@ -19,7 +20,7 @@ use crate::config::pb::google::protobuf::Any;
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::metrics;
-use crate::stats::{Scope, SharedBlock};
+use crate::stats::{Scope, SharedBlock, SharedCounter};
 use crate::stream_info::ResponseFlags;
 
 pub const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -41,12 +42,34 @@ metrics! {
 pub struct Config {
     settings: Settings,
     stats: OnceLock<SharedBlock<FaultStat>>,
-    /// `fault.<cluster>` of the clients that had a fault; a scope lasts as long as somebody has it.
-    clusters: Mutex<FxHashMap<Box<str>, Scope>>,
+    /// Counters of the clients' clusters that had a fault. A new one makes a new map; reading takes no lock.
+    clusters: ArcSwap<FxHashMap<Arc<str>, Arc<ClusterCounters>>>,
 }
 
 /// Clients name their clusters themselves: no more than this are counted apart.
 const MAX_CLUSTERS: usize = 1000;
+/// Nor names longer than this, in bytes.
+const MAX_CLUSTER_NAME: usize = 256;
+
+/// `fault.<cluster>`: each counter is made when it first counts.
+#[derive(Debug)]
+struct ClusterCounters {
+    scope: Scope,
+    aborts: OnceLock<SharedCounter>,
+    delays: OnceLock<SharedCounter>,
+}
+
+impl ClusterCounters {
+    fn inc(&self, stat: FaultStat) {
+        let (place, name) = match stat {
+            FaultStat::AbortsInjected => (&self.aborts, "aborts_injected"),
+            FaultStat::DelaysInjected => (&self.delays, "delays_injected"),
+            // Envoy counts no other by cluster.
+            _ => return,
+        };
+        place.get_or_init(|| self.scope.shared_counter(name)).inc();
+    }
+}
 
 impl Config {
     /// See `chain::FilterConfig::declare`.
@@ -58,21 +81,34 @@ impl Config {
         self.stats.get_or_init(|| hcm.scope.scope("fault").shared())
     }
 
-    fn count_of_cluster(&self, cluster: &str, hcm: &HcmScope, name: &str) {
-        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        if clusters.len() >= MAX_CLUSTERS && !clusters.contains_key(cluster) {
+    fn count_of_cluster(&self, cluster: &str, hcm: &HcmScope, stat: FaultStat) {
+        let known = self.clusters.load();
+        if let Some(counters) = known.get(cluster) {
+            counters.inc(stat);
             return;
         }
-        let scope = clusters
-            .entry(cluster.into())
-            .or_insert_with(|| hcm.scope.scope(&format!("fault.{cluster}")));
-        scope.shared_counter(name).inc();
+        if known.len() >= MAX_CLUSTERS || cluster.len() > MAX_CLUSTER_NAME {
+            return;
+        }
+        let counters = Arc::new(ClusterCounters {
+            scope: hcm.scope.scope(&format!("fault.{cluster}")),
+            aborts: OnceLock::new(),
+            delays: OnceLock::new(),
+        });
+        counters.inc(stat);
+        let name: Arc<str> = cluster.into();
+        self.clusters.rcu(|known| {
+            let mut more = FxHashMap::clone(known);
+            // Another worker's may be there first: both count in the same scope.
+            more.entry(name.clone()).or_insert_with(|| counters.clone());
+            more
+        });
     }
 }
 
 pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Arc<Config>> {
     let settings = compile_settings(&unpack_any(any, path)?, path)?;
-    Some(Arc::new(Config { settings, stats: OnceLock::new(), clusters: Mutex::default() }))
+    Some(Arc::new(Config { settings, stats: OnceLock::new(), clusters: ArcSwap::default() }))
 }
 
 pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConfig> {
@@ -116,7 +152,7 @@ impl Filter {
     }
 
     /// Counts an injected fault, once as an active one.
-    fn count(&mut self, cx: &mut FilterContext<'_>, stat: FaultStat, name: &str) {
+    fn count(&mut self, cx: &mut FilterContext<'_>, stat: FaultStat) {
         let stats = self.stats(cx);
         stats.inc(stat);
         if !self.active {
@@ -128,7 +164,7 @@ impl Filter {
         if settings.cluster_stats
             && let Some(cluster) = downstream_cluster(cx.request)
         {
-            self.config.count_of_cluster(cluster, cx.hcm_stats, name);
+            self.config.count_of_cluster(cluster, cx.hcm_stats, stat);
         }
         *cx.info.metadata_mut("envoy.filters.http.fault") = metadata;
     }
@@ -140,7 +176,7 @@ impl Filter {
             return Flow::Continue;
         };
         let body = settings.response_body.clone();
-        self.count(cx, FaultStat::AbortsInjected, "aborts_injected");
+        self.count(cx, FaultStat::AbortsInjected);
         let mut reply = LocalReply::new(status, "fault_filter_abort")
             .body(body)
             .flag(ResponseFlags::FAULT_INJECTED);
@@ -187,7 +223,7 @@ impl HttpFilter for Filter {
         match delay {
             Some(delay) => {
                 self.stage = Stage::Delayed;
-                self.count(cx, FaultStat::DelaysInjected, "delays_injected");
+                self.count(cx, FaultStat::DelaysInjected);
                 cx.info.flags.insert(ResponseFlags::DELAY_INJECTED);
                 wait_until(cx, cx.now + delay)
             }

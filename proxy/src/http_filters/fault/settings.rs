@@ -212,8 +212,11 @@ pub(super) fn downstream_cluster(request: &RequestHead) -> Option<&str> {
     name.filter(|name| !name.is_empty())
 }
 
-/// A runtime key of the client's own cluster.
+/// A runtime key of the client's own cluster, where there are such keys.
 fn cluster_key(request: &RequestHead, what: &str) -> Option<String> {
+    if !runtime::has_faults_by_cluster() {
+        return None;
+    }
     downstream_cluster(request).map(|cluster| format!("fault.http.{cluster}.{what}"))
 }
 

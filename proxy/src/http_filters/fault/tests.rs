@@ -167,3 +167,23 @@ fn wrong_configurations_name_their_field() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+#[test]
+fn clusters_are_counted_apart_up_to_a_number_and_a_length() {
+    let abort = abort(ErrorType::HttpStatus(503));
+    let config = compiled(|path| compile(&any(&abort), "", path)).unwrap();
+    let mut stream = TestStream::new(None);
+    let mut ask = |cluster: &str| {
+        let names = &mut stream.request.headers;
+        names.set(&names::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster.as_bytes());
+        head(&mut stream, &mut Filter::new(&config));
+    };
+    ask(&"x".repeat(MAX_CLUSTER_NAME + 1));
+    assert!(config.clusters.load().is_empty());
+    for n in 0..=MAX_CLUSTERS {
+        ask(&n.to_string());
+    }
+    ask("0");
+    assert_eq!(config.clusters.load().len(), MAX_CLUSTERS);
+    assert_eq!(stat(&stream, FaultStat::AbortsInjected), MAX_CLUSTERS as u64 + 3);
+}
