@@ -76,17 +76,17 @@ mod tests {
     #[test]
     fn protocols_are_told_apart_at_any_split() {
         let all = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
-        for n in 0..17 {
-            assert_eq!(
-                inspect(&all[..n.min(16)]),
-                if n < 17 { Inspected::More } else { Inspected::NotHttp },
-                "{n}"
-            );
+        let first_line = all.iter().position(|b| *b == b'\n').unwrap();
+        for n in 0..=all.len() {
+            let expected =
+                if n <= first_line { Inspected::More } else { Inspected::Http("http/1.1") };
+            assert_eq!(inspect(&all[..n]), expected, "{n}");
         }
-        assert_eq!(inspect(all), Inspected::Http("http/1.1"));
+        for n in 0..PREFACE.len() {
+            assert_eq!(inspect(&PREFACE[..n]), Inspected::More, "{n}");
+        }
         assert_eq!(inspect(b"POST / HTTP/1.0\r\n"), Inspected::Http("http/1.0"));
         assert_eq!(inspect(PREFACE), Inspected::Http("h2c"));
-        assert_eq!(inspect(&PREFACE[..5]), Inspected::More);
         assert_eq!(inspect(b"\x16\x03\x01"), Inspected::NotHttp);
         assert_eq!(inspect(b"EHLO x\r\n"), Inspected::NotHttp);
         assert_eq!(inspect(b"GET / SIP/2.0\r\n"), Inspected::NotHttp);
