@@ -53,6 +53,8 @@ pub struct ServerConn {
     body: BodyDecoder,
     response: Response,
     upgrade: Upgrade,
+    /// Somebody has asked for the bytes that are held: they count as received.
+    awaited: bool,
     is_connect: bool,
     to_head: bool,
     http10: bool,
@@ -81,6 +83,7 @@ impl ServerConn {
             body: BodyDecoder::Done,
             response: Response::Done,
             upgrade: Upgrade::No,
+            awaited: false,
             is_connect: false,
             to_head: false,
             http10: false,
@@ -164,6 +167,7 @@ impl ServerConn {
         self.http10 = head.protocol == Protocol::Http10;
         self.upgrade =
             if self.is_connect || head.upgrade.is_some() { Upgrade::Held } else { Upgrade::No };
+        self.awaited = false;
         self.close |= !parsed.keep_alive;
         let bytes = parsed.consumed as u64;
         self.meter =
@@ -224,7 +228,7 @@ impl ServerConn {
         self.meter = ByteMeter { wire_received, ..ByteMeter::default() };
         self.close = true;
         self.body = BodyDecoder::Done;
-        self.upgrade = Upgrade::Refused;
+        (self.upgrade, self.awaited) = (Upgrade::Refused, false);
     }
 
     /// The response in hand, or the next one, says `connection: close`, and the connection ends after it.
@@ -321,6 +325,7 @@ impl ServerConn {
 
     /// Whether the client is still there while its upgrade waits for an answer; what it sends is kept.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Fault>> {
+        self.awaited = true;
         while self.read.bytes.len() < PIPELINED_BYTES {
             if ready!(self.read.poll_fill(&mut self.io, cx))? == 0 {
                 self.peer_closed = true;
@@ -333,8 +338,8 @@ impl ServerConn {
 
     pub(in crate::codec) fn held_bytes(&self) -> usize {
         match self.upgrade {
-            Upgrade::Held | Upgrade::Refused => self.read.bytes.len(),
-            Upgrade::No | Upgrade::Tunnel => 0,
+            Upgrade::Held | Upgrade::Refused if self.awaited => self.read.bytes.len(),
+            _ => 0,
         }
     }
 

@@ -520,6 +520,8 @@ fn upgrades_hold_early_bytes_until_they_are_granted() {
     let (mut conn, _peer) = server_with(request, settings());
     block_on(async {
         poll_fn(|cx| conn.poll_head(cx)).await.unwrap().unwrap();
+        assert_eq!(conn.held_bytes(), 0);
+        assert!(poll_once(|cx| conn.poll_frame(cx)).is_pending());
         conn.send_head(&response(403, &[]), true);
         assert!(poll_once(|cx| conn.poll_frame(cx)).is_pending());
         assert_eq!(conn.held_bytes(), 5);
