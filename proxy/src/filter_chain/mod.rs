@@ -148,21 +148,26 @@ impl Entered {
     async fn deny(
         &self,
         chain: &Arc<FilterChain>,
-        denial: Denial,
+        mut denial: Denial,
         io: &mut Io,
         read: &mut BytesMut,
     ) {
         let worker = &self.listener.worker;
         let terminal = self.listener.chains.terminals.get(&Arc::as_ptr(chain));
         let half_close = matches!(terminal, Some(WorkerTerminal::Tcp(_)));
-        let told = denial.wait_for_a_byte(io, read, &self.handle, worker).await || half_close;
+        let heard = denial.wait_for_a_byte(io, read, &self.handle, worker).await;
+        if heard {
+            denial.delay(io, read, &self.handle, worker, half_close).await;
+        }
+        let told = heard || half_close;
+        let by_us = told && !denial.client_left();
         let received = read.len() as u64;
         let mut stream = stream_info(&self.info);
         stream.connection_termination_details = denial.close(told);
         stream.bytes_received = received;
         match terminal {
             Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, received),
-            Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, told, received),
+            Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, by_us, received),
             None => {}
         }
         self.leave(stream);

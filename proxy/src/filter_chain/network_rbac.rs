@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -24,7 +25,7 @@ use crate::io::Io;
 use crate::stats::Block;
 use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
-use crate::worker::connections::{ConnectionHandle, Drain};
+use crate::worker::connections::{ConnectionHandle, Drain, LastCall};
 
 /// Full name of the filter's message.
 pub const TYPE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
@@ -94,6 +95,7 @@ impl fmt::Debug for WorkerRbac {
 pub struct Denial {
     rbac: Rc<WorkerRbac>,
     details: Cow<'static, str>,
+    left: bool,
 }
 
 impl WorkerRbac {
@@ -123,7 +125,7 @@ impl WorkerRbac {
             return None;
         }
         let details = denied_details(verdict.policy.map(|name| &**name)).into();
-        Some(Denial { rbac: self.clone(), details })
+        Some(Denial { rbac: self.clone(), details, left: false })
     }
 }
 
@@ -132,7 +134,7 @@ impl Denial {
     /// way would end by RST. Silent ones are not waited for longer than listener filters by default are. Whether
     /// there was a byte.
     pub async fn wait_for_a_byte(
-        &self,
+        &mut self,
         io: &mut Io,
         read: &mut BytesMut,
         handle: &ConnectionHandle,
@@ -140,28 +142,65 @@ impl Denial {
     ) -> bool {
         let mut limit = worker.timers.timer();
         limit.arm(Instant::now() + SILENCE);
+        let mut last_call = LastCall::new(handle, &worker.timers);
         poll_fn(|cx| {
-            if read.is_empty() {
-                read.reserve(FIRST_READ);
-                if io.poll_read(cx, read).is_pending() {
-                    let gone = handle.poll_drain(Drain::No, cx).is_ready();
-                    return if gone { Poll::Ready(()) } else { limit.poll(cx) };
-                }
+            if !read.is_empty() || poll_more(io, cx, read).is_ready() {
+                return Poll::Ready(());
             }
-            Poll::Ready(())
+            if last_call.poll(cx).is_ready() { Poll::Ready(()) } else { limit.poll(cx) }
         })
         .await;
-        if let (false, Some(delay)) = (read.is_empty(), self.rbac.config.delay_deny) {
-            worker.timers.sleep_until(Instant::now() + delay).await;
-        }
         !read.is_empty()
+    }
+
+    /// `delay_deny` after the first byte. A drain or the client's leaving cuts it short; a FIN is none where
+    /// `half_close` holds.
+    pub async fn delay(
+        &mut self,
+        io: &mut Io,
+        read: &mut BytesMut,
+        handle: &ConnectionHandle,
+        worker: &WorkerContext,
+        half_close: bool,
+    ) {
+        let Some(delay) = self.rbac.config.delay_deny else { return };
+        let mut timer = worker.timers.timer();
+        timer.arm(Instant::now() + delay);
+        let mut finished = false;
+        self.left = poll_fn(|cx| {
+            while !finished && read.len() < FIRST_READ {
+                match poll_more(io, cx, read) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(0)) if half_close => finished = true,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(true),
+                    Poll::Ready(Ok(_)) => {}
+                }
+            }
+            if handle.poll_drain(Drain::No, cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            timer.poll(cx).map(|()| false)
+        })
+        .await;
+    }
+
+    /// Whether the client left while its denial was delayed.
+    pub fn client_left(&self) -> bool {
+        self.left
     }
 
     /// Why the connection is closed; `told` is false for one that left before it could be.
     pub fn close(self, told: bool) -> Option<Cow<'static, str>> {
-        told.then(|| {
+        if told {
             self.rbac.stats.inc(RbacStat::Denied);
-            self.details
-        })
+        }
+        (told && !self.left).then_some(self.details)
     }
+}
+
+/// Reads once; who is silent holds no buffer.
+fn poll_more(io: &mut Io, cx: &mut Context<'_>, read: &mut BytesMut) -> Poll<io::Result<usize>> {
+    ready!(io.poll_read_ready(cx));
+    read.reserve(FIRST_READ);
+    io.poll_read(cx, read)
 }

@@ -218,6 +218,9 @@ impl TcpConnection {
                 return Poll::Ready(Wait::Over(value));
             }
             while !early.finished && early.read.len() < EARLY_BYTES {
+                if io.poll_read_ready(cx).is_pending() {
+                    break;
+                }
                 early.read.reserve(EARLY_BYTES);
                 match io.poll_read(cx, &mut early.read) {
                     Poll::Pending => break,

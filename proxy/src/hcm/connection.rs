@@ -24,15 +24,11 @@ use crate::stats::declare_http2;
 use crate::stats::names::HttpStat;
 use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
-use crate::worker::connections::Drain;
+use crate::worker::connections::{Drain, LAST_CALL};
 use crate::worker::timers::Timer;
 
 /// So much of RFC 9113 §3.4's preface tells HTTP/2, as in Envoy: no request of HTTP/1 begins so.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2";
-
-/// How long an HTTP/1 connection that drains waits for one more request, to be answered with `connection: close`.
-/// Closed at once, it could cross a request on its way, which its client could not repeat.
-const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// A connection as the connection manager takes it over.
 pub struct HttpConnection {

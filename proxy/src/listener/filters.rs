@@ -4,7 +4,8 @@
 //! out. A connection that ends here with bytes unread ends by RST, as a socket does whose bytes nobody took.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::io;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -20,8 +21,9 @@ use crate::stats::names::{
 };
 use crate::stream_info::Address;
 use crate::worker::WorkerContext;
+use crate::worker::connections::{ConnectionHandle, LastCall};
 
-/// A first read of listener filters; small, since a silent connection holds it.
+/// A first read of listener filters; small, since a connection that stops there holds it.
 const INSPECT_BYTES: usize = 1024;
 
 /// The counters of a listener's filters on one worker, in the order of the filters.
@@ -35,6 +37,8 @@ enum FilterStats {
 enum Outcome {
     Passed,
     Refused,
+    /// The connection drains, and its client has said nothing.
+    Drained,
     Closed,
     Failed,
     TimedOut,
@@ -72,12 +76,14 @@ impl ListenerFilters {
         io: &mut Io,
         read: &mut BytesMut,
         found: &mut Found,
+        handle: &ConnectionHandle,
     ) -> bool {
         let config = &listener.config;
         let mut timer = listener.worker.timers.timer();
         if let Some(timeout) = config.listener_filters_timeout {
             timer.arm(Instant::now() + timeout);
         }
+        let mut last_call = LastCall::new(handle, &listener.worker.timers);
         for (filter, stats) in config.listener_filters.iter().zip(&self.0) {
             if filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local)) {
                 continue;
@@ -95,8 +101,10 @@ impl ListenerFilters {
                     if timer.poll(cx).is_ready() {
                         return Poll::Ready(Outcome::TimedOut);
                     }
-                    read.reserve(INSPECT_BYTES);
-                    match io.poll_read(cx, read) {
+                    match poll_more(io, cx, read) {
+                        Poll::Pending if read.is_empty() => {
+                            return last_call.poll(cx).map(|()| Outcome::Drained);
+                        }
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(0)) => return Poll::Ready(Outcome::Closed),
                         Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Failed),
@@ -107,7 +115,7 @@ impl ListenerFilters {
             .await;
             let stat = match outcome {
                 Outcome::Passed => continue,
-                Outcome::Refused => return false,
+                Outcome::Refused | Outcome::Drained => return false,
                 Outcome::Closed => ListenerStat::DownstreamListenerFilterRemoteClose,
                 Outcome::Failed => ListenerStat::DownstreamListenerFilterError,
                 Outcome::TimedOut => ListenerStat::DownstreamPreCxTimeout,
@@ -118,6 +126,13 @@ impl ListenerFilters {
         }
         true
     }
+}
+
+/// Reads once; who is silent holds no buffer.
+fn poll_more(io: &mut Io, cx: &mut Context<'_>, read: &mut BytesMut) -> Poll<io::Result<usize>> {
+    ready!(io.poll_read_ready(cx));
+    read.reserve(INSPECT_BYTES);
+    io.poll_read(cx, read)
 }
 
 fn step(

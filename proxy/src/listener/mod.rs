@@ -186,7 +186,8 @@ impl WorkerListener {
         }
         tokio::task::spawn_local(async move {
             listener.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
-            let passed = listener.filters.run(&listener, &mut io, &mut read, &mut found).await;
+            let passed =
+                listener.filters.run(&listener, &mut io, &mut read, &mut found, &handle).await;
             listener.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
             if !passed {
                 filter_chain::refuse(&listener, &io, &read, found, started);

@@ -4,6 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::timers::{Timer, Timers};
+
+/// How long a connection that drains waits for what its client may have sent already, to be answered with
+/// `connection: close`. Closed at once, it could cross a request on its way, which its client could not repeat.
+pub const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How far the end of a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,6 +148,29 @@ impl Drop for ConnectionHandle {
         {
             waker.wake();
         }
+    }
+}
+
+/// The end of a wait for a client's first byte: [`LAST_CALL`] after its connection began to drain.
+#[derive(Debug)]
+pub struct LastCall<'a> {
+    handle: &'a ConnectionHandle,
+    timer: Timer,
+    called: bool,
+}
+
+impl<'a> LastCall<'a> {
+    pub fn new(handle: &'a ConnectionHandle, timers: &Timers) -> Self {
+        Self { handle, timer: timers.timer(), called: false }
+    }
+
+    /// Ready when nothing more is waited for.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.called && self.handle.poll_drain(Drain::No, cx).is_ready() {
+            self.called = true;
+            self.timer.arm(Instant::now() + LAST_CALL);
+        }
+        self.timer.poll(cx)
     }
 }
 
