@@ -339,7 +339,9 @@ impl ActiveStream<'_> {
         if self.broke_protocol {
             self.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         }
-        self.info.bytes_received += self.down.held_bytes() as u64;
+        if self.head_read {
+            self.info.bytes_received += self.down.held_bytes() as u64;
+        }
         let stats = &self.hcm.stats;
         let fate = match outcome {
             Ok(()) => {
