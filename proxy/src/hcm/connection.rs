@@ -145,7 +145,7 @@ impl HttpConnection {
                 }
                 self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
                 return match fate {
-                    Fate::Complete | Fate::Cut => Closed::Local,
+                    Fate::Complete | Fate::Cut | Fate::Last => Closed::Local,
                     Fate::PeerGone => Closed::Remote,
                 };
             }

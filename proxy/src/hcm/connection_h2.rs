@@ -11,7 +11,7 @@ use bytes::BytesMut;
 
 use super::connection::{Closed, HttpConnection, IdleWait};
 use super::live::WorkerHcm;
-use super::stream::{ActiveStream, handle_stream, refuse};
+use super::stream::{ActiveStream, Fate, handle_stream, refuse};
 use crate::codec::h2::{self, Http2Fault};
 use crate::codec::head::RequestHead;
 use crate::codec::{Fault, ServerStream};
@@ -26,9 +26,12 @@ impl HttpConnection {
         let mut conn = h2::ServerConn::new(io, read, first.h2.clone(), counters);
         let mut wait = IdleWait::new(self, first);
         let mut drain = H2Drain::new(self);
-        let active = Rc::new(Cell::new(0usize));
+        let streams = Rc::new(Streams::default());
         let mut refused = false;
         let closed = poll_fn(|cx| {
+            if streams.last.take() {
+                drain.start(&mut conn);
+            }
             loop {
                 match conn.poll_accept(cx) {
                     Poll::Ready(Some(Ok((head, end, stream)))) => {
@@ -46,7 +49,7 @@ impl HttpConnection {
                             continue;
                         }
                         refused = false;
-                        self.spawn_h2(hcm, head, end, stream, &active, cx);
+                        self.spawn_h2(hcm, head, end, stream, &streams, cx);
                     }
                     Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(fault)),
                     Poll::Ready(None) => {
@@ -58,12 +61,13 @@ impl HttpConnection {
                     Poll::Pending => break,
                 }
             }
-            self.poll_h2_limits(&mut conn, &mut wait, &mut drain, active.get(), first, cx).map(Ok)
+            self.poll_h2_limits(&mut conn, &mut wait, &mut drain, streams.active.get(), first, cx)
+                .map(Ok)
         })
         .await;
         let fault = match closed {
             Ok(closed) => {
-                self.count_active(first, closed, active.get() > 0);
+                self.count_active(first, closed, streams.active.get() > 0);
                 if closed == Closed::Remote || drain.seen == Drain::Now {
                     return closed;
                 }
@@ -78,7 +82,7 @@ impl HttpConnection {
         if matches!(fault, Fault::Parse(_)) && !flood {
             first.stats.inc(HttpStat::DownstreamCxProtocolError);
         }
-        self.count_active(first, closed, refused || active.get() > 0);
+        self.count_active(first, closed, refused || streams.active.get() > 0);
         self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
         closed
     }
@@ -150,24 +154,35 @@ impl HttpConnection {
         head: RequestHead,
         end: bool,
         stream: h2::ServerStream,
-        active: &Rc<Cell<usize>>,
+        streams: &Rc<Streams>,
         cx: &Context<'_>,
     ) {
-        active.set(active.get() + 1);
+        streams.active.set(streams.active.get() + 1);
         let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
         // Boxed here: its kilobytes are not copied at every step into the task.
         let stream = Box::pin(handle_stream(Box::new(ActiveStream::new(setup))));
-        let active = active.clone();
+        let streams = streams.clone();
         let connection = cx.waker().clone();
         tokio::task::spawn_local(async move {
-            stream.await;
-            active.set(active.get() - 1);
-            if active.get() == 0 {
-                // The connection's idle timer starts.
+            let fate = stream.await;
+            streams.active.set(streams.active.get() - 1);
+            if fate == Fate::Last {
+                streams.last.set(true);
+            }
+            if fate == Fate::Last || streams.active.get() == 0 {
+                // The connection drains, or its idle timer starts.
                 connection.wake();
             }
         });
     }
+}
+
+/// What a connection knows of its streams.
+#[derive(Default)]
+struct Streams {
+    active: Cell<usize>,
+    /// One of them was to be the last.
+    last: Cell<bool>,
 }
 
 /// How far the drain of an HTTP/2 connection has come: GOAWAY without a last stream, then, `drain_timeout` later,

@@ -63,7 +63,7 @@ pub(super) fn check_upgrade(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         return Ok(());
     }
     // Bytes behind a refused upgrade may be another request in disguise.
-    s.close_after = true;
+    (s.close_after, s.upgrade_refused) = (true, true);
     s.hcm.stats.inc(HttpStat::DownstreamRqWsOnNonWsRoute);
     Err(reject(StatusCode::FORBIDDEN, "upgrade_failed"))
 }

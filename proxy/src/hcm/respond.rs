@@ -349,7 +349,7 @@ impl ActiveStream<'_> {
                     stats.inc(HttpStat::DownstreamRqRxReset);
                     self.down.reset(reset_code::NO_ERROR);
                 }
-                Fate::Complete
+                if self.upgrade_refused { Fate::Last } else { Fate::Complete }
             }
             Err(StreamEnd::Downstream(fault)) => {
                 stats.inc(HttpStat::DownstreamRqRxReset);

@@ -101,6 +101,8 @@ pub struct ActiveStream<'a> {
     pub(super) was_full: bool,
     /// The connection is to be closed after this response.
     pub close_after: bool,
+    /// Its upgrade was refused from the head alone: on HTTP/2, too, the connection drains.
+    pub(super) upgrade_refused: bool,
     pub limit: usize,
 }
 
@@ -127,6 +129,8 @@ pub enum Fate {
     Complete,
     /// By us, before its end.
     Cut,
+    /// Answered, and its connection is to take no more: the stream's bytes might have been requests.
+    Last,
     PeerGone,
 }
 
@@ -238,6 +242,7 @@ impl<'a> ActiveStream<'a> {
             stripped_port: None,
             was_full: false,
             close_after: setup.close_after,
+            upgrade_refused: false,
             limit: setup.limit,
         }
     }
