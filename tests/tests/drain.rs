@@ -9,8 +9,28 @@ use tests::area::Area;
 use tests::load::{Tally, h1, h2};
 use tests::proxy::Kind;
 use tests::sandbox::Sandbox;
+use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
+
+/// Nobody who says nothing keeps the process: not where listener filters wait for a first byte without a limit.
+#[test]
+fn sigterm_ends_silent_connections() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let area = Area::load("../load").unwrap();
+        let mut sandbox =
+            Sandbox::start(Kind::Outrigger, &area, &["--drain-time-s", "25"]).await.unwrap();
+        let port = sandbox.port("silent").unwrap();
+        let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let waits = |(name, value): (&String, &i64)| name.ends_with("pre_cx_active") && *value > 0;
+        while !sandbox.stats().await.unwrap().iter().any(waits) {
+            tokio::task::yield_now().await;
+        }
+        let status = sandbox.proxy.signal(Signal::SIGTERM, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    });
+}
 
 #[test]
 fn sigterm_under_load_fails_nothing() {
