@@ -10,7 +10,6 @@ use crate::conn_pool::TcpLease;
 use crate::io::Io;
 use crate::stats::names::TcpProxyStat;
 use crate::stream_info::{ResponseFlags, StreamInfo};
-use crate::worker::connections::Drain;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -19,7 +18,6 @@ enum End {
     Downstream,
     Idle,
     TooOld,
-    Drained,
 }
 
 impl End {
@@ -59,7 +57,6 @@ impl TcpConnection {
         match end {
             End::Idle => stats.inc(TcpProxyStat::IdleTimeout),
             End::TooOld => self.too_old(info),
-            End::Drained => stats.inc(TcpProxyStat::DownstreamCxDrainClose),
             End::Done | End::Upstream | End::Downstream => {}
         }
         if reset {
@@ -125,9 +122,6 @@ impl TcpConnection {
             }
             if clocks.age.poll(cx).is_ready() {
                 return Poll::Ready(End::TooOld);
-            }
-            if self.handle.poll_drain(Drain::Graceful, cx).is_ready() {
-                return Poll::Ready(End::Drained);
             }
             if config.access_log_flush_interval.is_some() {
                 meter(info, to_up, to_down);

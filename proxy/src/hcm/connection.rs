@@ -47,6 +47,14 @@ pub(super) enum Closed {
     Remote,
 }
 
+/// What makes a response a connection's last; a drain is for the caller to count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    /// Of requests, or of age.
+    Limit,
+    Drain,
+}
+
 impl HttpConnection {
     /// Serves the connection to its end. `read` has what listener filters took.
     ///
@@ -173,8 +181,12 @@ impl HttpConnection {
             }
             Next::Request(head, end) => {
                 wait.served += 1;
-                let close_after = self.is_last(&hcm, wait.served, wait);
+                let last = self.is_last(&hcm, wait.served, wait);
+                if last == Some(Last::Drain) {
+                    hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
+                }
                 let setup = self.setup(hcm, ServerStream::H1(conn), head, end);
+                let close_after = last.is_some();
                 let stream = ActiveStream::new(StreamSetup { begun, close_after, ..setup });
                 Box::pin(handle_stream(Box::new(stream)))
             }
@@ -197,9 +209,7 @@ impl HttpConnection {
             }
             Next::Closed => return Err(Closed::Remote),
             Next::Limit(stat) => {
-                if let Some(stat) = stat {
-                    hcm.stats.inc(stat);
-                }
+                hcm.stats.inc(stat);
                 return Err(Closed::Local);
             }
         })
@@ -225,17 +235,16 @@ impl HttpConnection {
         }
     }
 
-    /// The response in hand is the connection's last.
-    pub(super) fn is_last(&self, hcm: &WorkerHcm, served: u32, wait: &IdleWait) -> bool {
-        if self.handle.drain_state() != Drain::No {
-            hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
-            return true;
-        }
+    /// Whether the response in hand is the connection's last, and why.
+    pub(super) fn is_last(&self, hcm: &WorkerHcm, served: u32, wait: &IdleWait) -> Option<Last> {
         if hcm.config.common.max_requests_per_connection.is_some_and(|max| served >= max) {
             hcm.stats.inc(HttpStat::DownstreamCxMaxRequestsReached);
-            return true;
+            return Some(Last::Limit);
         }
-        wait.too_old
+        if wait.too_old {
+            return Some(Last::Limit);
+        }
+        (self.handle.drain_state() != Drain::No).then_some(Last::Drain)
     }
 
     /// An HTTP/1 connection between requests.
@@ -257,19 +266,9 @@ impl HttpConnection {
             Poll::Pending => {}
         }
         let started = conn.head_started();
-        let mut seen = self.handle.drain_state();
-        loop {
-            if seen == Drain::Now {
-                return Poll::Ready(Next::Limit(None));
-            }
-            if seen == Drain::Graceful && !started && !wait.last_call {
-                wait.last_call = true;
-                wait.idle.arm(Instant::now() + LAST_CALL);
-            }
-            match self.handle.poll_drain(seen, cx) {
-                Poll::Ready(state) => seen = state,
-                Poll::Pending => break,
-            }
+        if self.handle.poll_drain(Drain::No, cx).is_ready() && !started && !wait.last_call {
+            wait.last_call = true;
+            wait.idle.arm(Instant::now() + LAST_CALL);
         }
         if started {
             wait.idle.disarm();
@@ -285,15 +284,15 @@ impl HttpConnection {
             }
         } else if wait.idle.poll(cx).is_ready() {
             if wait.last_call {
-                return Poll::Ready(Next::Limit(Some(HttpStat::DownstreamCxDrainClose)));
+                return Poll::Ready(Next::Limit(HttpStat::DownstreamCxDrainClose));
             }
-            return Poll::Ready(Next::Limit(Some(HttpStat::DownstreamCxIdleTimeout)));
+            return Poll::Ready(Next::Limit(HttpStat::DownstreamCxIdleTimeout));
         }
         if wait.age.poll(cx).is_ready() {
             wait.too_old = true;
             if !started {
                 let stat = HttpStat::DownstreamCxMaxDurationReached;
-                return Poll::Ready(Next::Limit(Some(stat)));
+                return Poll::Ready(Next::Limit(stat));
             }
         }
         Poll::Pending
@@ -344,7 +343,7 @@ enum Next {
     Bad(Fault),
     HeadTimeout(HeadLimit),
     Closed,
-    Limit(Option<HttpStat>),
+    Limit(HttpStat),
 }
 
 /// The timers of a connection between requests.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::connection::{Closed, HttpConnection, IdleWait};
+use super::connection::{Closed, HttpConnection, IdleWait, Last};
 use super::live::WorkerHcm;
 use super::stream::{ActiveStream, Fate, handle_stream, refuse};
 use crate::codec::h2::{self, Http2Fault};
@@ -38,8 +38,11 @@ impl HttpConnection {
                         wait.served += 1;
                         wait.idle.disarm();
                         let hcm = self.slot.current(&self.worker);
-                        if self.is_last(&hcm, wait.served, &wait) {
-                            drain.start(&mut conn);
+                        if let Some(last) = self.is_last(&hcm, wait.served, &wait)
+                            && drain.start(&mut conn)
+                            && last == Last::Drain
+                        {
+                            hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
                         }
                         if let Some(fault) = stream.rejected() {
                             refused = true;
@@ -68,7 +71,7 @@ impl HttpConnection {
         let fault = match closed {
             Ok(closed) => {
                 self.count_active(first, closed, streams.active.get() > 0);
-                if closed == Closed::Remote || drain.seen == Drain::Now {
+                if closed == Closed::Remote {
                     return closed;
                 }
                 // Who hears that it is over may close first.
@@ -114,10 +117,6 @@ impl HttpConnection {
         }
         if let Poll::Ready(state) = self.handle.poll_drain(drain.seen, cx) {
             drain.seen = state;
-            if state == Drain::Now {
-                conn.abort(0);
-                return Poll::Ready(Closed::Local);
-            }
             if drain.start(conn) {
                 hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
             }

@@ -28,7 +28,6 @@ use crate::stats::Block;
 use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
 use crate::stream_info::{Address, Metadata};
 use crate::worker::WorkerContext;
-use crate::worker::connections::Drain;
 
 /// Longest wait after an accept that failed for want of resources (FAULTS F2).
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
@@ -191,7 +190,7 @@ impl WorkerListener {
             listener.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
             if !passed {
                 filter_chain::refuse(&listener, &io, &read, found, started);
-            } else if handle.drain_state() != Drain::Now {
+            } else {
                 filter_chain::start(listener, io, read, found, handle, started);
             }
         });

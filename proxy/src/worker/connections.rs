@@ -19,8 +19,6 @@ pub enum Drain {
     No,
     /// Finish what is in flight, take nothing new: `connection: close`, GOAWAY.
     Graceful,
-    /// Close now.
-    Now,
 }
 
 /// One connection's entry. Dropping it takes the connection off the list.
