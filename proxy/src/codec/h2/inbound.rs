@@ -15,9 +15,6 @@ const PREFACE_BYTES: u32 = 24;
 /// What the crate h2 lets the peer send (RFC 9113 §4.2).
 const MAX_FRAME_BYTES: u32 = 16_384;
 
-/// Longer header blocks are not kept.
-const MAX_BLOCK_BYTES: usize = 4096;
-
 /// The payload of the PING that the crate h2 sends between the two GOAWAY frames of a drain.
 const SHUTDOWN_PING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
 
@@ -180,16 +177,20 @@ impl Inbound {
         if !kept {
             return;
         }
-        let mut block = shared.block.borrow_mut();
-        if block.len() + bytes.len() <= MAX_BLOCK_BYTES {
-            block.extend_from_slice(bytes);
-        }
+        shared.block.borrow_mut().push(bytes);
     }
 
     /// A frame is whole; whether the crate h2 has to be asked about it.
     fn end(&mut self, header: Header, shared: &Shared) -> bool {
-        if header.kind == kind::SETTINGS && asks_for_too_much(&shared.block.borrow()) {
+        if header.kind == kind::SETTINGS && asks_for_too_much(shared.block.borrow().beginning()) {
             shared.accuse(Culprit::Code(code::FLOW_CONTROL_ERROR));
+        }
+        if header.kind == kind::HEADERS
+            && self.is_server
+            && (header.has(flag::PADDED) || header.has(flag::PRIORITY))
+        {
+            let mut block = shared.block.borrow_mut();
+            block.strip(header.has(flag::PADDED), header.has(flag::PRIORITY));
         }
         if !matches!(header.kind, kind::HEADERS | kind::CONTINUATION)
             || !header.has(flag::END_HEADERS)
@@ -201,9 +202,6 @@ impl Inbound {
             return false;
         }
         shared.open_head.set(None);
-        if header.kind == kind::HEADERS {
-            strip(&mut shared.block.borrow_mut(), header);
-        }
         shared.gate.set(Some(gate));
         true
     }
@@ -314,15 +312,6 @@ impl ControlBudget {
 fn asks_for_too_much(settings: &[u8]) -> bool {
     const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
     settings.chunks_exact(6).any(|one| one[..2] == INITIAL_WINDOW_SIZE && one[2] & 0x80 != 0)
-}
-
-/// Leaves the fields of a HEADERS frame alone; nothing of one with padding.
-fn strip(block: &mut Vec<u8>, header: Header) {
-    if header.has(flag::PADDED) {
-        block.clear();
-    } else if header.has(flag::PRIORITY) {
-        block.drain(..block.len().min(5));
-    }
 }
 
 fn is_shutdown_pong(bytes: &[u8], shared: &Shared) -> bool {

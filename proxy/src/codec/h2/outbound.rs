@@ -1,6 +1,6 @@
 //! The headers of the frames that the crate h2 writes: resets are counted, and a GOAWAY that says
-//! that the peer broke the protocol, or a reset that says it of a request, is kept back, since the connection's
-//! owner has to know of it first.
+//! that the peer broke the protocol is kept back, since the connection's owner has to know of it first; so is a
+//! reset that says it of a request, unless the request alone is to end.
 
 use std::io::IoSlice;
 
@@ -109,8 +109,11 @@ impl Outbound {
             kind::RST_STREAM => {
                 let refused = self.word(HEADER_BYTES) == code::PROTOCOL_ERROR
                     && is_refusal(header.stream, shared);
-                if refused {
+                if refused && !shared.stream_errors {
                     return Some(Stop::Refused { stream: header.stream });
+                }
+                if refused {
+                    shared.refused.set(Some(header.stream));
                 }
                 *resets += 1;
             }

@@ -31,6 +31,9 @@ use crate::stats::names::Http2Stat;
 /// its streams is closed (CVE-2023-44487; Envoy's default is 500).
 const MAX_EARLY_RESETS: u32 = 100;
 
+/// Streams with bad trailers that have not heard of it, above which the connection is closed.
+const MAX_BAD_TRAILERS: usize = 1024;
+
 /// RFC 9113 §3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -73,10 +76,12 @@ impl ServerConn {
     /// `read` has what was read already, the preface included.
     pub fn new(io: Io, read: BytesMut, settings: Arc<Settings>, counters: Counters) -> Self {
         counters.codec.inc(Http2Stat::Nghttp2DownstreamConnections);
+        let mut shared = Shared::new(true, io, counters);
+        shared.stream_errors = settings.options.stream_errors();
         Self {
             state: State::Preface(read),
             settings,
-            shared: Rc::new(Shared::new(true, io, counters)),
+            shared: Rc::new(shared),
             keepalive: None,
             draining: false,
         }
@@ -188,7 +193,7 @@ impl ServerConn {
                 let stream = self.accept(request, respond);
                 if let Some(fault) = stream.2.rejected()
                     && fault.ends_connection()
-                    && !self.settings.options.stream_errors()
+                    && !self.shared.stream_errors
                 {
                     self.give_up(fault);
                 }
@@ -208,20 +213,25 @@ impl ServerConn {
 
     /// No request came of what was read: whether a header block was to blame.
     fn check_block(&mut self, gate: Option<Gate>) -> Poll<Step> {
-        let survey = self.survey();
         if let Some(id) = self.shared.refused.take() {
-            let incomplete = survey.is_some_and(Survey::is_incomplete);
             if id > self.shared.accepted.get() {
+                let incomplete = self.survey().is_some_and(Survey::is_incomplete);
                 let fault = messaging_fault(incomplete);
-                self.give_up(fault);
-                return Poll::Ready(Some(Some(Ok(self.refuse(id, fault)))));
+                if !self.shared.stream_errors {
+                    self.give_up(fault);
+                }
+                let mut refused = self.refuse(id, fault);
+                if self.shared.stream_errors {
+                    refused.2.meter.wire_sent = RESET_BYTES;
+                }
+                return Poll::Ready(Some(Some(Ok(refused))));
             }
             let ends = gate.is_none_or(|gate| gate.ends);
             return Poll::Ready(self.bad_trailers(id, messaging_fault(!ends)));
         }
         match gate {
             None => Poll::Pending,
-            Some(gate) if !gate.opens && survey.is_some_and(|survey| survey.pseudo) => {
+            Some(gate) if !gate.opens && self.survey().is_some_and(|survey| survey.pseudo) => {
                 Poll::Ready(self.bad_trailers(gate.stream, Http2Fault::HeaderField))
             }
             // What is behind the block may be read now.
@@ -229,21 +239,30 @@ impl ServerConn {
         }
     }
 
+    /// `None`: the block is not HPACK, or is not kept in full.
     fn survey(&self) -> Option<Survey> {
         // A field of the dynamic table counts 32 bytes at least (RFC 7541 §4.1).
         let fields = self.settings.options.hpack_table_size.max(4096) / 32;
-        block::survey(&self.shared.block.borrow(), fields)
+        block::survey(self.shared.block.borrow().whole()?, fields)
     }
 
-    /// Trailers that break the rules: their stream ends with this fault, and so does the connection.
+    /// Trailers that break the rules: their stream ends with this fault, and so does the connection, unless
+    /// errors are to end streams alone.
     fn bad_trailers(&mut self, stream: u32, fault: Http2Fault) -> Step {
-        self.shared.bad_trailers.set(Some((stream, fault)));
-        self.shared.counters.codec.inc(Http2Stat::RxMessagingError);
-        self.shared.counters.codec.inc(Http2Stat::Trailers);
-        if self.settings.options.stream_errors() {
+        let unheard = self.blame_trailers(stream, fault);
+        if self.shared.stream_errors && unheard <= MAX_BAD_TRAILERS {
             return None;
         }
         self.give_up(fault)
+    }
+
+    /// Gives how many streams have bad trailers and do not know it.
+    fn blame_trailers(&self, stream: u32, fault: Http2Fault) -> usize {
+        self.shared.counters.codec.inc(Http2Stat::RxMessagingError);
+        self.shared.counters.codec.inc(Http2Stat::Trailers);
+        let mut bad = self.shared.bad_trailers.borrow_mut();
+        bad.push((stream, fault));
+        bad.len()
     }
 
     /// The crate h2 has ended the connection.
@@ -260,7 +279,8 @@ impl ServerConn {
             && self.shared.culprit.get().is_none()
             && gate.stream != self.shared.last_ended.get()
         {
-            return self.bad_trailers(gate.stream, Http2Fault::HeaderField);
+            self.blame_trailers(gate.stream, Http2Fault::HeaderField);
+            return self.give_up(Http2Fault::HeaderField);
         }
         let opens = gate.filter(|gate| gate.opens).map(|gate| gate.stream);
         let Some(id) = opens.or(self.shared.open_head.get()) else {
@@ -269,7 +289,7 @@ impl ServerConn {
         let fault = if gate.is_some() && readable {
             Http2Fault::HeaderField
         } else {
-            if gate.is_some() {
+            if gate.is_some() && self.shared.block.borrow().whole().is_some() {
                 self.shared.say_goodbye(self.shared.accepted.get(), code::COMPRESSION_ERROR);
             }
             Http2Fault::Codec
@@ -333,7 +353,7 @@ impl ServerConn {
                     _ => (Http2Stat::RxMessagingError, Reason::PROTOCOL_ERROR),
                 };
                 self.shared.counters.codec.inc(stat);
-                let ends = fault.ends_connection() && !self.settings.options.stream_errors();
+                let ends = fault.ends_connection() && !self.shared.stream_errors;
                 let refused = self.refuse_silently(id, fault);
                 if ends {
                     return refused;
@@ -376,9 +396,12 @@ impl ServerConn {
 
     /// The second GOAWAY of a drain: no new stream is taken any more.
     pub fn finish_drain(&mut self) {
-        if self.shared.pong.get() == Pong::Held {
-            self.shared.pong.set(Pong::Due);
-        }
+        self.shared.pong.set(match self.shared.pong.get() {
+            Pong::Held => Pong::Due,
+            // A late one passes.
+            Pong::Hold => Pong::Given,
+            pong => pong,
+        });
     }
 
     /// GOAWAY in two steps (RFC 9113 §6.8): streams on their way are still taken, then the connection ends.

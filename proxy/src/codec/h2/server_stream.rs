@@ -53,6 +53,7 @@ const EARLY_BYTES: usize = 16 * 1024;
 impl Drop for ServerStream {
     fn drop(&mut self) {
         self.shared.active.set(self.shared.active.get() - 1);
+        self.take_blame();
     }
 }
 
@@ -109,10 +110,7 @@ impl ServerStream {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
         let mut result = ready!(recv.poll_frame(cx, &mut self.meter));
         let by_trailers = matches!(result, Ok(Some(Frame::Trailers(_))) | Err(_));
-        if by_trailers
-            && let Some((stream, fault)) = self.shared.bad_trailers.get()
-            && stream == self.id
-        {
+        if by_trailers && let Some(fault) = self.take_blame() {
             result = Err(fault.into());
         } else if let Ok(Some(Frame::Trailers(_))) = result {
             self.shared.counters.codec.inc(Http2Stat::Trailers);
@@ -124,6 +122,13 @@ impl ServerStream {
             Ok(_) => {}
         }
         Poll::Ready(result)
+    }
+
+    /// What is wrong with its trailers.
+    fn take_blame(&self) -> Option<Http2Fault> {
+        let mut bad = self.shared.bad_trailers.borrow_mut();
+        let at = bad.iter().position(|(stream, _)| *stream == self.id)?;
+        Some(bad.swap_remove(at).1)
     }
 
     /// The end of the connection, where it has a name.

@@ -99,6 +99,8 @@ pub(super) enum Culprit {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) is_server: bool,
+    /// A request that breaks the rules of HTTP ends alone, not with its connection.
+    pub(super) stream_errors: bool,
     pub(super) io: RefCell<Io>,
     pub(super) counters: Counters,
     /// Streams that the peer has opened (server), or we have (client).
@@ -123,8 +125,8 @@ pub(super) struct Shared {
     pub(super) goaway: Cell<bool>,
     /// The new stream whose header block is not whole yet.
     pub(super) open_head: Cell<Option<u32>>,
-    /// The stream whose trailers break the rules of HTTP, and how.
-    pub(super) bad_trailers: Cell<Option<(u32, Http2Fault)>>,
+    /// The streams whose trailers break the rules of HTTP, and how, until the stream has heard of it.
+    pub(super) bad_trailers: RefCell<Vec<(u32, Http2Fault)>>,
     /// The stream whose header block the crate h2 refused.
     pub(super) refused: Cell<Option<u32>>,
     /// The frame that cannot have been meant, where its header tells.
@@ -141,8 +143,60 @@ pub(super) struct Shared {
     pub(super) peer_closed: Cell<bool>,
     /// The answer to the PING between the two GOAWAY frames of a drain has come and is held back.
     pub(super) pong: Cell<Pong>,
-    /// The last header block, as far as it is kept.
-    pub(super) block: RefCell<Vec<u8>>,
+    /// The last header block, or the payload of the last SETTINGS frame.
+    pub(super) block: RefCell<Kept>,
+}
+
+/// Bytes kept to be looked at: the beginning, where they are many.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    bytes: Vec<u8>,
+    partial: bool,
+}
+
+impl Kept {
+    /// More is not kept.
+    const MAX_BYTES: usize = 4096;
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.partial = false;
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.partial |= self.bytes.len() + bytes.len() > Self::MAX_BYTES;
+        if !self.partial {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn beginning(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// `None` where something is missing.
+    pub(super) fn whole(&self) -> Option<&[u8]> {
+        (!self.partial).then_some(&self.bytes)
+    }
+
+    /// Leaves the fields of a HEADERS frame alone (RFC 9113 §6.2), whose payload this is.
+    pub(super) fn strip(&mut self, padded: bool, priority: bool) {
+        if self.partial {
+            return;
+        }
+        let padding = match self.bytes.first() {
+            Some(length) if padded => usize::from(*length),
+            _ => 0,
+        };
+        let front = usize::from(padded) + if priority { 5 } else { 0 };
+        match self.bytes.len().checked_sub(padding) {
+            Some(end) if front <= end => {
+                self.bytes.truncate(end);
+                self.bytes.drain(..front);
+            }
+            _ => self.partial = true,
+        }
+    }
 }
 
 /// See `Shared::pong`.
@@ -161,6 +215,7 @@ impl Shared {
     pub(super) fn new(is_server: bool, io: Io, counters: Counters) -> Self {
         Self {
             is_server,
+            stream_errors: false,
             io: RefCell::new(io),
             counters,
             opened: Cell::default(),
@@ -174,7 +229,7 @@ impl Shared {
             ended: Cell::default(),
             goaway: Cell::default(),
             open_head: Cell::default(),
-            bad_trailers: Cell::default(),
+            bad_trailers: RefCell::default(),
             refused: Cell::default(),
             culprit: Cell::default(),
             last_kind: Cell::new(u8::MAX),

@@ -14,6 +14,8 @@ use crate::io::Io;
 
 use super::{Counters, Http2Fault, ServerConn, Settings};
 
+mod faults;
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

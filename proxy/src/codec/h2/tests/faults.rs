@@ -1,0 +1,153 @@
+//! Requests that break the rules of HTTP: what of the connection is left, and what the log is told.
+
+use super::*;
+
+const CONTINUATION: u8 = 9;
+const PADDED: u8 = 8;
+const HAS_PRIORITY: u8 = 0x20;
+
+fn lenient() -> Settings {
+    let override_stream_error_on_invalid_http_message = true;
+    let options =
+        Http2Options { override_stream_error_on_invalid_http_message, ..Http2Options::default() };
+    Settings { options, ..Settings::default() }
+}
+
+fn stream(raw: &mut Raw) -> super::super::ServerStream {
+    match raw.accept() {
+        Poll::Ready(Some(Ok((_, _, stream)))) => stream,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn resets(raw: &mut Raw) -> Vec<u32> {
+    let frames = raw.frames();
+    assert!(frames.iter().all(|(kind, ..)| *kind != GOAWAY), "{frames:?}");
+    frames.iter().filter(|(kind, ..)| *kind == RST_STREAM).map(|(_, id, _)| *id).collect()
+}
+
+#[test]
+fn a_bad_head_ends_its_stream_alone_where_that_is_asked_for() {
+    local(async || {
+        let mut raw = Raw::new(lenient());
+        raw.request(&[&GOOD[..], &[("connection", "close")]].concat(), true);
+        assert_eq!(stream(&mut raw).rejected(), Some(Http2Fault::HeaderField));
+        assert_eq!(resets(&mut raw), [1]);
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &hpack(&GOOD)));
+        assert_eq!(stream(&mut raw).rejected(), None);
+    });
+}
+
+#[test]
+fn bad_trailers_end_their_streams_alone_where_that_is_asked_for() {
+    local(async || {
+        let mut raw = Raw::new(lenient());
+        let mut streams = Vec::new();
+        for id in [1, 3, 5] {
+            let block = hpack(&[&GOOD[..], &[("content-length", "10")]].concat());
+            raw.send(&frame(HEADERS, END_HEADERS, id, &block));
+            streams.push(ServerStream::H2(Box::new(stream(&mut raw))));
+        }
+        let end = END_HEADERS | END_STREAM;
+        raw.send(&frame(DATA, 0, 1, b"abc"));
+        raw.send(&frame(HEADERS, end, 1, &hpack(&[("x", "y")])));
+        raw.send(&frame(DATA, 0, 3, b"0123456789"));
+        raw.send(&frame(HEADERS, end, 3, &hpack(&[(":method", "GET")])));
+        raw.send(&frame(DATA, END_STREAM, 5, b"0123456789"));
+        assert_eq!(resets(&mut raw), [1]);
+        let mut ends = Vec::new();
+        for stream in &mut streams {
+            loop {
+                match poll_fn(|cx| stream.poll_frame(cx)).await {
+                    Ok(Some(crate::codec::Frame::Data(_))) => {}
+                    Ok(end) => break ends.push(Ok(end.is_some())),
+                    Err(fault) => break ends.push(Err(fault)),
+                }
+            }
+        }
+        let fault = Err(Http2Fault::HeaderField.into());
+        assert_eq!(ends, [fault, fault, Ok(false)]);
+        drop(streams);
+        assert_eq!(resets(&mut raw), [1, 3, 5]);
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 7, &hpack(&GOOD)));
+        assert_eq!(stream(&mut raw).rejected(), None);
+    });
+}
+
+/// What the log is told of a head: the block is not read wrongly, however it is cut.
+#[test]
+fn a_head_is_judged_by_all_of_its_block() {
+    let upper = hpack(&[&GOOD[..], &[("X-Upper", "1")]].concat());
+    let pathless = hpack(&[GOOD[0], GOOD[1], GOOD[3]]);
+    let weight = [0, 0, 0, 0, 9];
+    let padded = |block: &[u8]| [&[3][..], block, &[0; 3]].concat();
+    let both = |block: &[u8]| [&[3][..], &weight, block, &[0; 3]].concat();
+    let cases: [(&[u8], Http2Fault); 2] =
+        [(&upper, Http2Fault::HeaderField), (&pathless, Http2Fault::Messaging)];
+    for (block, fault) in cases {
+        let (first, rest) = block.split_at(20);
+        let priority = [&weight, first].concat();
+        let ends = END_HEADERS | END_STREAM;
+        let inputs = [
+            frame(HEADERS, ends | PADDED, 1, &padded(block)),
+            frame(HEADERS, ends | HAS_PRIORITY, 1, &[&weight, block].concat()),
+            frame(HEADERS, ends | PADDED | HAS_PRIORITY, 1, &both(block)),
+            [
+                frame(HEADERS, END_STREAM | HAS_PRIORITY, 1, &priority),
+                frame(CONTINUATION, END_HEADERS, 1, rest),
+            ]
+            .concat(),
+            [
+                frame(HEADERS, END_STREAM | PADDED, 1, &padded(first)),
+                frame(CONTINUATION, END_HEADERS, 1, rest),
+            ]
+            .concat(),
+        ];
+        for input in inputs {
+            local(async || {
+                let mut raw = Raw::new(Settings::default());
+                raw.send(&input);
+                assert_eq!(stream(&mut raw).rejected(), Some(fault), "{input:?}");
+            });
+        }
+    }
+}
+
+/// A long field is not kept, and so what follows it says nothing.
+#[test]
+fn a_block_that_is_too_long_to_keep_is_not_judged() {
+    local(async || {
+        let mut raw = Raw::new(Settings::default());
+        raw.request(&GOOD, false);
+        let first = stream(&mut raw);
+        let mut long =
+            vec![0, 1, b'x', 0x7f, 0x80 | (5000 - 127) as u8 & 0x7f, (5000 - 127 >> 7) as u8];
+        long.extend_from_slice(&[b'v'; 5000]);
+        raw.send(&frame(HEADERS, END_STREAM, 1, &long));
+        // Alone it would be a pseudo-header.
+        raw.send(&frame(CONTINUATION, END_HEADERS, 1, &[0, 1, b'y', 1, 0x82]));
+        assert!(raw.accept().is_pending());
+        let mut first = ServerStream::H2(Box::new(first));
+        let trailers = poll_fn(|cx| first.poll_frame(cx)).await;
+        assert!(matches!(trailers, Ok(Some(crate::codec::Frame::Trailers(_)))), "{trailers:?}");
+    });
+}
+
+#[test]
+fn a_drain_ends_though_the_peer_answers_its_ping_late() {
+    local(async || {
+        let mut raw = Raw::new(Settings::default());
+        raw.frames();
+        raw.conn.drain();
+        let frames = raw.frames();
+        let (.., ping) = frames.iter().find(|(kind, ..)| *kind == PING).unwrap().clone();
+        raw.conn.finish_drain();
+        assert!(raw.accept().is_pending());
+        raw.send(&frame(PING, 1, 0, &ping));
+        let frames = raw.frames();
+        let goaways: Vec<_> = frames.iter().filter(|(kind, ..)| *kind == GOAWAY).collect();
+        assert_eq!(goaways.last().unwrap().2[..4], [0; 4]);
+        assert_eq!(goaways.len(), 2);
+        assert!(matches!(raw.accept(), Poll::Ready(None)));
+    });
+}
