@@ -121,7 +121,7 @@ fn a_block_that_is_too_long_to_keep_is_not_judged() {
         raw.request(&GOOD, false);
         let first = stream(&mut raw);
         let mut long =
-            vec![0, 1, b'x', 0x7f, 0x80 | (5000 - 127) as u8 & 0x7f, (5000 - 127 >> 7) as u8];
+            vec![0, 1, b'x', 0x7f, 0x80 | (5000 - 127) as u8 & 0x7f, ((5000 - 127) >> 7) as u8];
         long.extend_from_slice(&[b'v'; 5000]);
         raw.send(&frame(HEADERS, END_STREAM, 1, &long));
         // Alone it would be a pseudo-header.
