@@ -40,6 +40,8 @@ pub mod admin;
 
 pub mod telemetry;
 
+pub mod xds;
+
 pub mod server;
 
 pub mod sys;

@@ -22,6 +22,7 @@ pub mod rate_limit;
 pub mod rbac;
 pub mod route;
 pub mod runtime;
+pub mod source;
 pub mod stats;
 pub mod support;
 pub mod tcp_proxy;

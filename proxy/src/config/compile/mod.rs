@@ -25,6 +25,7 @@ pub mod protocol_options;
 pub mod rate_limit;
 pub mod rbac;
 pub mod route;
+pub mod source;
 pub mod tcp_proxy;
 pub mod upstream_http;
 
