@@ -24,6 +24,8 @@ pub mod conn_pool;
 
 pub mod upstream;
 
+pub mod tls;
+
 pub mod io;
 
 pub mod stream_info;

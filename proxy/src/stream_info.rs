@@ -4,7 +4,7 @@
 //! (HTTP) or `filter_chain::tcp_proxy` (TCP).
 
 use std::any::{Any, TypeId};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::StatusCode;
 
 use crate::codec::head::Protocol;
+use crate::tls::TlsInfo;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -229,6 +230,10 @@ pub struct ConnectionInfo {
     pub direct_local: Address,
     pub requested_server_name: Option<Arc<str>>,
     pub is_tls: bool,
+    /// What the handshake established, once it is done.
+    pub tls: OnceCell<Arc<TlsInfo>>,
+    /// Why the handshake failed: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: OnceCell<Arc<str>>,
     pub started: Instant,
     pub filter_chain_name: Arc<str>,
     pub listener_name: Arc<str>,
@@ -263,6 +268,8 @@ impl Default for ConnectionInfo {
             direct_local: nowhere(),
             requested_server_name: None,
             is_tls: false,
+            tls: OnceCell::new(),
+            transport_failure: OnceCell::new(),
             started: Instant::now(),
             filter_chain_name: "".into(),
             listener_name: "".into(),
@@ -287,6 +294,7 @@ pub struct UpstreamInfo {
     pub remote: Option<Address>,
     pub connection_id: Option<u64>,
     pub protocol: Option<Protocol>,
+    pub tls: Option<Arc<TlsInfo>>,
     pub transport_failure: Option<Arc<str>>,
     /// Reasons why a host was detected failed, connect time.
     pub connect_duration: Option<Duration>,

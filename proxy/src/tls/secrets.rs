@@ -1,0 +1,249 @@
+//! Secrets by name and source: a slot each, which handshakes read and whoever fetches secrets fills.
+//!
+//! A transport socket asks for its slots when it is compiled. The newest value serves the next handshake; no
+//! connection closes for it. A secret that is broken, or has expired while the old one has not, is refused and the old
+//! one stays. Envoy: `SdsSecretConfig`, `Secret`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use rustc_hash::FxHashMap;
+
+use super::material::TlsCertificate;
+use super::validation::ValidationContext;
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SecretSource {
+    /// Written in the transport socket itself: a slot of its own.
+    Inline,
+    /// `static_resources.secrets`.
+    Static,
+    /// An encoded `core.v3.ConfigSource`.
+    Discovered(Arc<[u8]>),
+}
+
+/// What a transport socket wants in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SecretKind {
+    Certificate,
+    Validation,
+}
+
+/// A compiled secret.
+#[derive(Debug, Clone)]
+pub enum Secret {
+    Certificate(Arc<TlsCertificate>),
+    Validation(Arc<ValidationContext>),
+}
+
+impl Secret {
+    pub fn kind(&self) -> SecretKind {
+        match self {
+            Self::Certificate(_) => SecretKind::Certificate,
+            Self::Validation(_) => SecretKind::Validation,
+        }
+    }
+
+    /// Whether the end of its validity lies before `now`.
+    fn is_expired(&self, now: SystemTime) -> bool {
+        match self {
+            Self::Certificate(certificate) => certificate.not_after() < now,
+            Self::Validation(_) => false,
+        }
+    }
+}
+
+/// Why a secret was not taken. The last good one stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretRefused {
+    #[error("secret {name:?}: {reason}")]
+    Broken { name: Arc<str>, reason: String },
+    #[error("secret {name:?}: the certificate has expired, the one in force has not")]
+    Expired { name: Arc<str> },
+    #[error("secret {name:?} is not of the kind that is asked for: {wanted:?}")]
+    Kind { name: Arc<str>, wanted: SecretKind },
+}
+
+/// The place of one secret. Read by handshakes on all workers.
+pub struct SecretSlot {
+    name: Arc<str>,
+    source: SecretSource,
+    kind: SecretKind,
+    value: ArcSwapOption<Secret>,
+    /// Moves with every new value.
+    version: AtomicU64,
+    updated: Mutex<Option<SystemTime>>,
+}
+
+impl fmt::Debug for SecretSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretSlot").field("name", &self.name).field("kind", &self.kind).finish()
+    }
+}
+
+impl SecretSlot {
+    fn new(name: &str, source: SecretSource, kind: SecretKind) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            source,
+            kind,
+            value: ArcSwapOption::empty(),
+            version: AtomicU64::new(0),
+            updated: Mutex::new(None),
+        })
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub fn source(&self) -> &SecretSource {
+        &self.source
+    }
+
+    pub fn kind(&self) -> SecretKind {
+        self.kind
+    }
+
+    /// Whether a secret is there: what warming waits for.
+    pub fn is_filled(&self) -> bool {
+        self.version() > 0
+    }
+
+    /// 0 while empty; moves with every new value.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The newest value.
+    pub fn get(&self) -> Option<Arc<Secret>> {
+        self.value.load_full()
+    }
+
+    /// When the newest value came.
+    pub fn updated(&self) -> Option<SystemTime> {
+        *lock(&self.updated)
+    }
+
+    /// Puts a secret in force for the next handshake.
+    ///
+    /// # Errors
+    /// It is of another kind, or it has expired and the one in force has not.
+    pub fn fill(&self, secret: Secret) -> Result<(), SecretRefused> {
+        if secret.kind() != self.kind {
+            return Err(SecretRefused::Kind { name: self.name.clone(), wanted: self.kind });
+        }
+        let now = SystemTime::now();
+        let fresh = self.get().is_some_and(|old| !old.is_expired(now));
+        if fresh && secret.is_expired(now) {
+            return Err(SecretRefused::Expired { name: self.name.clone() });
+        }
+        self.value.store(Some(Arc::new(secret)));
+        *lock(&self.updated) = Some(now);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+/// A secret that some transport socket uses and that has to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WantedSecret {
+    pub name: Arc<str>,
+    /// Encoded `core.v3.ConfigSource`.
+    pub source: Arc<[u8]>,
+}
+
+type Key = (Arc<str>, SecretSource, SecretKind);
+
+/// All secrets of the process. A slot lives as long as something uses it; static secrets stay.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    slots: Mutex<FxHashMap<Key, Weak<SecretSlot>>>,
+    statics: Mutex<Vec<Arc<SecretSlot>>>,
+}
+
+impl Secrets {
+    /// The slot of a secret; one that is in use is shared. Those of `SecretSource::Inline` never are.
+    pub fn slot(&self, name: &str, source: &SecretSource, kind: SecretKind) -> Arc<SecretSlot> {
+        if *source == SecretSource::Inline {
+            return SecretSlot::new(name, SecretSource::Inline, kind);
+        }
+        let key = (Arc::from(name), source.clone(), kind);
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.get(&key).and_then(Weak::upgrade) {
+            return slot;
+        }
+        let slot = SecretSlot::new(name, source.clone(), kind);
+        slots.insert(key, Arc::downgrade(&slot));
+        slot
+    }
+
+    /// Fills the slot of a name, where something uses it; the value of a static one is kept for who comes later.
+    ///
+    /// # Errors
+    /// The secret is broken (`compiled` says why), of another kind than is asked for, or has expired while the one in
+    /// force has not. What was in force stays.
+    pub fn publish(
+        &self,
+        name: &str,
+        source: &SecretSource,
+        compiled: Result<Secret, String>,
+    ) -> Result<(), SecretRefused> {
+        let secret =
+            compiled.map_err(|reason| SecretRefused::Broken { name: name.into(), reason })?;
+        if *source == SecretSource::Static {
+            let slot = self.slot(name, source, secret.kind());
+            slot.fill(secret)?;
+            lock(&self.statics).push(slot);
+            return Ok(());
+        }
+        let find = |kind| {
+            let key = (Arc::from(name), source.clone(), kind);
+            lock(&self.slots).get(&key).and_then(Weak::upgrade)
+        };
+        let kind = secret.kind();
+        if let Some(slot) = find(kind) {
+            return slot.fill(secret);
+        }
+        let other = match kind {
+            SecretKind::Certificate => SecretKind::Validation,
+            SecretKind::Validation => SecretKind::Certificate,
+        };
+        match find(other) {
+            Some(slot) => slot.fill(secret),
+            None => Ok(()),
+        }
+    }
+
+    /// The secrets to be fetched for what is in use now, in no order.
+    pub fn wanted(&self) -> Vec<WantedSecret> {
+        let mut slots = lock(&self.slots);
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        let mut wanted: Vec<_> = slots
+            .keys()
+            .filter_map(|(name, source, _)| match source {
+                SecretSource::Discovered(source) => {
+                    Some(WantedSecret { name: name.clone(), source: source.clone() })
+                }
+                SecretSource::Inline | SecretSource::Static => None,
+            })
+            .collect();
+        wanted.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
+        wanted.dedup();
+        wanted
+    }
+
+    /// Slots in use that have a name, static ones included.
+    pub fn slots(&self) -> Vec<Arc<SecretSlot>> {
+        lock(&self.slots).values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// A poisoned lock holds what it held: nothing here is left half done by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
