@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::StatusCode;
 
 use crate::codec::head::Protocol;
+use crate::listener::tls_inspector::NotTls;
 use crate::tls::TlsInfo;
 
 /// One end of a connection.
@@ -217,6 +218,18 @@ pub struct Timing {
 /// Dynamic metadata: namespace, then a struct; a handful at most.
 pub type Metadata = Vec<(Arc<str>, serde_json::Map<String, serde_json::Value>)>;
 
+/// What the listener filter `tls_inspector` makes of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsInspection {
+    /// Not asked, or not answered in time.
+    #[default]
+    None,
+    Found,
+    NotFound(NotTls),
+    /// The ClientHello was too long; the connection is closed.
+    TooLarge,
+}
+
 /// Facts about the downstream connection, shared by its streams.
 #[derive(Debug)]
 pub struct ConnectionInfo {
@@ -229,6 +242,8 @@ pub struct ConnectionInfo {
     pub local: Address,
     pub direct_local: Address,
     pub requested_server_name: Option<Arc<str>>,
+    /// What the listener filter `tls_inspector` found.
+    pub tls_inspection: TlsInspection,
     pub is_tls: bool,
     /// What the handshake established, once it is done.
     pub tls: OnceCell<Arc<TlsInfo>>,
@@ -267,6 +282,7 @@ impl Default for ConnectionInfo {
             local: nowhere(),
             direct_local: nowhere(),
             requested_server_name: None,
+            tls_inspection: TlsInspection::None,
             is_tls: false,
             tls: OnceCell::new(),
             transport_failure: OnceCell::new(),

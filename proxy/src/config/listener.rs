@@ -67,8 +67,19 @@ pub struct ListenerFilter {
 pub enum ListenerFilterKind {
     /// Detects HTTP/1 and the HTTP/2 preface; sets the application protocols `http/1.0`, `http/1.1`, `h2c`.
     HttpInspector,
+    /// Detects TLS; sets the transport protocol, the server name and the application protocols of the ClientHello.
+    TlsInspector(TlsInspector),
     /// Reads a PROXY header, version 1 or 2.
     ProxyProtocol(ProxyProtocol),
+}
+
+/// pb `extensions.filters.listener.tls_inspector.v3.TlsInspector`.
+#[derive(Debug, Clone, Copy)]
+pub struct TlsInspector {
+    /// Bytes, record headers included; a ClientHello that is longer ends its connection.
+    pub max_client_hello_size: usize,
+    /// What is no ClientHello ends its connection instead of passing as plain.
+    pub close_on_parsing_errors: bool,
 }
 
 /// pb `extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`.

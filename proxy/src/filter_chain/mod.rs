@@ -23,7 +23,7 @@ use crate::hcm::live::HcmSlot;
 use crate::io::Io;
 use crate::listener::{Found, WorkerListener};
 use crate::stats::names::{ListenerConfigStat, ListenerStat};
-use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo};
+use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo, TlsInspection};
 use crate::worker::WorkerContext;
 use crate::worker::connections::ConnectionHandle;
 use network_rbac::{Denial, WorkerRbac};
@@ -233,6 +233,7 @@ fn connection_info(
         local: found.local,
         direct_local: found.direct_local,
         requested_server_name: found.server_name,
+        tls_inspection: found.tls,
         is_tls: io.is_tls(),
         started,
         filter_chain_name: chain.map_or_else(|| "".into(), |c| c.name.clone()),
@@ -255,17 +256,15 @@ fn find(listener: &WorkerListener, found: &Found) -> Option<Arc<FilterChain>> {
     let ip = |address: &crate::stream_info::Address| {
         address.ip().map(|a| (a.ip().to_canonical(), a.port()))
     };
-    let protocols: &[&str] = match &found.application_protocol {
-        Some(protocol) => &[*protocol],
-        None => &[],
-    };
+    let protocols: Vec<&str> = found.application_protocols.iter().collect();
     let facts = ConnectionFacts {
         destination: ip(&found.local),
         source: ip(&found.remote),
         direct_source: ip(&found.direct_remote).map(|(ip, _)| ip),
         server_name: found.server_name.as_deref().unwrap_or(""),
-        transport_protocol: "raw_buffer",
-        application_protocols: protocols,
+        // Who was not looked at passes for plain, as in Envoy.
+        transport_protocol: if found.tls == TlsInspection::Found { "tls" } else { "raw_buffer" },
+        application_protocols: &protocols,
     };
     listener.config.filter_chains.find(&facts).cloned()
 }

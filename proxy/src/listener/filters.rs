@@ -12,14 +12,17 @@ use bytes::BytesMut;
 
 use super::http_inspector::{self, Inspected};
 use super::proxy_protocol::{self, ProxyError, ProxyHeader, Version};
-use super::{Found, WorkerListener};
-use crate::config::listener::{Listener, ListenerFilter, ListenerFilterKind, ProxyProtocol};
+use super::tls_inspector;
+use super::{ApplicationProtocols, Found, WorkerListener};
+use crate::config::listener::{
+    Listener, ListenerFilter, ListenerFilterKind, ProxyProtocol, TlsInspector,
+};
 use crate::io::Io;
 use crate::stats::Block;
 use crate::stats::names::{
-    HttpInspectorStat, ListenerStat, ProxyProtocolErrorStat, ProxyProtocolStat,
+    HttpInspectorStat, ListenerStat, ProxyProtocolErrorStat, ProxyProtocolStat, TlsInspectorStat,
 };
-use crate::stream_info::Address;
+use crate::stream_info::{Address, TlsInspection};
 use crate::worker::WorkerContext;
 use crate::worker::connections::{ConnectionHandle, LastCall};
 
@@ -31,6 +34,7 @@ pub struct ListenerFilters(Box<[FilterStats]>);
 
 enum FilterStats {
     HttpInspector(Block<HttpInspectorStat>),
+    TlsInspector(Block<TlsInspectorStat>),
     ProxyProtocol { stats: Block<ProxyProtocolStat>, errors: Block<ProxyProtocolErrorStat> },
 }
 
@@ -56,6 +60,10 @@ impl ListenerFilters {
             ListenerFilterKind::HttpInspector => {
                 let scope = worker.registry.scope("http_inspector");
                 FilterStats::HttpInspector(scope.block(worker.index))
+            }
+            ListenerFilterKind::TlsInspector(_) => {
+                let scope = worker.registry.scope("tls_inspector");
+                FilterStats::TlsInspector(scope.block(worker.index))
             }
             ListenerFilterKind::ProxyProtocol(config) => {
                 let name = format!("proxy_proto.{}", config.stat_prefix);
@@ -85,7 +93,7 @@ impl ListenerFilters {
         }
         let mut last_call = LastCall::new(handle, &listener.worker.timers);
         for (filter, stats) in config.listener_filters.iter().zip(&self.0) {
-            if filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local)) {
+            if is_skipped(filter, found) {
                 continue;
             }
             let outcome = poll_fn(|cx| {
@@ -128,6 +136,13 @@ impl ListenerFilters {
     }
 }
 
+fn is_skipped(filter: &ListenerFilter, found: &Found) -> bool {
+    filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local))
+        // Nothing to see in what is encrypted.
+        || (matches!(filter.kind, ListenerFilterKind::HttpInspector)
+            && found.tls == TlsInspection::Found)
+}
+
 /// Reads once; who is silent holds no buffer.
 fn poll_more(io: &mut Io, cx: &mut Context<'_>, read: &mut BytesMut) -> Poll<io::Result<usize>> {
     ready!(io.poll_read_ready(cx));
@@ -145,6 +160,9 @@ fn step(
         (ListenerFilterKind::HttpInspector, FilterStats::HttpInspector(stats)) => {
             inspect_http(stats, read, found)
         }
+        (ListenerFilterKind::TlsInspector(config), FilterStats::TlsInspector(stats)) => {
+            inspect_tls(*config, stats, read, found)
+        }
         (
             ListenerFilterKind::ProxyProtocol(config),
             FilterStats::ProxyProtocol { stats, errors },
@@ -160,7 +178,7 @@ fn inspect_http(stats: &Block<HttpInspectorStat>, read: &[u8], found: &mut Found
         Inspected::TooLong => (HttpInspectorStat::ReadError, Step::Refuse),
         Inspected::NotHttp => (HttpInspectorStat::HttpNotFound, Step::Done),
         Inspected::Http(protocol) => {
-            found.application_protocol = Some(protocol);
+            found.application_protocols = ApplicationProtocols::Seen(protocol);
             let stat = match protocol {
                 "http/1.1" => HttpInspectorStat::Http11Found,
                 "http/1.0" => HttpInspectorStat::Http10Found,
@@ -170,6 +188,52 @@ fn inspect_http(stats: &Block<HttpInspectorStat>, read: &[u8], found: &mut Found
         }
     };
     stats.inc(stat);
+    step
+}
+
+fn inspect_tls(
+    config: TlsInspector,
+    stats: &Block<TlsInspectorStat>,
+    read: &[u8],
+    found: &mut Found,
+) -> Step {
+    use TlsInspectorStat as Stat;
+    use tls_inspector::Inspected;
+    let limit = config.max_client_hello_size;
+    let (inspected, seen) = tls_inspector::inspect(read, limit);
+    let step = match inspected {
+        Inspected::More => return Step::More,
+        Inspected::TooLarge => {
+            stats.inc(Stat::ClientHelloTooLarge);
+            found.tls = TlsInspection::TooLarge;
+            Step::Refuse
+        }
+        Inspected::NotTls(_) if config.close_on_parsing_errors => {
+            if read.len() >= limit {
+                stats.inc(Stat::ClientHelloTooLarge);
+                found.tls = TlsInspection::TooLarge;
+            }
+            Step::Refuse
+        }
+        Inspected::NotTls(reason) => {
+            stats.inc(Stat::TlsNotFound);
+            found.tls = TlsInspection::NotFound(reason);
+            Step::Done
+        }
+        Inspected::Tls(hello) => {
+            stats.inc(Stat::TlsFound);
+            let sni = hello.server_name.is_some();
+            stats.inc(if sni { Stat::SniFound } else { Stat::SniNotFound });
+            stats.inc(if hello.alpn.is_some() { Stat::AlpnFound } else { Stat::AlpnNotFound });
+            found.tls = TlsInspection::Found;
+            found.server_name = hello.server_name;
+            if let Some(list) = hello.alpn {
+                found.application_protocols = ApplicationProtocols::Offered(list);
+            }
+            Step::Done
+        }
+    };
+    stats.record(Stat::BytesProcessed, seen as u64);
     step
 }
 

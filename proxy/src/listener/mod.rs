@@ -4,6 +4,7 @@ pub mod filters;
 pub mod http_inspector;
 pub mod proxy_protocol;
 pub mod sockets;
+pub mod tls_inspector;
 
 use std::cell::Cell;
 use std::fmt;
@@ -26,7 +27,7 @@ use crate::filter_chain::{self, WorkerChains};
 use crate::io::Io;
 use crate::stats::Block;
 use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
-use crate::stream_info::{Address, Metadata};
+use crate::stream_info::{Address, Metadata, TlsInspection};
 use crate::worker::WorkerContext;
 
 /// Longest wait after an accept that failed for want of resources (FAULTS F2).
@@ -220,8 +221,11 @@ pub struct Found {
     pub direct_local: Address,
     pub remote: Address,
     pub direct_remote: Address,
+    /// Lower case.
     pub server_name: Option<Arc<str>>,
-    pub application_protocol: Option<&'static str>,
+    /// Whether a ClientHello was looked for and what came of it.
+    pub tls: TlsInspection,
+    pub application_protocols: ApplicationProtocols,
     /// Dynamic metadata: namespace, then a struct.
     pub metadata: Metadata,
 }
@@ -234,9 +238,32 @@ impl Found {
             direct_remote: peer.clone(),
             remote: peer,
             server_name: None,
-            application_protocol: None,
+            tls: TlsInspection::None,
+            application_protocols: ApplicationProtocols::None,
             metadata: Metadata::new(),
         }
+    }
+}
+
+/// The protocols that a client wants to speak, for the choice of the filter chain.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ApplicationProtocols {
+    None,
+    /// What plain bytes have shown.
+    Seen(&'static str),
+    /// The protocol name list of a ClientHello's ALPN.
+    Offered(Box<[u8]>),
+}
+
+impl ApplicationProtocols {
+    /// In the client's order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let (seen, offered): (_, &[u8]) = match self {
+            Self::None => (None, &[]),
+            Self::Seen(protocol) => (Some(*protocol), &[]),
+            Self::Offered(list) => (None, list),
+        };
+        seen.into_iter().chain(tls_inspector::protocols(offered))
     }
 }
 

@@ -15,12 +15,14 @@ use crate::config::core::ConfigAddress;
 use crate::config::filter_chain::{ChainMatch, FilterChain, FilterChains, SourceType};
 use crate::config::listener::{
     Bind, Direction, Listener, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol,
-    TlvRule,
+    TlsInspector, TlvRule,
 };
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::config::listener::v3 as pb;
 use crate::config::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use crate::config::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as pb_proxy;
+use crate::config::pb::envoy::extensions::filters::listener::tls_inspector::v3 as pb_tls;
+use crate::listener::tls_inspector::MAX_CLIENT_HELLO;
 
 /// pb `per_connection_buffer_limit_bytes`, default.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
@@ -309,6 +311,10 @@ fn compile_listener_filter(
                     unpack_any::<HttpInspector>(any, &at)?;
                     ListenerFilterKind::HttpInspector
                 }
+                "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+                    let pb = unpack_any::<pb_tls::TlsInspector>(any, &at)?;
+                    ListenerFilterKind::TlsInspector(compile_tls_inspector(&pb, &at))
+                }
                 "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
                     let pb = unpack_any::<pb_proxy::ProxyProtocol>(any, &at)?;
                     ListenerFilterKind::ProxyProtocol(compile_proxy_protocol(&pb, &at))
@@ -330,6 +336,29 @@ fn compile_listener_filter(
         None => None,
     };
     Some(ListenerFilter { kind, disabled })
+}
+
+fn compile_tls_inspector(pb: &pb_tls::TlsInspector, path: &FieldPath<'_>) -> TlsInspector {
+    for (set, name) in [
+        (pb.enable_ja3_fingerprinting, "enable_ja3_fingerprinting"),
+        (pb.enable_ja4_fingerprinting, "enable_ja4_fingerprinting"),
+    ] {
+        if set.is_some_and(|v| v.value) {
+            path.field(name).error("fingerprints are not supported");
+        }
+    }
+    // How much is read at once is ours to choose; the field is checked all the same.
+    if pb.initial_read_buffer_size.is_some_and(|v| !(256..=65_536).contains(&v.value)) {
+        path.field("initial_read_buffer_size").error("value must be inside range (255, 65537)");
+    }
+    let size = pb.max_client_hello_size.map_or(MAX_CLIENT_HELLO, |v| v.value);
+    if !(256..=MAX_CLIENT_HELLO).contains(&size) {
+        path.field("max_client_hello_size").error("value must be inside range (255, 16384]");
+    }
+    TlsInspector {
+        max_client_hello_size: size as usize,
+        close_on_parsing_errors: pb.close_connection_on_client_hello_parsing_errors,
+    }
 }
 
 fn compile_proxy_protocol(pb: &pb_proxy::ProxyProtocol, path: &FieldPath<'_>) -> ProxyProtocol {

@@ -103,6 +103,20 @@ metrics! {
 }
 
 metrics! {
+    /// The TLS inspector of all listeners (`tls_inspector`).
+    pub enum TlsInspectorStat {
+        AlpnFound: counter "alpn_found",
+        AlpnNotFound: counter "alpn_not_found",
+        BytesProcessed: histogram "bytes_processed" bytes,
+        ClientHelloTooLarge: counter "client_hello_too_large",
+        SniFound: counter "sni_found",
+        SniNotFound: counter "sni_not_found",
+        TlsFound: counter "tls_found",
+        TlsNotFound: counter "tls_not_found",
+    }
+}
+
+metrics! {
     /// PROXY headers (`proxy_proto`, or `proxy_proto.<stat_prefix>`).
     pub enum ProxyProtocolStat {
         NotFoundAllowed: counter "not_found_allowed",

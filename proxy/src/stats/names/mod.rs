@@ -12,7 +12,7 @@ pub use cluster::{
 pub use http::{Http1Stat, Http2Stat, HttpStat, HttpTracingStat, RouterStat};
 pub use listener::{
     HttpInspectorStat, ListenerConfigStat, ListenerHttpStat, ListenerManagerStat, ListenerStat,
-    ListenerWorkerStat, ProxyProtocolErrorStat, ProxyProtocolStat, TcpProxyStat,
+    ListenerWorkerStat, ProxyProtocolErrorStat, ProxyProtocolStat, TcpProxyStat, TlsInspectorStat,
 };
 pub use server::{
     ClusterManagerStat, DnsStat, FilesystemStat, OverloadStat, RuntimeStat, ServerStat,
