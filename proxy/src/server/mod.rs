@@ -5,6 +5,7 @@
 
 pub mod admin_state;
 pub mod args;
+pub mod control;
 pub mod cpu;
 pub mod lifecycle;
 pub mod quickstart;
