@@ -26,6 +26,8 @@ pub mod head;
 
 pub mod name;
 
+pub mod queue;
+
 pub mod h1;
 
 pub mod h2;

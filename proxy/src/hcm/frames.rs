@@ -12,6 +12,7 @@ use super::local_reply::LocalReply;
 use super::stream::{ActiveStream, Passing, StreamEnd, reset_code};
 use super::stream_timers::Expired;
 use crate::codec::head::Protocol;
+use crate::codec::queue::FrameQueue;
 use crate::codec::{Fault, Frame, ParseFault, ServerStream};
 use crate::http_filters::Flow;
 use crate::stats::names::{Http1Stat, HttpStat};
@@ -97,8 +98,7 @@ impl ActiveStream<'_> {
                 ready!(wait.poll_unpin(cx));
                 self.inbound.wait = None;
             }
-            let next = self.inbound.current.take().or_else(|| self.inbound.collected.pop_front());
-            let mut passing = match next {
+            let mut passing = match self.inbound.take_held() {
                 Some(passing) => passing,
                 None if self.inbound.ended => return Poll::Ready(Ok(None)),
                 None => match ready!(self.poll_inbound(cx)) {
@@ -136,8 +136,7 @@ impl ActiveStream<'_> {
             passing.at += 1;
             if !last.is_empty() {
                 // A filter added bytes at the end: they go first, then the end.
-                let end = Passing { frame: None, at: passing.at };
-                self.inbound.collected.push_front(end);
+                self.inbound.collected.push_front(None, passing.at);
                 passing.frame = Some(Frame::Data(last));
             }
         }
@@ -150,27 +149,23 @@ impl ActiveStream<'_> {
         at: usize,
         limit: usize,
     ) -> Result<(), StreamEnd> {
-        let mut bytes = 0usize;
-        let mut collected = std::collections::VecDeque::new();
+        let mut collected = FrameQueue::default();
         if self.inbound.ended && self.inbound.collected.is_empty() {
             return Ok(());
         }
         loop {
             let frame = self.during(|s, cx| s.poll_request_upto(cx, at + 1)).await?;
             let end = frame.is_none();
-            if let Some(Frame::Data(data)) = &frame {
-                bytes = bytes.saturating_add(data.len());
-            }
             // A body that comes whole, its end with it, is never buffered: no limit is asked, as in Envoy.
             let whole = collected.is_empty() && self.ends_with(&frame);
-            if bytes > limit && matches!(frame, Some(Frame::Data(_))) && !whole {
+            collected.push(frame, at + 1);
+            if collected.payload() > limit && !whole {
                 self.hcm.stats.inc(HttpStat::DownstreamRqTooLarge);
                 let reply =
                     LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")
                         .body("Payload Too Large");
                 return Err(StreamEnd::Reply(Box::new(reply)));
             }
-            collected.push_back(Passing { frame, at: at + 1 });
             if end {
                 break;
             }
@@ -185,16 +180,13 @@ impl ActiveStream<'_> {
         &mut self,
         mut done: LocalBoxFuture<'static, ()>,
     ) -> Result<(), StreamEnd> {
-        let collected = &self.inbound.collected;
-        let mut held: usize = collected.iter().map(|p| cost(p.frame.as_ref())).sum();
         self.during(|s, cx| {
             if done.poll_unpin(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            while !s.inbound.ended && held < s.limit {
+            while !s.inbound.ended && s.inbound.collected.held() < s.limit {
                 let frame = ready!(s.poll_inbound(cx))?;
-                held = held.saturating_add(cost(frame.as_ref()));
-                s.inbound.collected.push_back(Passing { frame, at: 0 });
+                s.inbound.collected.push(frame, 0);
             }
             Poll::Pending
         })
@@ -264,13 +256,22 @@ impl ActiveStream<'_> {
         if !self.chain.reads_response() && self.outbound.collected.is_empty() {
             return source.poll_frame(cx);
         }
+        self.poll_response_downto(cx, source, 0)
+    }
+
+    /// As `poll_response`, through the filters from the last one to `downto` only.
+    pub(super) fn poll_response_downto(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn ResponseSource,
+        downto: usize,
+    ) -> Poll<Result<Option<Frame>, StreamEnd>> {
         loop {
             if let Some(wait) = &mut self.outbound.wait {
                 ready!(wait.poll_unpin(cx));
                 self.outbound.wait = None;
             }
-            let next = self.outbound.current.take().or_else(|| self.outbound.collected.pop_front());
-            let mut passing = match next {
+            let mut passing = match self.outbound.take_held() {
                 Some(passing) => passing,
                 None if self.outbound.ended => return Poll::Ready(Ok(None)),
                 None => {
@@ -280,7 +281,7 @@ impl ActiveStream<'_> {
                     Passing { frame, at: self.chain.len() }
                 }
             };
-            if self.response_hooks(&mut passing, 0)? {
+            if self.response_hooks(&mut passing, downto)? {
                 self.outbound.current = Some(passing);
                 continue;
             }
@@ -292,11 +293,7 @@ impl ActiveStream<'_> {
     }
 
     /// Runs the hooks that are due, last filter first, down to filter `downto`; true when one waits.
-    pub(super) fn response_hooks(
-        &mut self,
-        passing: &mut Passing,
-        downto: usize,
-    ) -> Result<bool, StreamEnd> {
+    fn response_hooks(&mut self, passing: &mut Passing, downto: usize) -> Result<bool, StreamEnd> {
         let had_trailers = self.outbound.had_trailers;
         while passing.at > downto {
             let at = passing.at - 1;
@@ -313,7 +310,7 @@ impl ActiveStream<'_> {
             }
             passing.at -= 1;
             if !last.is_empty() {
-                self.outbound.collected.push_front(Passing { frame: None, at: passing.at });
+                self.outbound.collected.push_front(None, passing.at);
                 passing.frame = Some(Frame::Data(last));
             }
         }
@@ -472,15 +469,6 @@ impl ActiveStream<'_> {
         }
         StreamEnd::Downstream(fault)
     }
-}
-
-/// Bytes that a frame takes up while it waits in a queue: small ones are mostly their place in it.
-pub fn cost(frame: Option<&Frame>) -> usize {
-    let payload = match frame {
-        Some(Frame::Data(data)) => data.len(),
-        Some(Frame::Trailers(_)) | None => 0,
-    };
-    payload + size_of::<Option<Frame>>()
 }
 
 /// What cuts a wait short.

@@ -12,10 +12,11 @@ use http::StatusCode;
 use super::frames::ResponseSource;
 use super::local_reply::{self, LocalReply};
 use super::response_headers;
-use super::stream::{ActiveStream, Fate, Passing, Progress, StreamEnd, reset_code};
+use super::stream::{ActiveStream, Direction, Fate, Progress, StreamEnd, reset_code};
 use super::stream_timers::Expired;
 use crate::codec::h2::Http2Fault;
 use crate::codec::head::{Protocol, ResponseHead};
+use crate::codec::queue::FrameQueue;
 use crate::codec::{Fault, Frame, ParseFault};
 use crate::format;
 use crate::http_filters::Flow;
@@ -76,6 +77,8 @@ impl ActiveStream<'_> {
             Err(StreamEnd::Reply(reply)) if self.progress == Progress::Nothing => {
                 let (head, mut body) = self.compose(*reply);
                 let end = body.0.is_none();
+                // No filter has seen its head, so none sees its body.
+                self.chain.pass_response();
                 self.send_head(head, end);
                 self.pump(&mut body, end).await
             }
@@ -84,6 +87,8 @@ impl ActiveStream<'_> {
     }
 
     fn compose(&mut self, mut reply: LocalReply) -> (ResponseHead, LocalBody) {
+        // Whatever was held of another response is of no use.
+        self.outbound = Direction::default();
         self.info.flags.insert(reply.flags);
         self.info.set_details(reply.details.clone());
         self.add_route_headers(&mut reply);
@@ -154,21 +159,15 @@ impl ActiveStream<'_> {
         limit: usize,
         source: &mut dyn ResponseSource,
     ) -> Result<bool, StreamEnd> {
-        let mut bytes = 0usize;
+        let mut collected = FrameQueue::default();
         loop {
-            let frame = self.during_response(source, |_, source, cx| source.poll_frame(cx)).await?;
-            self.outbound.had_trailers |= matches!(frame, Some(Frame::Trailers(_)));
+            let poll = |s: &mut Self, source: &mut dyn ResponseSource, cx: &mut Context<'_>| {
+                s.poll_response_downto(cx, source, at)
+            };
+            let frame = self.during_response(source, poll).await?;
             let end = frame.is_none();
-            let mut passing = Passing { frame, at: self.chain.len() };
-            while self.response_hooks(&mut passing, at)? {
-                if let Some(mut wait) = self.outbound.wait.take() {
-                    self.during_response(source, |_, _, cx| wait.poll_unpin(cx).map(Ok)).await?;
-                }
-            }
-            if let Some(Frame::Data(data)) = &passing.frame {
-                bytes = bytes.saturating_add(data.len());
-            }
-            if bytes > limit {
+            collected.push(frame, at);
+            if collected.payload() > limit {
                 self.hcm.stats.inc(HttpStat::RsTooLarge);
                 let reply = LocalReply::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
@@ -177,10 +176,10 @@ impl ActiveStream<'_> {
                 .body("Internal Server Error");
                 return Err(StreamEnd::Reply(Box::new(reply)));
             }
-            self.outbound.collected.push_back(passing);
             if end {
-                self.outbound.ended = true;
-                return Ok(bytes == 0 && !self.outbound.had_trailers);
+                let is_empty = collected.payload() == 0 && !self.outbound.had_trailers;
+                self.outbound.collected = collected;
+                return Ok(is_empty);
             }
         }
     }

@@ -3,7 +3,6 @@
 //! The stream owns the request outside the filter chain and pulls: from the client through the request filters
 //! on behalf of the router (`frames`), from the upstream through the response filters on behalf of the client.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use super::local_reply::LocalReply;
 use super::stream_timers::StreamTimers;
 use crate::cluster::WorkerCluster;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
+use crate::codec::queue::FrameQueue;
 use crate::codec::{Fault, Frame, ServerStream};
 use crate::format;
 use crate::http_filters::chain::FilterChain;
@@ -51,14 +51,23 @@ pub(super) struct Passing {
 /// One direction's frames between their source and their taker.
 #[derive(Default)]
 pub(super) struct Direction {
-    /// Collected by a filter that held back the head.
-    pub(super) collected: VecDeque<Passing>,
+    /// Collected by a filter that held back the head; each marked with its place in the chain, as in `Passing`.
+    pub(super) collected: FrameQueue<usize>,
     pub(super) current: Option<Passing>,
     pub(super) wait: Option<LocalBoxFuture<'static, ()>>,
     /// The source has given its end.
     pub(super) ended: bool,
     /// Trailers have passed: no `end` call of a data hook is due.
     pub(super) had_trailers: bool,
+}
+
+impl Direction {
+    /// The frame that a filter has held up, or the next one collected.
+    pub(super) fn take_held(&mut self) -> Option<Passing> {
+        self.current
+            .take()
+            .or_else(|| self.collected.pop().map(|(frame, at)| Passing { frame, at }))
+    }
 }
 
 /// How far the response has come.

@@ -165,6 +165,11 @@ impl FilterChain {
         self.response_frames
     }
 
+    /// What is left of the response passes without the filters.
+    pub fn pass_response(&mut self) {
+        self.response_frames = false;
+    }
+
     pub fn request_head(&mut self, at: usize, cx: &mut FilterContext<'_>, end: bool) -> Flow {
         let entry = &mut self.entries[at];
         cx.slot = entry.slot;

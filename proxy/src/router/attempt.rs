@@ -139,19 +139,24 @@ impl Attempt {
     /// The head, and what earlier tries have already had of the body.
     fn send_head(&mut self, fw: &mut Forwarding<'_>, s: &mut ActiveStream<'_>) {
         let complete = s.request_is_empty() && fw.early.is_empty();
-        let frames = fw.replay.frames();
-        let end = complete && frames.is_empty();
+        let end = complete && fw.replay.is_empty();
         s.info.timing.first_upstream_tx = Some(s.now);
         self.stream().send_head(&s.request, end);
-        let last = frames.len().saturating_sub(1);
-        for (i, frame) in frames.iter().enumerate() {
-            match frame {
-                Frame::Data(data) => self.stream().send_data(data.clone(), complete && i == last),
-                Frame::Trailers(trailers) => self.stream().send_trailers(trailers),
-            }
-        }
+        self.send_frames(fw.replay.frames(), complete);
         if complete {
             self.note_request_done(fw, s);
+        }
+    }
+
+    /// What earlier tries have had of the body; `complete` where that is all of it.
+    fn send_frames<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>, complete: bool) {
+        let mut frames = frames.peekable();
+        while let Some(frame) = frames.next() {
+            let end = complete && frames.peek().is_none();
+            match frame {
+                Frame::Data(data) => self.stream().send_data(data.clone(), end),
+                Frame::Trailers(trailers) => self.stream().send_trailers(trailers),
+            }
         }
     }
 
@@ -160,7 +165,7 @@ impl Attempt {
         self.request_done = true;
         s.info.timing.last_upstream_tx = Some(s.now);
         s.timers.set_per_try(fw.timeouts.per_try.map(|t| s.now + t), fw.timeouts.per_try_idle);
-        fw.mirrors.start(s, &fw.replay);
+        fw.mirrors.start(s, &mut fw.replay);
     }
 
     /// Counts a try that has ended. The bytes of a request are those of all its attempts.
@@ -269,7 +274,7 @@ impl Attempt {
         loop {
             while !self.request_done && !self.write_failed && self.stream().buffered() < s.limit {
                 let frame = match fw.early.pop() {
-                    Some(frame) => frame,
+                    Some((frame, ())) => frame,
                     None => match s.poll_request(cx) {
                         Poll::Ready(frame) => frame?,
                         Poll::Pending => break,
@@ -462,9 +467,9 @@ impl Forwarding<'_> {
     ) -> Result<(), StreamEnd> {
         while !s.request_is_empty() && self.early.held() < s.limit {
             let Poll::Ready(frame) = s.poll_request(cx) else { break };
-            self.early.push(frame?);
+            self.early.push(frame?, ());
             if s.take_end() {
-                self.early.push(None);
+                self.early.push(None, ());
             }
             self.start_route_timer(s);
         }
@@ -473,14 +478,14 @@ impl Forwarding<'_> {
 
     /// Whether the frame just taken was the request's last, early ones included; if so its end is taken too.
     fn take_end(&mut self, s: &mut ActiveStream<'_>) -> bool {
-        match self.early.front() {
-            Some(None) => {
-                self.early.pop();
-                true
-            }
-            Some(Some(_)) => false,
-            None => s.take_end(),
+        if self.early.is_empty() {
+            return s.take_end();
         }
+        let end = self.early.is_at_end();
+        if end {
+            self.early.pop();
+        }
+        end
     }
 
     /// A 1xx head on its way to the client: Envoy counts the first one, and tries nothing again after it.

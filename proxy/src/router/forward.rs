@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::attempt::{Answer, Attempt, AttemptEnd};
-use super::early::Early;
 use super::replay::Replay;
 use super::retry::{BackOff, RetryState};
 use super::route_table::RouteMatch;
@@ -19,6 +18,7 @@ use crate::cluster::host::Host;
 use crate::cluster::{RetryGuard, WorkerCluster};
 use crate::codec::head::{HeaderList, ResponseHead, Scheme};
 use crate::codec::name::names;
+use crate::codec::queue::FrameQueue;
 use crate::config::route::RouteTable;
 use crate::config::route::action::{
     Action, DirectResponseAction, HostRewrite, RedirectAction, RouteAction,
@@ -188,7 +188,7 @@ pub(super) struct Forwarding<'r> {
     replayed: bool,
     pub(super) last_was_timeout: bool,
     /// Frames of the request that came before there was a connection to send them on.
-    pub(super) early: Early,
+    pub(super) early: FrameQueue<()>,
     /// A 1xx head of the upstream has come.
     pub(super) informed: bool,
     pub(super) retry_guard: Option<RetryGuard>,
@@ -258,7 +258,7 @@ impl<'r> Forwarding<'r> {
             route_timer: false,
             replayed: false,
             last_was_timeout: false,
-            early: Early::default(),
+            early: FrameQueue::default(),
             informed: false,
             retry_guard: None,
         }

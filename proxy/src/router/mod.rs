@@ -2,7 +2,6 @@
 
 mod attempt;
 mod charge;
-mod early;
 pub mod failure;
 pub mod forward;
 mod judge;

@@ -1,14 +1,12 @@
-//! The bounded copy of a request's body that retries and mirrors are made from. Frames are shared, not copied.
-
-use bytes::Bytes;
+//! The bounded copy of a request's body that retries and mirrors are made from. Large frames are shared, not copied.
 
 use crate::codec::Frame;
+use crate::codec::queue::FrameQueue;
 
 /// What has been sent of a body.
 #[derive(Debug, Default)]
 pub struct Replay {
-    frames: Vec<Frame>,
-    bytes: usize,
+    frames: FrameQueue<()>,
     limit: usize,
     overflowed: bool,
 }
@@ -24,16 +22,12 @@ impl Replay {
         if self.overflowed {
             return false;
         }
-        if let Frame::Data(data) = frame {
-            self.bytes += data.len();
+        self.frames.push(Some(frame.clone()), ());
+        self.overflowed = self.frames.payload() > self.limit;
+        if self.overflowed {
+            self.frames.clear();
         }
-        if self.bytes > self.limit {
-            self.overflowed = true;
-            self.frames = Vec::new();
-            return true;
-        }
-        self.frames.push(frame.clone());
-        false
+        self.overflowed
     }
 
     /// Every frame so far is here.
@@ -41,25 +35,12 @@ impl Replay {
         !self.overflowed
     }
 
-    pub fn frames(&self) -> &[Frame] {
-        &self.frames
-    }
-
-    /// All data as one piece, for a mirror.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Bytes kept.
-    pub fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// The frames' data, shared.
-    pub fn data(&self) -> impl Iterator<Item = &Bytes> {
-        self.frames.iter().filter_map(|f| match f {
-            Frame::Data(data) => Some(data),
-            Frame::Trailers(_) => None,
-        })
+    /// What has been sent; small frames may have become one.
+    pub fn frames(&mut self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().flatten()
     }
 }

@@ -68,13 +68,13 @@ impl Mirrors {
 
     /// Sends the copies, once the request is complete; those of a request that did not fit into the replay
     /// buffer are given up.
-    pub(super) fn start(&mut self, s: &ActiveStream<'_>, replay: &Replay) {
+    pub(super) fn start(&mut self, s: &ActiveStream<'_>, replay: &mut Replay) {
         for mirror in self.0.drain(..) {
             if !replay.is_whole() {
                 mirror.cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
                 continue;
             }
-            let frames = replay.frames().to_vec();
+            let frames = replay.frames().cloned().collect();
             let worker = s.worker.clone();
             tokio::task::spawn_local(async move { mirror.run(worker, frames).await });
         }
