@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
+use smallvec::SmallVec;
 
 use crate::codec::head::Protocol;
 use crate::listener::tls_inspector::NotTls;
@@ -216,7 +217,7 @@ pub struct Timing {
 }
 
 /// Dynamic metadata: namespace, then a struct; a handful at most.
-pub type Metadata = Vec<(Arc<str>, serde_json::Map<String, serde_json::Value>)>;
+pub type Metadata = SmallVec<[(Arc<str>, Arc<serde_json::Map<String, serde_json::Value>>); 1]>;
 
 /// What the listener filter `tls_inspector` makes of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -457,7 +458,7 @@ impl StreamInfo {
             virtual_host_name: None,
             virtual_cluster_name: None,
             remote,
-            metadata: Vec::new(),
+            metadata: Metadata::new(),
             route_metadata: None,
             virtual_host_metadata: None,
             earlier_attempts: Vec::new(),
@@ -482,11 +483,26 @@ impl StreamInfo {
         let at = match self.metadata.iter().position(|(ns, _)| &**ns == namespace) {
             Some(at) => at,
             None => {
-                self.metadata.push((Arc::from(namespace), serde_json::Map::new()));
+                self.metadata.push((Arc::from(namespace), Arc::default()));
                 self.metadata.len() - 1
             }
         };
-        &mut self.metadata[at].1
+        Arc::make_mut(&mut self.metadata[at].1)
+    }
+
+    /// Adds fields that were made before to the struct of a namespace; without an allocation where it is the first.
+    pub fn add_metadata(
+        &mut self,
+        namespace: &Arc<str>,
+        fields: &Arc<serde_json::Map<String, serde_json::Value>>,
+    ) {
+        match self.metadata.iter_mut().find(|(of, _)| of == namespace) {
+            Some((_, known)) => {
+                let fields = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
+                Arc::make_mut(known).extend(fields);
+            }
+            None => self.metadata.push((namespace.clone(), fields.clone())),
+        }
     }
 
     /// Looks in the stream's state, then in its connection's.

@@ -39,7 +39,7 @@ pub fn matches(filter: &Filter, ctx: &Ctx<'_>) -> bool {
         Filter::Metadata { matcher, match_if_not_found } => {
             let struct_of = |namespace: &str| {
                 let found = info.metadata.iter().find(|(name, _)| **name == *namespace);
-                found.map(|(_, map)| map)
+                found.map(|(_, map)| &**map)
             };
             let found = matcher.as_ref().and_then(|m| Some((m, m.lookup(struct_of)?)));
             found.map_or(*match_if_not_found, |(matcher, value)| {

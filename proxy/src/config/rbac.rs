@@ -91,18 +91,26 @@ pub struct RbacVerdict<'a> {
     pub allowed: bool,
     /// The policy that matched.
     pub policy: Option<&'a Arc<str>>,
+    /// Its place among the engine's.
+    pub at: Option<usize>,
     /// For `RbacAction::Log`: whether a policy matched.
     pub log: Option<bool>,
 }
 
 impl RbacEngine {
     pub fn evaluate(&self, subject: &RbacSubject<'_>) -> RbacVerdict<'_> {
-        let matched = self.policies.iter().find(|policy| policy.matches(subject));
-        let policy = matched.map(|policy| &policy.name);
+        let at = self.policies.iter().position(|policy| policy.matches(subject));
+        let policy = at.map(|at| &self.policies[at].name);
+        let (allowed, log) = self.decide(at.is_some());
+        RbacVerdict { allowed, policy, at, log }
+    }
+
+    /// Whether it lets pass, by whether a policy matches; and what `RbacAction::Log` leaves.
+    pub fn decide(&self, matched: bool) -> (bool, Option<bool>) {
         match self.action {
-            RbacAction::Allow => RbacVerdict { allowed: matched.is_some(), policy, log: None },
-            RbacAction::Deny => RbacVerdict { allowed: matched.is_none(), policy, log: None },
-            RbacAction::Log => RbacVerdict { allowed: true, policy, log: Some(matched.is_some()) },
+            RbacAction::Allow => (matched, None),
+            RbacAction::Deny => (!matched, None),
+            RbacAction::Log => (true, Some(matched)),
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn metadata<'a>(
     let compiled = match of {
         MetadataOf::Dynamic => {
             let found = info.metadata.iter().find(|(name, _)| **name == *namespace);
-            return found.map(|(_, map)| map);
+            return found.map(|(_, map)| &**map);
         }
         MetadataOf::Cluster => &info.upstream.cluster_metadata,
         MetadataOf::Host => &info.upstream.host_metadata,

@@ -2,11 +2,11 @@
 //! (permissions); shadow rules only say what they would have done.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
 use rustc_hash::FxHashMap;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
 use crate::config::compile::core::unpack_any;
@@ -18,9 +18,12 @@ use crate::config::rbac::{RbacEngine, RbacSubject};
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::stats::{FilterStats, Scope};
+use crate::stream_info::StreamInfo;
 
 pub const TYPE: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 pub const PER_ROUTE_TYPE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+
+type Fields = Map<String, Value>;
 
 /// Namespace of the dynamic metadata that the filter leaves.
 const METADATA: &str = "envoy.filters.http.rbac";
@@ -74,8 +77,9 @@ impl Config {
 struct Side {
     /// Empty, or with a dot at its end.
     stat_prefix: String,
+    namespace: Arc<str>,
     /// `<prefix>enforced_effective_policy_id` or its shadow twin.
-    policy_field: String,
+    policy_field: Arc<str>,
     result_field: String,
 }
 
@@ -87,9 +91,23 @@ impl Side {
         };
         Self {
             stat_prefix,
-            policy_field: format!("{prefix}{kind}_effective_policy_id"),
+            namespace: METADATA.into(),
+            policy_field: format!("{prefix}{kind}_effective_policy_id").into(),
             result_field: format!("{prefix}{kind}_engine_result"),
         }
+    }
+
+    /// What a verdict leaves; `at` is the policy's place among the engine's.
+    fn fields(&self, engine: &RbacEngine, at: Option<usize>) -> Arc<Fields> {
+        let mut fields = Fields::new();
+        if let Some(at) = at {
+            let policy = engine.policies[at].name.to_string();
+            fields.insert(self.policy_field.to_string(), Value::String(policy));
+        }
+        let (allowed, _) = engine.decide(at.is_some());
+        let result = if allowed { "allowed" } else { "denied" };
+        fields.insert(self.result_field.clone(), Value::String(result.to_owned()));
+        Arc::new(fields)
     }
 
     fn scope(&self, hcm: &Scope, below: &str) -> Scope {
@@ -103,8 +121,31 @@ impl Side {
 struct Engines {
     rules: Option<RbacEngine>,
     shadow_rules: Option<RbacEngine>,
+    left: Left,
+    shadow_left: Left,
     /// By policy; `None` unless `track_per_rule_stats`.
     policy_stats: Option<FxHashMap<Arc<str>, FilterStats<RbacPolicyStat>>>,
+}
+
+/// What an engine's verdicts leave in the metadata: by policy, and at the end for none. A route's engine learns on its
+/// first request how its filter calls the fields.
+#[derive(Debug, Default)]
+struct Left(OnceLock<(Arc<str>, Box<[Arc<Fields>]>)>);
+
+impl Left {
+    fn leave(&self, side: &Side, engine: &RbacEngine, at: Option<usize>, info: &mut StreamInfo) {
+        let count = engine.policies.len();
+        let (of, all) = self.0.get_or_init(|| {
+            let policies = (0..count).map(|at| side.fields(engine, Some(at)));
+            (side.policy_field.clone(), policies.chain([side.fields(engine, None)]).collect())
+        });
+        if *of == side.policy_field {
+            info.add_metadata(&side.namespace, &all[at.unwrap_or(count)]);
+        } else {
+            // Two filters with one name and different prefixes.
+            info.add_metadata(&side.namespace, &side.fields(engine, at));
+        }
+    }
 }
 
 /// `RBACPerRoute`: engines that take the place of the filter's; none at all let everything pass.
@@ -151,7 +192,8 @@ fn compile_engines(config: &pb::Rbac, path: &FieldPath<'_>) -> Option<Engines> {
         let policies = rules.iter().chain(&shadow_rules).flat_map(|engine| &engine.policies);
         policies.map(|policy| (policy.name.clone(), FilterStats::default())).collect()
     });
-    Some(Engines { rules, shadow_rules, policy_stats })
+    let (left, shadow_left) = Default::default();
+    Some(Engines { rules, shadow_rules, left, shadow_left, policy_stats })
 }
 
 /// One stream's check; it keeps nothing.
@@ -181,7 +223,7 @@ impl HttpFilter for Filter {
             };
             stats.inc(stat);
             charge_policy(engines, verdict.policy, policy_stat, &config.shadow, cx);
-            leave_metadata(&config.shadow, verdict.policy, verdict.allowed, cx);
+            engines.shadow_left.leave(&config.shadow, engine, verdict.at, cx.info);
         }
         let Some(engine) = &engines.rules else { return Flow::Continue };
         let verdict = engine.evaluate(&RbacSubject::of_request(cx.request, cx.info));
@@ -196,7 +238,7 @@ impl HttpFilter for Filter {
         };
         stats.inc(stat);
         charge_policy(engines, verdict.policy, policy_stat, &config.rules, cx);
-        leave_metadata(&config.rules, verdict.policy, verdict.allowed, cx);
+        engines.left.leave(&config.rules, engine, verdict.at, cx.info);
         if verdict.allowed {
             return Flow::Continue;
         }
@@ -217,20 +259,6 @@ fn charge_policy(
     let Some(stats) = all.get(policy) else { return };
     let scope = || side.scope(&cx.hcm_stats.scope, &format!("policy.{policy}"));
     stats.block(cx.worker.index, scope).inc(stat);
-}
-
-fn leave_metadata(
-    side: &Side,
-    policy: Option<&Arc<str>>,
-    allowed: bool,
-    cx: &mut FilterContext<'_>,
-) {
-    let metadata = cx.info.metadata_mut(METADATA);
-    if let Some(policy) = policy {
-        metadata.insert(side.policy_field.clone(), Value::String(policy.to_string()));
-    }
-    let result = if allowed { "allowed" } else { "denied" };
-    metadata.insert(side.result_field.clone(), Value::String(result.to_owned()));
 }
 
 /// `response_code_details` of a denial: the policy's name without blanks, since log lines are split at them.

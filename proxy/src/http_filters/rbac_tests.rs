@@ -48,7 +48,7 @@ fn run(stream: &mut TestStream, config: &pb::Rbac, path: &str) -> (String, Strin
     stream.request.set_path(path.as_bytes());
     stream.info.metadata.clear();
     let flow = stream.with(|cx| filter.on_request_head(cx, true));
-    let metadata: Vec<_> = stream.info.metadata.iter().map(|(_, fields)| fields).collect();
+    let metadata: Vec<_> = stream.info.metadata.iter().map(|(_, fields)| &**fields).collect();
     (print(&flow), serde_json::to_string(&metadata).unwrap())
 }
 
@@ -105,6 +105,22 @@ fn routes_take_the_filters_place() {
     let off = any(&pb::RbacPerRoute::default());
     let seen = run(&mut TestStream::new(Some(off)), &config(), "/b");
     assert_eq!(seen, ("continue".to_owned(), "[]".to_owned()));
+}
+
+#[test]
+fn what_is_left_is_made_once() {
+    let config = pb::Rbac { rules: rules(Action::Deny, &[("l", "/l")]), ..Default::default() };
+    let config = compiled(|path| compile(&any(&config), "", path)).unwrap();
+    let mut left = [false; 2].map(|_| {
+        let mut stream = TestStream::new(None);
+        stream.info.metadata.clear();
+        stream.with(|cx| Filter::new(&config).on_request_head(cx, true));
+        stream.info.metadata
+    });
+    assert!(!left[0].spilled());
+    let [first, second] = left.each_mut().map(|metadata| metadata.pop().unwrap());
+    assert!(Arc::ptr_eq(&first.0, &second.0));
+    assert!(Arc::ptr_eq(&first.1, &second.1));
 }
 
 #[test]

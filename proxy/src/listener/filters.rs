@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -290,11 +291,11 @@ fn insert_once(found: &mut Found, rule: &crate::config::listener::TlvRule, value
     let at = match found.metadata.iter().position(|(name, _)| *name == rule.namespace) {
         Some(at) => at,
         None => {
-            found.metadata.push((rule.namespace.clone(), serde_json::Map::new()));
+            found.metadata.push((rule.namespace.clone(), Arc::default()));
             found.metadata.len() - 1
         }
     };
-    found.metadata[at].1.entry(&*rule.key).or_insert(value.into());
+    Arc::make_mut(&mut found.metadata[at].1).entry(&*rule.key).or_insert(value.into());
 }
 
 /// As text; each byte that is none becomes `!`, as in Envoy.

@@ -31,7 +31,7 @@ fn connection() -> ConnectionInfo {
         filter_chain_name: "".into(),
         listener_name: "".into(),
         state: FilterState::default(),
-        metadata: Vec::new(),
+        metadata: Default::default(),
         ..ConnectionInfo::default()
     }
 }
