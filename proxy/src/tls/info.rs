@@ -1,9 +1,11 @@
 //! What a handshake established: for access logs, headers, RBAC and statistics. Shared by the streams of a connection.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::CertificateDer;
+
+use super::Certificate;
 
 /// The facts of one TLS connection, downstream or upstream.
 #[derive(Debug, Clone, Default)]
@@ -30,20 +32,41 @@ pub struct TlsInfo {
     pub local: Option<Arc<CertificateChain>>,
 }
 
+impl TlsInfo {
+    /// What the peer's leaf says.
+    pub fn peer_certificate(&self) -> Option<&Certificate> {
+        self.peer.as_deref()?.certificate()
+    }
+
+    /// What our leaf says.
+    pub fn local_certificate(&self) -> Option<&Certificate> {
+        self.local.as_deref()?.certificate()
+    }
+}
+
 /// Certificates as they were sent, the leaf first; never empty.
 pub struct CertificateChain {
     certificates: Box<[CertificateDer<'static>]>,
+    /// The leaf, read when somebody first asks.
+    parsed: OnceLock<Option<Box<Certificate>>>,
 }
 
 impl CertificateChain {
     /// `None` for no certificates.
     pub fn new(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
-        (!certificates.is_empty()).then(|| Self { certificates: certificates.into() })
+        (!certificates.is_empty())
+            .then(|| Self { certificates: certificates.into(), parsed: OnceLock::new() })
     }
 
     /// The DER of the leaf.
     pub fn leaf(&self) -> &[u8] {
         &self.certificates[0]
+    }
+
+    /// What the leaf says; `None` if it cannot be read.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        let parse = || Certificate::parse(self.leaf()).map(Box::new);
+        self.parsed.get_or_init(parse).as_deref()
     }
 
     /// The DER of all, the leaf first.
