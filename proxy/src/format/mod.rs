@@ -17,6 +17,7 @@ mod request;
 mod table;
 mod text;
 mod time;
+mod tls;
 
 use self::parse::Piece;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};

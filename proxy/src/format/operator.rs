@@ -11,9 +11,8 @@ use super::request::{
     find_header, headers_bytes, path, write_query, write_query_param, write_server_name,
     write_stream_id,
 };
-use super::text;
 use super::time::TimeFormat;
-use super::{AccessLogType, Ctx};
+use super::{AccessLogType, Ctx, text, tls};
 use crate::codec::name::HeaderName;
 use crate::stream_info::{Address, ByteMeter, StreamInfo};
 
@@ -107,7 +106,18 @@ pub(super) enum Kind {
     LocalReplyBody,
     /// Known when the configuration was read: `%HOSTNAME%`, `%ENVIRONMENT(x)%`.
     Fixed(Box<[u8]>),
-    /// What needs TLS, tracing or QUIC: never there.
+    Tls {
+        side: tls::Side,
+        write: tls::Write,
+    },
+    /// A moment of the peer's certificate.
+    CertificateTime {
+        side: tls::Side,
+        of: tls::Moment,
+        format: TimeFormat,
+    },
+    ClientTransportFailure,
+    /// What needs tracing or QUIC: never there.
     Never,
     Coalesce(Box<[Operator]>),
 }
@@ -294,6 +304,11 @@ impl Kind {
             Self::AccessLogType => text(out, Some(ctx.access_log_type.as_str().as_bytes())),
             Self::LocalReplyBody => text(out, Some(ctx.local_reply_body)),
             Self::Fixed(value) => text(out, Some(value)),
+            Self::Tls { side, write } => tls::write(info, *side, *write, out),
+            Self::CertificateTime { side, of, format } => {
+                tls::write_time(info, *side, *of, format, out)
+            }
+            Self::ClientTransportFailure => write_reason(tls::client_failure(info), false, out),
             Self::Never => Shape::Missing,
             Self::Coalesce(operators) => write_first(operators, ctx, out),
         }

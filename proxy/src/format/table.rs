@@ -9,6 +9,7 @@ use super::parse::{
     FormatError, Syntax, attempted, coalesce, common_duration, filter_state, grpc_status, header,
     metadata, path, query_params, server_name, time, typed_metadata,
 };
+use super::tls;
 use crate::stream_info::StreamInfo;
 
 /// Makes an operator of its parameters.
@@ -21,6 +22,7 @@ pub(super) fn lookup(command: &str) -> Result<(Syntax, Build), FormatError> {
         .or_else(|| durations(command))
         .or_else(|| addresses(command))
         .or_else(|| strings(command))
+        .or_else(|| tls::lookup(command))
         .or_else(|| never(command))
         .ok_or_else(|| match command {
             "CEL" => FormatError::NotImplemented("CEL"),
@@ -250,50 +252,24 @@ fn hostname() -> Box<[u8]> {
         .into()
 }
 
-/// Operators over TLS, tracing and QUIC, whose values plain connections never have.
+/// Operators over tracing and QUIC, and fingerprints that are not taken: never there.
 fn never(command: &str) -> Option<(Syntax, Build)> {
-    let syntax = match command {
-        "DOWNSTREAM_PEER_CERT_V_START"
-        | "DOWNSTREAM_PEER_CERT_V_END"
-        | "UPSTREAM_PEER_CERT_V_START"
-        | "UPSTREAM_PEER_CERT_V_END" => {
-            return Some((Syntax::Optional, |p| time(p, false, false).map(|_| Kind::Never)));
-        }
+    matches!(
+        command,
         "TRACE_ID"
-        | "SPAN_ID"
-        | "ROUNDTRIP_DURATION"
-        | "DOWNSTREAM_HANDSHAKE_DURATION"
-        | "DOWNSTREAM_TRANSPORT_FAILURE_REASON"
-        | "DOWNSTREAM_LOCAL_CLOSE_REASON"
-        | "UPSTREAM_LOCAL_CLOSE_REASON"
-        | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID"
-        | "UPSTREAM_SERVER_NAME"
-        | "TLS_JA3_FINGERPRINT"
-        | "TLS_JA4_FINGERPRINT"
-        | "DOWNSTREAM_PEER_FINGERPRINT_256"
-        | "DOWNSTREAM_PEER_FINGERPRINT_1"
-        | "DOWNSTREAM_PEER_SERIAL"
-        | "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256"
-        | "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1"
-        | "DOWNSTREAM_PEER_CHAIN_SERIALS"
-        | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256"
-        | "DOWNSTREAM_PEER_ISSUER_SERIAL"
-        | "DOWNSTREAM_PEER_EMAIL_SAN"
-        | "DOWNSTREAM_PEER_OTHERNAME_SAN"
-        | "DOWNSTREAM_LOCAL_EMAIL_SAN"
-        | "DOWNSTREAM_LOCAL_OTHERNAME_SAN"
-        | "DOWNSTREAM_LOCAL_SUBJECT" => Syntax::Bare,
-        _ => {
-            let side = command
-                .strip_prefix("DOWNSTREAM_")
-                .or_else(|| command.strip_prefix("UPSTREAM_"))?;
-            match side {
-                "TLS_CIPHER" | "TLS_VERSION" | "TLS_SESSION_ID" | "TLS_GROUP" | "PEER_SUBJECT"
-                | "PEER_ISSUER" | "PEER_CERT" | "PEER_URI_SAN" | "PEER_DNS_SAN" | "PEER_IP_SAN"
-                | "LOCAL_URI_SAN" | "LOCAL_DNS_SAN" | "LOCAL_IP_SAN" => Syntax::Bare,
-                _ => return None,
-            }
-        }
-    };
-    Some((syntax, |_| Ok(Kind::Never)))
+            | "SPAN_ID"
+            | "ROUNDTRIP_DURATION"
+            | "DOWNSTREAM_HANDSHAKE_DURATION"
+            | "DOWNSTREAM_LOCAL_CLOSE_REASON"
+            | "UPSTREAM_LOCAL_CLOSE_REASON"
+            | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID"
+            | "UPSTREAM_SERVER_NAME"
+            | "TLS_JA3_FINGERPRINT"
+            | "TLS_JA4_FINGERPRINT"
+            | "DOWNSTREAM_TLS_GROUP"
+            | "UPSTREAM_TLS_GROUP"
+            | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256"
+            | "DOWNSTREAM_PEER_ISSUER_SERIAL"
+    )
+    .then_some((Syntax::Bare, |_| Ok(Kind::Never)))
 }
