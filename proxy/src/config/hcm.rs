@@ -46,9 +46,8 @@ pub struct HttpConnectionManager {
     pub scheme_of_upstream: bool,
     pub via: Option<Arc<str>>,
     pub add_user_agent: bool,
-    /// `forward_client_cert_details` is ALWAYS_FORWARD_ONLY; every other value removes
-    /// `x-forwarded-client-cert` from a request that came without mutual TLS.
-    pub forward_client_cert_always: bool,
+    pub forward_client_cert: ForwardClientCert,
+    pub client_cert_details: ClientCertDetails,
     pub request_id: RequestIdConfig,
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: usize,
@@ -74,6 +73,35 @@ pub struct HttpConnectionManager {
     pub local_reply: LocalReplyConfig,
     /// Tracing is configured: trace bits go into request ids, decorator operations are sent.
     pub tracing: Option<Tracing>,
+}
+
+/// pb `forward_client_cert_details`: what becomes of `x-forwarded-client-cert`. Every value but the last removes it
+/// where the client showed no certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+/// pb `set_current_client_cert_details`: what an element says besides the fingerprint and our own URI.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClientCertDetails {
+    pub subject: bool,
+    pub cert: bool,
+    pub chain: bool,
+    pub dns: bool,
+    pub uri: bool,
+}
+
+impl ClientCertDetails {
+    /// Each set of details has its own number, below 32.
+    pub fn number(self) -> usize {
+        let bits = [self.subject, self.cert, self.chain, self.dns, self.uri];
+        bits.into_iter().fold(0, |number, bit| number << 1 | usize::from(bit))
+    }
 }
 
 /// pb `codec_type`.

@@ -1,5 +1,6 @@
 //! Stage 3, the HTTP connection manager: one downstream connection and its streams.
 
+mod client_cert;
 pub mod connection;
 
 mod connection_h2;

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::request_id;
+use super::{client_cert, request_id};
 use crate::codec::head::{RequestHead, Scheme};
 use crate::codec::name::{HeaderName, names};
 use crate::config::hcm::HttpConnectionManager;
@@ -101,9 +101,7 @@ pub fn mutate(
     if hcm.request_id.generate {
         request_id::ensure(head, is_edge, &hcm.request_id, random);
     }
-    if !hcm.forward_client_cert_always {
-        head.headers.remove(&names::X_FORWARDED_CLIENT_CERT);
-    }
+    client_cert::forward(head, &info.connection, hcm);
     if let Some(tracing) = &hcm.tracing {
         request_id::decide_trace(head, &hcm.request_id, tracing);
     }

@@ -12,8 +12,9 @@ use super::protocol_options::{
 use super::{CompileContext, access_log, filters, local_reply, route};
 use crate::codec::head::Scheme;
 use crate::config::hcm::{
-    CodecType, EscapedSlashes, HttpConnectionManager, InternalAddresses, ProxyName, ProxyStatus,
-    RequestIdConfig, RouterConfig, ServerHeader, StripPort, Tracing,
+    ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, HttpConnectionManager,
+    InternalAddresses, ProxyName, ProxyStatus, RequestIdConfig, RouterConfig, ServerHeader,
+    StripPort, Tracing,
 };
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -120,7 +121,8 @@ pub fn compile_hcm(
             .is_some_and(|t| t.transformation.is_none() && t.match_upstream),
         via: Some(pb.via.as_str()).filter(|v| !v.is_empty()).map(Arc::from),
         add_user_agent: pb.add_user_agent.is_some_and(|v| v.value),
-        forward_client_cert_always: pb.forward_client_cert_details == 4,
+        forward_client_cert: compile_forward_client_cert(pb, path),
+        client_cert_details: compile_client_cert_details(pb),
         request_id: compile_request_id(pb, path),
         use_remote_address: pb.use_remote_address.is_some_and(|v| v.value),
         xff_num_trusted_hops: pb.xff_num_trusted_hops as usize,
@@ -178,6 +180,33 @@ fn compile_codec_type(pb: &Pb, path: &FieldPath<'_>) -> CodecType {
             CodecType::Auto
         }
     }
+}
+
+fn compile_forward_client_cert(pb: &Pb, path: &FieldPath<'_>) -> ForwardClientCert {
+    use pb::http_connection_manager::ForwardClientCertDetails as Details;
+    match Details::try_from(pb.forward_client_cert_details) {
+        Ok(Details::Sanitize) => ForwardClientCert::Sanitize,
+        Ok(Details::ForwardOnly) => ForwardClientCert::ForwardOnly,
+        Ok(Details::AppendForward) => ForwardClientCert::AppendForward,
+        Ok(Details::SanitizeSet) => ForwardClientCert::SanitizeSet,
+        Ok(Details::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
+        Err(_) => {
+            path.field("forward_client_cert_details").error("unknown enum value");
+            ForwardClientCert::Sanitize
+        }
+    }
+}
+
+fn compile_client_cert_details(pb: &Pb) -> ClientCertDetails {
+    pb.set_current_client_cert_details.as_ref().map_or_else(ClientCertDetails::default, |set| {
+        ClientCertDetails {
+            subject: set.subject.is_some_and(|v| v.value),
+            cert: set.cert,
+            chain: set.chain,
+            dns: set.dns,
+            uri: set.uri,
+        }
+    })
 }
 
 fn compile_server_header(pb: &Pb) -> ServerHeader {
