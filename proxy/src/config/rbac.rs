@@ -61,8 +61,9 @@ pub enum RbacRule {
     DirectRemoteIp(Cidr),
     /// The client, `x-forwarded-for` believed as the connection manager believes it.
     RemoteIp(Cidr),
-    /// A peer certificate; without TLS nobody has one.
-    Authenticated,
+    /// A peer certificate, one of whose names matches where there is a matcher: a URI, else a DNS name, else the
+    /// subject.
+    Authenticated(Option<StringMatcher>),
 }
 
 /// Who asks for what.
@@ -149,9 +150,18 @@ impl RbacRule {
             Self::SourceIp(range) => contains(range, &connection.remote),
             Self::DirectRemoteIp(range) => contains(range, &connection.direct_remote),
             Self::RemoteIp(range) => contains(range, subject.remote),
-            Self::Authenticated => false,
+            Self::Authenticated(name) => is_authenticated(connection, name.as_ref()),
         }
     }
+}
+
+fn is_authenticated(connection: &ConnectionInfo, name: Option<&StringMatcher>) -> bool {
+    let Some(tls) = connection.tls.get() else { return false };
+    let Some(name) = name else { return tls.peer.is_some() };
+    let certificate = tls.peer_certificate();
+    let mut sans = certificate.into_iter().flat_map(|c| c.uri_sans().chain(c.dns_sans()));
+    sans.any(|san| name.matches(san.as_bytes()))
+        || name.matches(certificate.map(|c| c.subject.as_bytes()).unwrap_or_default())
 }
 
 fn contains(range: &Cidr, address: &Address) -> bool {

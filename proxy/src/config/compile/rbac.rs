@@ -163,12 +163,12 @@ fn compile_principal(principal: &pb::Principal, path: &FieldPath<'_>) -> Option<
         }
         Some(Identifier::Any(any)) => compile_any(*any, path),
         Some(Identifier::Authenticated(authenticated)) => {
-            // Compiled for its errors: who it names matters only with TLS.
-            if let Some(name) = &authenticated.principal_name {
-                let path = path.field("authenticated");
-                compile_string_matcher(name, &path.field("principal_name"))?;
-            }
-            Some(RbacRule::Authenticated)
+            let path = path.field("authenticated");
+            let name = match &authenticated.principal_name {
+                Some(name) => Some(compile_string_matcher(name, &path.field("principal_name"))?),
+                None => None,
+            };
+            Some(RbacRule::Authenticated(name))
         }
         Some(Identifier::SourceIp(range)) => cidr(range, "source_ip", RbacRule::SourceIp),
         Some(Identifier::DirectRemoteIp(range)) => {

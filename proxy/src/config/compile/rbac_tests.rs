@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method;
@@ -11,6 +12,8 @@ use crate::config::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use crate::config::pb::google::protobuf::UInt32Value;
 use crate::config::rbac::RbacSubject;
 use crate::stream_info::{Address, ConnectionInfo, FilterState};
+use crate::tls::{CertificateChain, TlsInfo};
+use matcher_pb::string_matcher::MatchPattern;
 use pb::permission::{Rule, Set};
 use pb::principal::Identifier;
 
@@ -48,7 +51,7 @@ fn cidr(text: &str, len: u32) -> PbCidr {
     PbCidr { address_prefix: text.into(), prefix_len: Some(UInt32Value { value: len }) }
 }
 
-fn text(pattern: matcher_pb::string_matcher::MatchPattern) -> matcher_pb::StringMatcher {
+fn text(pattern: MatchPattern) -> matcher_pb::StringMatcher {
     matcher_pb::StringMatcher { match_pattern: Some(pattern), ignore_case: false }
 }
 
@@ -91,7 +94,6 @@ fn is(identifier: Identifier) -> bool {
 
 #[test]
 fn permissions() {
-    use matcher_pb::string_matcher::MatchPattern;
     let path = |pattern| {
         let rule = matcher_pb::path_matcher::Rule::Path(text(pattern));
         Rule::UrlPath(matcher_pb::PathMatcher { rule: Some(rule) })
@@ -128,6 +130,36 @@ fn principals() {
     assert!(is(Identifier::Header(missing)), "a connection has no headers");
     let nobody = principal(Identifier::NotId(Box::new(principal(Identifier::Any(true)))));
     assert!(!is(Identifier::OrIds(pb::principal::Set { ids: vec![nobody] })));
+}
+
+#[test]
+fn peers_by_their_certificates() {
+    let named = |names: &[&str], uris: &[&str]| {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        let uris = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()));
+        params.subject_alt_names.extend(uris);
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let peer = CertificateChain::new(vec![certificate.der().clone()]).map(Arc::new);
+        let connection = connection();
+        let _ = connection.tls.set(Arc::new(TlsInfo { peer, ..TlsInfo::default() }));
+        connection
+    };
+    let admits = |connection: &ConnectionInfo, pattern: Option<MatchPattern>| {
+        let principal_name = pattern.map(text);
+        let who = Identifier::Authenticated(pb::principal::Authenticated { principal_name });
+        let engine = engine(pb::rbac::Action::Allow, vec![("p", Rule::Any(true), who)]);
+        engine.evaluate(&RbacSubject::of_connection(connection)).allowed
+    };
+    let exact = |name: &str| Some(MatchPattern::Exact(name.into()));
+    let both = named(&["d.example"], &["spiffe://td/a", "spiffe://td/b"]);
+    assert!(admits(&both, None));
+    assert!(admits(&both, exact("spiffe://td/b")) && admits(&both, exact("d.example")));
+    assert!(admits(&both, exact("CN=rcgen self signed cert")));
+    assert!(!admits(&both, exact("spiffe://td/")));
+    let nobody = connection();
+    let _ = nobody.tls.set(Arc::new(TlsInfo::default()));
+    assert!(!admits(&nobody, None));
 }
 
 #[test]
