@@ -18,6 +18,7 @@ use crate::codec::{Fault, Frame, ServerStream};
 use crate::format;
 use crate::http_filters::chain::FilterChain;
 use crate::http_filters::{FilterContext, Flow};
+use crate::router::route_table::RouteFacts;
 use crate::router::{self, RouteState, timeouts};
 use crate::stream_info::{ConnectionInfo, StreamInfo};
 use crate::worker::WorkerContext;
@@ -228,8 +229,9 @@ impl<'a> ActiveStream<'a> {
         if setup.end {
             info.timing.last_downstream_rx = Some(now);
         }
+        let facts = RouteFacts::new(&info.connection, worker.random());
         Self {
-            route: RouteState::new(setup.hcm.config.routes.clone(), worker.random()),
+            route: RouteState::new(setup.hcm.config.routes.clone(), facts),
             timers: StreamTimers::new(&worker.timers, now),
             worker,
             hcm: setup.hcm,

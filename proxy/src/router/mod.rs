@@ -15,7 +15,7 @@ pub mod timeouts;
 
 use std::sync::Arc;
 
-use self::route_table::RouteMatch;
+use self::route_table::{RouteFacts, RouteMatch};
 use crate::codec::head::RequestHead;
 use crate::config::name::NameId;
 use crate::config::route::action::RouteAction;
@@ -29,13 +29,13 @@ pub struct RouteState {
     table: Arc<RouteTable>,
     /// `None`: not matched yet. `Some(None)`: no route.
     matched: Option<Option<RouteMatch>>,
-    /// Decides fractions and weights, the same for every match of a stream.
-    random: u64,
+    /// The same for every match of a stream.
+    facts: RouteFacts,
 }
 
 impl RouteState {
-    pub fn new(table: Arc<RouteTable>, random: u64) -> Self {
-        Self { table, matched: None, random }
+    pub fn new(table: Arc<RouteTable>, facts: impl Into<RouteFacts>) -> Self {
+        Self { table, matched: None, facts: facts.into() }
     }
 
     /// The next reader of the route matches again, on the head as it is then.
@@ -50,7 +50,7 @@ impl RouteState {
 
     /// Matches where that is still to be done.
     pub fn resolve(&mut self, head: &RequestHead) -> Option<RouteMatch> {
-        *self.matched.get_or_insert_with(|| self.table.route(head, self.random))
+        *self.matched.get_or_insert_with(|| self.table.route(head, self.facts))
     }
 
     pub fn table(&self) -> &Arc<RouteTable> {

@@ -23,6 +23,7 @@ use crate::config::route::{
 };
 use crate::format::grpc::is_grpc_request;
 use crate::http_filters::PerRouteConfig;
+use crate::stream_info::ConnectionInfo;
 
 /// What a request matched: numbers that mean something only to the table that gave them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,34 @@ enum Target {
     Route { route: u32, weight: u32 },
 }
 
+/// What else than a request's head decides its route.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RouteFacts {
+    /// Decides fractions and weights: one number for a stream's whole life, so that matching again changes nothing
+    /// by chance.
+    pub random: u64,
+    /// The client shows a certificate.
+    pub peer_presented: bool,
+    /// And it was verified.
+    pub peer_validated: bool,
+}
+
+impl RouteFacts {
+    pub fn new(connection: &ConnectionInfo, random: u64) -> Self {
+        let tls = connection.tls.get();
+        let peer_presented = tls.is_some_and(|tls| tls.peer.is_some());
+        let peer_validated = tls.is_some_and(|tls| tls.peer_validated);
+        Self { random, peer_presented, peer_validated }
+    }
+}
+
+/// A request of a client without a certificate.
+impl From<u64> for RouteFacts {
+    fn from(random: u64) -> Self {
+        Self { random, ..Self::default() }
+    }
+}
+
 impl RouteMatch {
     /// The request is to be redirected to https, whatever its route.
     pub fn is_tls_redirect(self) -> bool {
@@ -47,18 +76,18 @@ impl RouteMatch {
 }
 
 impl RouteTable {
-    /// The route of a request. `random` decides fractions and weights: one number for a stream's whole
-    /// life, so that matching again changes nothing by chance.
-    pub fn route(&self, head: &RequestHead, random: u64) -> Option<RouteMatch> {
+    /// The route of a request.
+    pub fn route(&self, head: &RequestHead, facts: impl Into<RouteFacts>) -> Option<RouteMatch> {
+        let facts = facts.into();
         let number = self.find_virtual_host(head)?;
         let host = &self.virtual_hosts[number as usize];
         if wants_tls(host.require_tls, head) {
             return Some(RouteMatch { virtual_host: number, target: Target::TlsRedirect });
         }
-        let route = self.find_route(host, head, random)?;
+        let route = self.find_route(host, head, facts)?;
         let weight = match &host.routes[route as usize].action {
             Action::Route(action) => match &action.cluster {
-                ClusterSpecifier::Weighted(weighted) => pick_weight(weighted, head, random),
+                ClusterSpecifier::Weighted(weighted) => pick_weight(weighted, head, facts.random),
                 _ => 0,
             },
             _ => 0,
@@ -73,7 +102,7 @@ impl RouteTable {
         self.domains.find(host)
     }
 
-    fn find_route(&self, host: &VirtualHost, head: &RequestHead, random: u64) -> Option<u32> {
+    fn find_route(&self, host: &VirtualHost, head: &RequestHead, facts: RouteFacts) -> Option<u32> {
         let full = head.path();
         let mut path = without_query(full.unwrap_or_default());
         let mut bare = SmallVec::<[u8; 256]>::new();
@@ -87,7 +116,7 @@ impl RouteTable {
                 PathSpecifier::Connect => is_connect(head),
                 _ => full.is_some() && matcher.matches_path(path),
             };
-            path_matches && matcher.conditions_hold(head, random)
+            path_matches && matcher.conditions_hold(head, facts)
         })
     }
 
@@ -230,15 +259,18 @@ impl RouteTable {
 }
 
 impl RouteMatcher {
-    fn conditions_hold(&self, head: &RequestHead, random: u64) -> bool {
-        self.conditions.as_deref().is_none_or(|conditions| conditions.hold(head, random))
+    fn conditions_hold(&self, head: &RequestHead, facts: RouteFacts) -> bool {
+        self.conditions.as_deref().is_none_or(|conditions| conditions.hold(head, facts))
     }
 }
 
 impl Conditions {
     /// Everything but the path.
-    pub fn hold(&self, head: &RequestHead, random: u64) -> bool {
-        self.runtime_fraction.as_ref().is_none_or(|fraction| fraction.is_hit(random))
+    pub fn hold(&self, head: &RequestHead, facts: impl Into<RouteFacts>) -> bool {
+        let facts = facts.into();
+        self.runtime_fraction.as_ref().is_none_or(|fraction| fraction.is_hit(facts.random))
+            && self.tls_context.presented.is_none_or(|wanted| wanted == facts.peer_presented)
+            && self.tls_context.validated.is_none_or(|wanted| wanted == facts.peer_validated)
             && (!self.grpc || is_grpc_request(head))
             && all_match(&self.headers, head)
             && self.query_parameters.iter().all(|p| p.matches(head.path().unwrap_or_default()))

@@ -174,6 +174,16 @@ pub struct Conditions {
     pub headers: Box<[HeaderMatcher]>,
     pub query_parameters: Box<[QueryParameterMatcher]>,
     pub cookies: Box<[CookieMatcher]>,
+    pub tls_context: TlsContextMatch,
+}
+
+/// pb `RouteMatch.TlsContextMatchOptions`; `None` takes any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TlsContextMatch {
+    /// Whether the client shows a certificate.
+    pub presented: Option<bool>,
+    /// Whether that was verified.
+    pub validated: Option<bool>,
 }
 
 /// `typed_per_filter_config` of one level: a handful of slots, found by the filter's name.

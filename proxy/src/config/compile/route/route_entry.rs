@@ -11,7 +11,9 @@ use crate::config::compile::matcher::{
 };
 use crate::config::pb::envoy::config::route::v3 as pb;
 use crate::config::route::action::Action;
-use crate::config::route::{Conditions, Decorator, PathSpecifier, Route, RouteMatcher};
+use crate::config::route::{
+    Conditions, Decorator, PathSpecifier, Route, RouteMatcher, TlsContextMatch,
+};
 
 /// `None` after an error that leaves no route to speak of.
 pub(super) fn compile_route(
@@ -106,9 +108,6 @@ fn compile_decorator(decorator: Option<&pb::Decorator>, path: &FieldPath<'_>) ->
 }
 
 fn compile_match(matched: &pb::RouteMatch, path: &FieldPath<'_>) -> Option<RouteMatcher> {
-    if matched.tls_context.is_some() {
-        path.field("tls_context").error("TLS is not supported");
-    }
     if !matched.dynamic_metadata.is_empty() {
         path.field("dynamic_metadata").error("metadata matchers are not supported");
     }
@@ -175,11 +174,18 @@ fn compile_conditions(
         headers: headers?,
         query_parameters: query?,
         cookies: cookies?,
+        tls_context: matched.tls_context.as_ref().map_or_else(TlsContextMatch::default, |tls| {
+            TlsContextMatch {
+                presented: tls.presented.map(|v| v.value),
+                validated: tls.validated.map(|v| v.value),
+            }
+        }),
     };
     let none = conditions.runtime_fraction.is_none()
         && !conditions.grpc
         && conditions.headers.is_empty()
         && conditions.query_parameters.is_empty()
-        && conditions.cookies.is_empty();
+        && conditions.cookies.is_empty()
+        && conditions.tls_context == TlsContextMatch::default();
     Some((!none).then_some(conditions))
 }
