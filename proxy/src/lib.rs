@@ -30,6 +30,8 @@ pub mod io;
 
 pub mod stream_info;
 
+pub mod grpc;
+
 pub mod config;
 
 pub mod format;

@@ -213,6 +213,18 @@ fn append_xff(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionMan
     append_list(head, &names::X_FORWARDED_FOR, text.as_bytes(), b",");
 }
 
+/// What Envoy's asynchronous client adds to a request of its own: that it is one, and from where.
+pub(crate) fn mark_as_ours(head: &mut RequestHead) {
+    head.headers.set(&names::X_ENVOY_INTERNAL, b"true");
+    let address = super::local_address(true).unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
+    append_list(
+        head,
+        &names::X_FORWARDED_FOR,
+        address.to_string().as_bytes(),
+        b",",
+    );
+}
+
 /// Adds to the first line of a list field, or makes it.
 pub fn append_list(head: &mut RequestHead, name: &HeaderName, value: &[u8], separator: &[u8]) {
     match head.headers.get(name) {

@@ -1,7 +1,6 @@
 //! Mirrors: copies of requests whose responses nobody waits for.
 
 use std::future::poll_fn;
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,10 +12,9 @@ use super::replay::Replay;
 use crate::cluster::WorkerCluster;
 use crate::codec::Frame;
 use crate::codec::head::RequestHead;
-use crate::codec::name::names;
 use crate::config::cluster::RoutingPriority;
 use crate::config::route::action::{ClusterName, RouteAction};
-use crate::hcm::request_headers;
+use crate::hcm::request_headers::mark_as_ours;
 use crate::hcm::stream::{ActiveStream, reset_code};
 use crate::load_balancer::PickContext;
 use crate::stats::names::{ClusterStat, RouterStat};
@@ -85,18 +83,6 @@ impl Mirrors {
 fn shadow_host(host: &[u8]) -> Vec<u8> {
     let port = super::route_table::without_port(host).len();
     [&host[..port], b"-shadow", &host[port..]].concat()
-}
-
-/// What Envoy's asynchronous client adds to a request of its own: that it is one, and from where.
-fn mark_as_ours(head: &mut RequestHead) {
-    head.headers.set(&names::X_ENVOY_INTERNAL, b"true");
-    let address = crate::hcm::local_address(true).unwrap_or(Ipv4Addr::LOCALHOST.into());
-    request_headers::append_list(
-        head,
-        &names::X_FORWARDED_FOR,
-        address.to_string().as_bytes(),
-        b",",
-    );
 }
 
 impl Mirror {
