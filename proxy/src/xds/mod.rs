@@ -2,3 +2,5 @@
 //! puts it in force.
 
 pub mod resource;
+
+pub mod subscription;
