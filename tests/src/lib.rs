@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod differential;
 pub mod ledger;
 pub mod load;
+pub mod mesh;
 pub mod observe;
 pub mod ports;
 pub mod proxy;

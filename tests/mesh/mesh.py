@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""A service mesh on one machine: istiod, pilot-agent and a proxy per pod, each pod in a network namespace of its own.
+
+    sudo ./mesh.py up   --proxy PATH [--proxy POD=PATH ...] [--redirect 'COMMAND'] [--pods client-v1,details-v1,...]
+    sudo ./mesh.py rotate client-v1 details-v1
+    sudo ./mesh.py exec client-v1 curl -s http://reviews:9080/reviews/1
+    sudo ./mesh.py down
+
+Needs: Linux, root, iproute2, iptables, openssl, curl, python3, the binaries istiod and pilot-agent (see README.md) on
+PATH or in $MESH_BIN, and a proxy that speaks Envoy's command line. Everything lives in namespaces named $MESH_NAME-* (default
+mesh-*), so two meshes can stand side by side; state, logs, certificates and the copies of kube/, config/ and mesh.yaml that istiod watches are under $MESH_DIR (default ./run):
+edit those copies to push a change.
+"""
+import argparse
+import glob
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUN = os.environ.get("MESH_DIR", os.path.join(os.getcwd(), "run"))
+BIN = os.environ.get("MESH_BIN", "")
+NAME = os.environ.get("MESH_NAME", "mesh")
+PROXY_UID = 1337
+ISTIOD_ADDRESS = "10.77.0.1"
+
+# name -> (address, port its application listens on or None, how it takes part)
+#   sidecar: application, proxy and redirect rules; plain: application only; router: proxy only, as a gateway
+PODS = {
+    "client-v1": ("10.77.0.10", None, "sidecar"),
+    "reviews-v1": ("10.77.0.11", 9080, "sidecar"),
+    "reviews-v2": ("10.77.0.12", 9080, "sidecar"),
+    "reviews-v3": ("10.77.0.13", 9080, "sidecar"),
+    "ratings-v1": ("10.77.0.14", 9080, "sidecar"),
+    "details-v1": ("10.77.0.15", 9080, "sidecar"),
+    "mongodb-v1": ("10.77.0.16", 27017, "sidecar"),
+    "gateway-v1": ("10.77.0.20", None, "router"),
+    "legacy-v1": ("10.77.0.30", 9080, "plain"),
+}
+SERVICE_IPS = {"reviews": "10.78.0.1", "ratings": "10.78.0.2", "details": "10.78.0.3", "mongodb": "10.78.0.4", "legacy": "10.78.0.5"}
+
+
+def sh(command, **kw):
+    return subprocess.run(command, shell=isinstance(command, str), check=True, **kw)
+
+
+def tool(name):
+    path = os.path.join(BIN, name) if BIN else shutil.which(name)
+    if not path or not os.path.exists(path):
+        sys.exit(f"mesh: {name} not found; put it on PATH or set MESH_BIN")
+    return os.path.abspath(path)
+
+
+def netns(pod):
+    return f"{NAME}-{pod}"
+
+
+def spawn(pod, command, log, env=None, cwd=None, uid=None):
+    """Starts command in the pod's namespaces, detached, and remembers its process id."""
+    argv = ["ip", "netns", "exec", netns(pod)]
+    if uid:
+        argv += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    out = open(log, "ab")
+    if uid:
+        os.chown(log, uid, uid)  # an access log to /dev/stdout opens this file again
+    p = subprocess.Popen(argv + command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env, cwd=cwd, start_new_session=True)
+    with open(f"{RUN}/pids", "a") as f:
+        f.write(f"{p.pid} {pod} {command[0]}\n")
+    return p
+
+
+def wait(what, check, seconds=30):
+    end = time.time() + seconds
+    while time.time() < end:
+        if check():
+            return
+        time.sleep(0.05)
+    sys.exit(f"mesh: {what} not ready after {seconds} s; see {RUN}")
+
+
+def answers(pod, url, want="200"):
+    r = subprocess.run(["ip", "netns", "exec", netns(pod), "curl", "-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", url],
+                       capture_output=True, text=True)
+    return r.stdout == want
+
+
+def authority():
+    os.makedirs(f"{RUN}/ca", exist_ok=True)
+    sh(f"openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /O=cluster.local -keyout {RUN}/ca/key.pem -out {RUN}/ca/root-cert.pem"
+       " -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign", stderr=subprocess.DEVNULL)
+
+
+def certificate(folder, service_account, days=1):
+    """Writes an X.509-SVID for the service account where pilot-agent looks for one; a second call rotates it."""
+    os.makedirs(folder, exist_ok=True)
+    with open(f"{folder}/ext", "w") as f:
+        f.write(f"subjectAltName=critical,URI:spiffe://cluster.local/ns/default/sa/{service_account}\n"
+                "keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth,clientAuth\n")
+    sh(f"openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out {folder}/key.new && "
+       f"openssl req -new -key {folder}/key.new -subj / -out {folder}/csr && "
+       f"openssl x509 -req -in {folder}/csr -CA {RUN}/ca/root-cert.pem -CAkey {RUN}/ca/key.pem -CAcreateserial -days {days} "
+       f"-extfile {folder}/ext -out {folder}/cert.new", stderr=subprocess.DEVNULL)
+    shutil.copy(f"{RUN}/ca/root-cert.pem", f"{folder}/root-cert.pem")
+    os.replace(f"{folder}/key.new", f"{folder}/key.pem")
+    os.replace(f"{folder}/cert.new", f"{folder}/cert-chain.pem")
+    sh(f"chown -R {PROXY_UID}:{PROXY_UID} {folder}")
+
+
+def rotate(args):
+    for pod in args.pods:
+        certificate(f"{RUN}/{pod}/var/run/secrets/workload-spiffe-credentials", pod.rsplit("-", 1)[0])
+
+
+def network(pods):
+    sh(f"ip netns add {netns('istiod')}")
+    sh(f"ip -n {netns('istiod')} link add br0 type bridge")
+    sh(f"ip -n {netns('istiod')} addr add {ISTIOD_ADDRESS}/24 dev br0")
+    sh(f"ip -n {netns('istiod')} link set br0 up && ip -n {netns('istiod')} link set lo up")
+    for i, pod in enumerate(pods):
+        address = PODS[pod][0]
+        sh(f"ip netns add {netns(pod)}")
+        sh(f"ip -n {netns('istiod')} link add p{i} type veth peer name eth0 netns {netns(pod)}")
+        sh(f"ip -n {netns('istiod')} link set p{i} master br0 up")
+        sh(f"ip -n {netns(pod)} addr add {address}/24 dev eth0")
+        sh(f"ip -n {netns(pod)} link set eth0 up && ip -n {netns(pod)} link set lo up")
+        sh(f"ip -n {netns(pod)} route add default via {ISTIOD_ADDRESS}")
+        sh(f"ip netns exec {netns(pod)} sysctl -qw net.ipv4.ip_unprivileged_port_start=0")  # as container runtimes do
+        folder = f"/etc/netns/{netns(pod)}"
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/hosts", "w") as f:
+            f.write("127.0.0.1 localhost\n")
+            for name, ip in SERVICE_IPS.items():
+                f.write(f"{ip} {name} {name}.default {name}.default.svc.cluster.local\n")
+        with open(f"{folder}/resolv.conf", "w") as f:
+            f.write("nameserver 127.0.0.1\n")
+
+
+def readable(path):
+    """Where a pod's user, who cannot look into our home, finds the binary."""
+    folder = f"{RUN}/bin"
+    os.makedirs(folder, exist_ok=True)
+    copy = f"{folder}/{os.path.basename(path)}-{zlib.crc32(os.path.abspath(path).encode()):x}"
+    if not os.path.exists(copy):
+        shutil.copy(path, copy)
+        os.chmod(copy, 0o755)
+    return copy
+
+
+def agent(pod, proxy):
+    """Starts pilot-agent, which writes the bootstrap, starts the proxy and serves it xDS and SDS over unix sockets."""
+    app, version = pod.rsplit("-", 1)
+    address, _, role = PODS[pod]
+    home = f"{RUN}/{pod}"
+    os.makedirs(home, exist_ok=True)
+    certificate(f"{home}/var/run/secrets/workload-spiffe-credentials", app)
+    os.makedirs(f"{home}/etc/istio/pod", exist_ok=True)
+    with open(f"{home}/etc/istio/pod/labels", "w") as f:
+        f.write(f'app="{app}"\nversion="{version}"\n')
+    os.makedirs(f"{home}/var/lib/istio/envoy", exist_ok=True)
+    shutil.copy(tool("envoy_bootstrap.json"), f"{home}/var/lib/istio/envoy/envoy_bootstrap_tmpl.json")
+    sh(f"chown -R {PROXY_UID}:{PROXY_UID} {home}")
+    config = {
+        "binaryPath": proxy,
+        "configPath": f"{home}/etc/istio/proxy",
+        "discoveryAddress": f"{ISTIOD_ADDRESS}:15010",
+        "controlPlaneAuthPolicy": "NONE",
+        "terminationDrainDuration": "5s",
+        "concurrency": 1,
+        "statusPort": 15020,
+        "proxyAdminPort": 15000,
+    }
+    env = {
+        "PATH": os.environ["PATH"],
+        "PROXY_CONFIG": json.dumps(config),
+        "POD_NAME": pod, "POD_NAMESPACE": "default", "INSTANCE_IP": address, "HOST_IP": ISTIOD_ADDRESS,
+        "SERVICE_ACCOUNT": app, "TRUST_DOMAIN": "cluster.local", "ISTIO_META_CLUSTER_ID": "Kubernetes",
+        "ISTIO_META_MESH_ID": "cluster.local", "ISTIO_META_WORKLOAD_NAME": pod, "ISTIO_META_INTERCEPTION_MODE": "REDIRECT",
+        "ISTIO_META_APP_CONTAINERS": "app",
+        "CA_ADDR": f"{ISTIOD_ADDRESS}:15010", "PILOT_CERT_PROVIDER": "istiod", "GRPC_XDS_BOOTSTRAP": "",
+        "ISTIO_BOOTSTRAP_OVERRIDE": "",
+    }
+    kind = "router" if role == "router" else "sidecar"
+    spawn(pod, [tool("pilot-agent"), "proxy", kind, "--domain", "default.svc.cluster.local", "--proxyLogLevel=warning",
+                "--log_output_level=default:info"], f"{home}/agent.log", env=env, cwd=home, uid=PROXY_UID)
+
+
+def up(args):
+    pods = args.pods.split(",") if args.pods else list(PODS)
+    os.makedirs(RUN, exist_ok=True)
+    default = next((readable(p) for p in args.proxy if "=" not in p), None)
+    proxies = {pod: readable(path) for pod, _, path in (p.partition("=") for p in args.proxy if "=" in p)}
+    authority()
+    network(pods)
+    env, mesh = dict(os.environ), open(f"{HERE}/mesh.yaml").read()
+    if args.stock_envoy:
+        env.update(PILOT_ENABLE_METADATA_EXCHANGE="false", PILOT_ENABLE_ALPN_FILTER="false")
+        mesh = mesh.replace("metrics: [prometheus]", "metrics: []")
+    for folder in ("kube", "config"):
+        shutil.copytree(f"{HERE}/{folder}", f"{RUN}/{folder}", dirs_exist_ok=True)
+    with open(f"{RUN}/mesh.yaml", "w") as f:
+        f.write(mesh)
+    spawn("istiod", [tool("istiod"), "-kube", f"{RUN}/kube", "-config", f"{RUN}/config", "-mesh", f"{RUN}/mesh.yaml",
+                     "-grpc", f"{ISTIOD_ADDRESS}:15010", "-http", "127.0.0.1:8080"], f"{RUN}/istiod.log", env=env, cwd=RUN)
+    wait("istiod", lambda: answers("istiod", "http://127.0.0.1:8080/ready"))
+    for pod in pods:
+        address, port, role = PODS[pod]
+        os.makedirs(f"{RUN}/{pod}", exist_ok=True)
+        if port:
+            spawn(pod, [sys.executable, f"{HERE}/app.py", pod, str(port)], f"{RUN}/{pod}/app.log")
+        if role == "sidecar":
+            sh(["ip", "netns", "exec", netns(pod)] + shlex.split(args.redirect), stdout=open(f"{RUN}/{pod}/redirect.log", "w"), stderr=subprocess.STDOUT)
+        if role != "plain":
+            agent(pod, proxies.get(pod, default))
+    for pod in pods:
+        if PODS[pod][2] != "plain":
+            wait(pod, lambda: answers(pod, "http://127.0.0.1:15021/healthz/ready"))
+    print(f"mesh: {len(pods)} pods ready; try: {sys.argv[0]} exec client-v1 curl -s http://reviews:9080/reviews/1")
+
+
+def down(_):
+    if os.path.exists(f"{RUN}/pids"):
+        pids = [int(line.split()[0]) for line in open(f"{RUN}/pids")]
+        for s in (signal.SIGTERM, signal.SIGKILL):
+            for pid in pids:
+                try:
+                    os.killpg(pid, s)
+                except ProcessLookupError:
+                    pass
+            time.sleep(1 if s == signal.SIGTERM else 0)
+        os.remove(f"{RUN}/pids")
+    for path in glob.glob(f"/run/netns/{NAME}-*") + glob.glob(f"/etc/netns/{NAME}-*"):
+        if path.startswith("/etc"):
+            shutil.rmtree(path)
+        else:
+            subprocess.run(["ip", "netns", "del", os.path.basename(path)], check=False)
+
+
+def execute(args):
+    os.execvp("ip", ["ip", "netns", "exec", netns(args.pod)] + args.command)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = p.add_subparsers(required=True)
+    u = sub.add_parser("up")
+    u.add_argument("--proxy", required=True, action="append", help="path of the proxy binary; POD=PATH for one pod")
+    u.add_argument("--redirect", default=f"{BIN + '/' if BIN else ''}pilot-agent istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x '' -b * -d 15090,15021,15020",
+                   help="command that installs the redirect rules in a pod's namespace")
+    u.add_argument("--pods", help="comma-separated subset")
+    u.add_argument("--stock-envoy", action="store_true", help="switch off what only Istio's own Envoy build has (metadata exchange, ALPN override, istio.stats), so that any Envoy can take part")
+    u.set_defaults(run=up)
+    d = sub.add_parser("down")
+    d.set_defaults(run=down)
+    r = sub.add_parser("rotate", help="new certificates for pods")
+    r.add_argument("pods", nargs="+")
+    r.set_defaults(run=rotate)
+    e = sub.add_parser("exec")
+    e.add_argument("pod")
+    e.add_argument("command", nargs=argparse.REMAINDER)
+    e.set_defaults(run=execute)
+    args = p.parse_args()
+    args.run(args)
+
+
+main()

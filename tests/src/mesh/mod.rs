@@ -1,0 +1,269 @@
+//! A real Istio mesh in network namespaces (`tests/mesh/`), with the proxies of our choice in its pods.
+//!
+//! [`Mesh::up`] starts it by `mesh.py`; [`request`] sends what an application in a pod would send, from that pod's
+//! namespace; [`Mesh::push`] changes istiod's configuration and waits until every proxy has it.
+
+pub mod cases;
+pub mod netns;
+pub mod request;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::proxy::Kind;
+use request::{Answer, Request};
+
+/// Pods with a proxy, in the order in which `mesh.py` starts them.
+pub const PROXIED: [&str; 8] = [
+    "client-v1",
+    "reviews-v1",
+    "reviews-v2",
+    "reviews-v3",
+    "ratings-v1",
+    "details-v1",
+    "mongodb-v1",
+    "gateway-v1",
+];
+
+/// How long istiod and the proxies may take to come to rest after a push.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the marker is served. Before there is one, nobody listens there: the answer comes at once.
+const MARKER: &str = "http://10.77.0.1:79/";
+
+/// A running mesh; taken down when dropped.
+#[derive(Debug)]
+pub struct Mesh {
+    name: String,
+    dir: TempDir,
+    pushes: u32,
+}
+
+/// The folder of the rig.
+fn rig() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh")
+}
+
+/// The real binary behind `kind`: the package's `envoy` is a script that a pod's user cannot read.
+fn binary(kind: Kind) -> Result<PathBuf> {
+    if kind == Kind::Envoy
+        && let Some(path) = std::env::var_os("MESH_ENVOY")
+    {
+        return Ok(path.into());
+    }
+    let path = kind.binary();
+    ensure!(path.exists() || kind == Kind::Envoy, "{} does not exist: build it", path.display());
+    Ok(path)
+}
+
+impl Mesh {
+    /// Starts a mesh named `name` whose proxies are all `others`, but those of `pods`, which are `ours`.
+    ///
+    /// # Errors
+    /// Something does not become ready; the message holds the ends of the logs.
+    pub fn up(name: &str, others: Kind, pods: &[&str], ours: Kind) -> Result<Self> {
+        let dir = TempDir::with_prefix(format!("outrigger-{name}-"))?;
+        // The pods' user has to get in.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let mesh = Self { name: name.to_owned(), dir, pushes: 0 };
+        let mut arguments = vec!["up".to_owned(), "--stock-envoy".to_owned()];
+        arguments.extend(["--proxy".to_owned(), binary(others)?.display().to_string()]);
+        for pod in pods {
+            arguments.push("--proxy".to_owned());
+            arguments.push(format!("{pod}={}", binary(ours)?.display()));
+        }
+        let output = mesh.control(&arguments)?;
+        if !output.status.success() {
+            bail!("mesh {name} does not start: {}\n{}", text(&output), mesh.logs());
+        }
+        Ok(mesh)
+    }
+
+    fn control(&self, arguments: &[String]) -> Result<Output> {
+        Command::new("python3")
+            .arg(rig().join("mesh.py"))
+            .args(arguments)
+            .env("MESH_NAME", &self.name)
+            .env("MESH_DIR", self.dir.path())
+            .output()
+            .context("mesh.py")
+    }
+
+    /// Renews the certificates of pods.
+    ///
+    /// # Errors
+    /// openssl fails.
+    pub fn rotate(&self, pods: &[&str]) -> Result<()> {
+        let mut arguments = vec!["rotate".to_owned()];
+        arguments.extend(pods.iter().map(|pod| (*pod).to_owned()));
+        let output = self.control(&arguments)?;
+        ensure!(output.status.success(), "rotate: {}", text(&output));
+        Ok(())
+    }
+
+    /// The end of every pod's log, for messages.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        for pod in PROXIED {
+            let log = self.log(pod);
+            let lines: Vec<_> = log.lines().rev().take(12).collect();
+            all += &format!("--- {pod}\n");
+            for line in lines.iter().rev() {
+                all += line;
+                all.push('\n');
+            }
+        }
+        all
+    }
+
+    /// What pilot-agent and the proxy of a pod have printed.
+    #[must_use]
+    pub fn log(&self, pod: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(pod).join("agent.log")).unwrap_or_default()
+    }
+
+    /// What istiod has printed.
+    #[must_use]
+    pub fn istiod_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("istiod.log")).unwrap_or_default()
+    }
+
+    /// Sends a request from its pod.
+    ///
+    /// # Errors
+    /// The pod's namespace cannot be entered; what the request itself meets is part of the answer.
+    pub fn ask(&self, request: &Request) -> Result<Answer> {
+        let request = request.clone();
+        netns::within(&self.name, &request.from.clone(), move || request.send())
+    }
+
+    /// A page of a pod's proxy's admin interface.
+    ///
+    /// # Errors
+    /// It does not answer 200.
+    pub fn admin(&self, pod: &str, path: &str) -> Result<String> {
+        self.page(pod, 15000, path)
+    }
+
+    /// A page of istiod's debug interface.
+    ///
+    /// # Errors
+    /// It does not answer 200.
+    pub fn istiod(&self, path: &str) -> Result<String> {
+        self.page("istiod", 8080, path)
+    }
+
+    fn page(&self, pod: &str, port: u16, path: &str) -> Result<String> {
+        let request = Request::get(pod, &format!("http://127.0.0.1:{port}{path}"));
+        let answer = self.ask(&request)?;
+        ensure!(answer.status == 200, "{pod} {path}: {answer:?}");
+        Ok(answer.body)
+    }
+
+    /// What istiod believes each proxy to have, where it differs from what was sent.
+    ///
+    /// # Errors
+    /// istiod's debug page is not what it should be.
+    pub fn unacknowledged(&self) -> Result<Vec<String>> {
+        let page: Value = serde_json::from_str(&self.istiod("/debug/syncz")?)?;
+        let proxies = page.as_array().context("syncz: not a list")?;
+        let mut missing = Vec::new();
+        if proxies.len() < PROXIED.len() {
+            missing.push(format!("{} proxies of {} are connected", proxies.len(), PROXIED.len()));
+        }
+        for proxy in proxies {
+            let resources = proxy["resources"].as_object().context("syncz: no resources")?;
+            for (kind, state) in resources {
+                if state["sent"] != state["acked"] {
+                    missing.push(format!("{} {kind}: {state}", proxy["proxy"]));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Puts `resources` in the place of those of the last push and waits until every proxy serves them.
+    ///
+    /// # Errors
+    /// They do not arrive in time.
+    pub fn push(&mut self, resources: &str) -> Result<()> {
+        self.pushes += 1;
+        let name = format!("push-{}", self.pushes);
+        let file = self.dir.path().join("config/pushed.yaml");
+        let temporary = self.dir.path().join("pushed.new");
+        std::fs::write(&temporary, format!("{}\n---\n{resources}", marker(&name)))?;
+        std::fs::rename(&temporary, &file)?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let missing = self.behind(&name)?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{name} did not arrive: {missing:?}\n{}", self.logs());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Who does not serve the marker yet.
+    fn behind(&self, name: &str) -> Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for pod in PROXIED.iter().filter(|pod| **pod != "gateway-v1") {
+            if self.ask(&Request::get(pod, MARKER))?.body != name {
+                missing.push((*pod).to_owned());
+            }
+        }
+        let mut gateway = Request::get("legacy-v1", "http://10.77.0.20/");
+        gateway.headers = BTreeMap::from([("host".to_owned(), "marker.mesh".to_owned())]);
+        if self.ask(&gateway)?.body != name {
+            missing.push("gateway-v1".to_owned());
+        }
+        missing.extend(self.unacknowledged()?);
+        Ok(missing)
+    }
+
+    /// Where the mesh keeps a pod's files.
+    #[must_use]
+    pub fn folder(&self, pod: &str) -> PathBuf {
+        self.dir.path().join(pod)
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if let Some(kept) = std::env::var_os("MESH_KEEP") {
+            let _ = Command::new("cp").arg("-r").arg(self.dir.path()).arg(kept).status();
+        }
+        let _ = self.control(&["down".to_owned()]);
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A service that answers with the push's name: who serves it has all that was sent before.
+fn marker(name: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\n\
+         kind: ServiceEntry\n\
+         metadata: {{name: marker, namespace: default}}\n\
+         spec: {{hosts: [marker.mesh], addresses: [10.77.0.1], ports: [{{number: 79, name: http, protocol: HTTP}}], resolution: NONE}}\n\
+         ---\n\
+         apiVersion: networking.istio.io/v1\n\
+         kind: Gateway\n\
+         metadata: {{name: marker, namespace: default}}\n\
+         spec:\n  selector: {{app: gateway}}\n  servers:\n  - {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [marker.mesh]}}\n\
+         ---\n\
+         apiVersion: networking.istio.io/v1\n\
+         kind: VirtualService\n\
+         metadata: {{name: marker, namespace: default}}\n\
+         spec:\n  hosts: [marker.mesh]\n  gateways: [mesh, marker]\n  http:\n  - directResponse: {{status: 200, body: {{string: {name}}}}}\n"
+    )
+}

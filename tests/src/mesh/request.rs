@@ -1,0 +1,243 @@
+//! What an application sends and what it gets: plain HTTP/1.1 or a line of TCP, from inside a pod.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use regex::Regex;
+use serde::Deserialize;
+
+/// Longer than any timeout of the sample mesh.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Cluster addresses of the sample mesh's services, as its DNS would give them.
+const SERVICES: [(&str, &str); 5] = [
+    ("reviews", "10.78.0.1"),
+    ("ratings", "10.78.0.2"),
+    ("details", "10.78.0.3"),
+    ("mongodb", "10.78.0.4"),
+    ("legacy", "10.78.0.5"),
+];
+
+/// One request of an application.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Pod it is sent from.
+    pub from: String,
+    /// `http://host:port/path`, or `tcp://host:port` to see what the server says first.
+    pub url: String,
+    #[serde(default = "get")]
+    pub method: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    #[serde(default)]
+    pub body: String,
+    /// How often it is sent: more than once where chance decides.
+    #[serde(default = "once")]
+    pub times: u32,
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// What came back. A connection that was refused or closed without a byte has status 0.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Answer {
+    pub status: u16,
+    /// In order of names; those that change from run to run are made equal.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+    /// How the connection ended, where there was no answer.
+    pub end: String,
+}
+
+impl Answer {
+    /// The pod whose application answered.
+    #[must_use]
+    pub fn pod(&self) -> Option<String> {
+        let body: serde_json::Value = serde_json::from_str(&self.body).ok()?;
+        Some(body["pod"].as_str()?.to_owned())
+    }
+
+    /// The answer with the pod's name taken out, for requests that more than one pod may answer.
+    #[must_use]
+    pub fn anonymous(mut self) -> Self {
+        if let Some(pod) = self.pod() {
+            self.body = self.body.replace(&pod, "POD");
+            for (name, value) in &mut self.headers {
+                if name == "content-length" {
+                    "N".clone_into(value);
+                }
+            }
+        }
+        self
+    }
+}
+
+impl Request {
+    /// A GET from `pod`.
+    #[must_use]
+    pub fn get(pod: &str, url: &str) -> Self {
+        Self {
+            from: pod.to_owned(),
+            url: url.to_owned(),
+            method: get(),
+            headers: BTreeMap::new(),
+            body: String::new(),
+            times: 1,
+        }
+    }
+
+    /// Sends it from the current namespace.
+    #[must_use]
+    pub fn send(&self) -> Answer {
+        self.try_send().unwrap_or_else(|error| {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            let end = kind.map_or_else(|| error.to_string(), |kind| kind.to_string());
+            Answer { end, ..Answer::default() }
+        })
+    }
+
+    fn try_send(&self) -> Result<Answer> {
+        let (scheme, rest) = self.url.split_once("://").context("a URL has a scheme")?;
+        let (authority, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, "/"),
+        };
+        let mut stream = TcpStream::connect_timeout(&resolve(authority)?, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        if scheme == "tcp" {
+            stream.write_all(self.body.as_bytes())?;
+            return first_line(&mut stream);
+        }
+        let mut head = format!("{} {path} HTTP/1.1\r\n", self.method);
+        if !self.headers.contains_key("host") {
+            head += &format!("host: {authority}\r\n");
+        }
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if !self.body.is_empty() {
+            head += &format!("content-length: {}\r\n", self.body.len());
+        }
+        head += "connection: close\r\n\r\n";
+        stream.write_all((head + &self.body).as_bytes())?;
+        let raw = read_message(&mut stream, self.method == "HEAD")?;
+        if raw.is_empty() {
+            return Ok(Answer { end: "closed".to_owned(), ..Answer::default() });
+        }
+        parse(&raw, self.method == "HEAD")
+    }
+}
+
+fn resolve(authority: &str) -> Result<SocketAddr> {
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
+    let short = host.split('.').next().unwrap_or(host);
+    let address = SERVICES.iter().find(|(name, _)| *name == short).map_or(host, |(_, ip)| ip);
+    Ok(SocketAddr::new(address.parse().with_context(|| host.to_owned())?, port.parse()?))
+}
+
+fn first_line(stream: &mut TcpStream) -> Result<Answer> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 {
+        line.push(byte[0]);
+        if byte[0] == b'\n' {
+            break;
+        }
+    }
+    let end = if line.is_empty() { "closed".to_owned() } else { String::new() };
+    Ok(Answer { body: String::from_utf8_lossy(&line).into_owned(), end, ..Answer::default() })
+}
+
+/// Reads until a message is whole, or the connection ends. Proxies keep the connection open for a while after an
+/// answer that closes it, so that its end is not to be waited for.
+fn read_message(stream: &mut TcpStream, head_only: bool) -> Result<Vec<u8>> {
+    let mut raw = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let read = match stream.read(&mut piece) {
+            Err(error) if raw.is_empty() => return Err(error.into()),
+            Err(_) | Ok(0) => return Ok(raw),
+            Ok(read) => read,
+        };
+        raw.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&raw);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let head = head.to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let whole = head_only
+            || head.starts_with("http/1.1 204")
+            || head.starts_with("http/1.1 304")
+            || length.and_then(|n| n.parse().ok()).is_some_and(|n: usize| body.len() >= n)
+            || head.contains("transfer-encoding: chunked") && body.ends_with("0\r\n\r\n");
+        if whole {
+            return Ok(raw);
+        }
+    }
+}
+
+fn parse(raw: &[u8], head_only: bool) -> Result<Answer> {
+    let text = String::from_utf8_lossy(raw);
+    let (head, body) = text.split_once("\r\n\r\n").context("no end of the head")?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?;
+    let mut headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let chunked =
+        headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let body = if head_only {
+        String::new()
+    } else if chunked {
+        dechunk(body)
+    } else {
+        body.to_owned()
+    };
+    headers.sort();
+    for (name, value) in &mut headers {
+        if ["date", "x-envoy-upstream-service-time", "x-request-id"].contains(&name.as_str()) {
+            "*".clone_into(value);
+        }
+        // What a random part of the body does to its length.
+        if name == "content-length" && body.contains("\"pod\"") {
+            "*".clone_into(value);
+        }
+    }
+    Ok(Answer { status: status.parse()?, headers, body: steady(&body)?, end: String::new() })
+}
+
+fn dechunk(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, more)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or(size), 16).unwrap_or(0);
+        if size == 0 || more.len() < size {
+            break;
+        }
+        body += &more[..size];
+        rest = more.get(size + 2..).unwrap_or("");
+    }
+    body
+}
+
+/// A body without what differs from run to run: request ids and the hashes of certificates made for this mesh.
+fn steady(body: &str) -> Result<String> {
+    let mut body = body.to_owned();
+    for (pattern, to) in [
+        (r#""x-request-id": "[^"]*""#, r#""x-request-id": "*""#),
+        (r"Hash=[0-9a-f]{64}", "Hash=*"),
+        (r#""x-b3-[a-z]+": "[^"]*""#, r#""x-b3": "*""#),
+    ] {
+        body = Regex::new(pattern)?.replace_all(&body, to).into_owned();
+    }
+    Ok(body)
+}

@@ -1,0 +1,117 @@
+//! The real Istio mesh of `tests/mesh/` with Outrigger in Envoy's place: in one pod after the other, then in all.
+//!
+//! Needs root, network namespaces, iptables and the binaries that `tests/mesh/build.sh` builds (`MESH_BIN`).
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use tests::mesh::cases::{self, Row};
+use tests::mesh::request::Answer;
+use tests::mesh::{Mesh, PROXIED};
+use tests::proxy::Kind;
+
+/// What each row of the table answers.
+fn table(mesh: &Mesh, rows: &[Row]) -> Result<(Vec<Vec<Answer>>, Vec<String>)> {
+    let mut wrong = Vec::new();
+    let mut all = Vec::new();
+    for row in rows {
+        let (answers, pods): (_, BTreeMap<_, _>) = cases::answers(mesh, &row.request)?;
+        wrong.extend(row.judge(&answers, &pods).into_iter().map(|w| format!("{}: {w}", row.name)));
+        all.push(answers);
+    }
+    Ok((all, wrong))
+}
+
+/// What istiod and pilot-agent have to say against the proxies.
+fn complaints(mesh: &Mesh) -> Result<Vec<String>> {
+    let mut wrong = mesh.unacknowledged()?;
+    let log = mesh.istiod_log();
+    wrong.extend(log.lines().filter(|line| line.contains("NACK")).map(str::to_owned));
+    Ok(wrong)
+}
+
+#[test]
+fn every_row_holds_whoever_proxies() {
+    let rows = cases::rows().unwrap();
+    let (reference, wrong) = {
+        let mesh = Mesh::up("mesh-e", Kind::Envoy, &[], Kind::Outrigger).unwrap();
+        table(&mesh, &rows).unwrap()
+    };
+    assert!(wrong.is_empty(), "the rows are wrong of Envoy itself:\n{}", wrong.join("\n"));
+    let mut places: Vec<(&str, Vec<&str>)> =
+        ["client-v1", "details-v1", "reviews-v1", "gateway-v1", "mongodb-v1"]
+            .map(|pod| (pod, vec![pod]))
+            .into();
+    places.push(("all", PROXIED.to_vec()));
+    if let Ok(one) = std::env::var("MESH_PLACE") {
+        places.retain(|(name, _)| *name == one);
+    }
+    let mut wrong = Vec::new();
+    for (place, pods) in places {
+        let mut say = |what: String| wrong.push(format!("Outrigger in {place}: {what}"));
+        let mesh = match Mesh::up("mesh-o", Kind::Envoy, &pods, Kind::Outrigger) {
+            Ok(mesh) => mesh,
+            Err(error) => {
+                say(format!("{error:#}"));
+                continue;
+            }
+        };
+        let (answers, bad) = table(&mesh, &rows).unwrap();
+        bad.into_iter().for_each(&mut say);
+        for ((row, ours), envoys) in rows.iter().zip(&answers).zip(&reference) {
+            if ours != envoys {
+                say(format!("{}:\n  Envoy     {envoys:?}\n  Outrigger {ours:?}", row.name));
+            }
+        }
+        complaints(&mesh).unwrap().into_iter().for_each(&mut say);
+        eprintln!("{place}: {} rows", rows.len());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn configurations_pushed_live_mean_the_same() {
+    let mut envoy = Mesh::up("mesh-ce", Kind::Envoy, &[], Kind::Outrigger).unwrap();
+    let mut ours = Mesh::up("mesh-co", Kind::Envoy, &PROXIED, Kind::Outrigger).unwrap();
+    let only = std::env::var("CASE").unwrap_or_default();
+    let mut wrong = Vec::new();
+    let configurations = cases::configurations().unwrap();
+    for one in configurations.iter().filter(|one| one.name.contains(&only)) {
+        let began = std::time::Instant::now();
+        envoy.push(&one.resources).unwrap();
+        let pushed = began.elapsed();
+        if let Err(error) = ours.push(&one.resources) {
+            wrong.push(format!("{}: {error:#}", one.name));
+            continue;
+        }
+        for request in &one.requests {
+            let (theirs, their_pods) = cases::answers(&envoy, request).unwrap();
+            let (mine, my_pods) = cases::answers(&ours, request).unwrap();
+            if theirs != mine || !alike(&their_pods, &my_pods, request.times) {
+                wrong.push(format!(
+                    "{}: {} {}\n  Envoy     {theirs:?} {their_pods:?}\n  Outrigger {mine:?} {my_pods:?}",
+                    one.name, request.method, request.url
+                ));
+            }
+        }
+        eprintln!(
+            "{}: {} requests, {:?} of {:?} for the first push",
+            one.name,
+            one.requests.len(),
+            pushed,
+            began.elapsed()
+        );
+    }
+    wrong.extend(complaints(&ours).unwrap());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether two samples of `times` requests may come from the same shares.
+fn alike(a: &BTreeMap<String, u32>, b: &BTreeMap<String, u32>, times: u32) -> bool {
+    a.keys().chain(b.keys()).all(|pod| {
+        let count = |of: &BTreeMap<String, u32>| of.get(pod).copied().unwrap_or(0);
+        // More than five standard deviations of the difference at the worst share.
+        let allowed = if times > 1 { (f64::from(times).sqrt() * 3.6).ceil() } else { 0.0 };
+        (f64::from(count(a)) - f64::from(count(b))).abs() <= allowed
+    })
+}
