@@ -241,6 +241,8 @@ pub struct ConnectionInfo {
     /// The peer as the socket names it, whatever a PROXY header says.
     pub direct_remote: Address,
     pub local: Address,
+    /// `local` is the original destination, as a listener filter has found out.
+    pub local_restored: bool,
     pub direct_local: Address,
     pub requested_server_name: Option<Arc<str>>,
     /// What the listener filter `tls_inspector` found.
@@ -281,6 +283,7 @@ impl Default for ConnectionInfo {
             remote: nowhere(),
             direct_remote: nowhere(),
             local: nowhere(),
+            local_restored: false,
             direct_local: nowhere(),
             requested_server_name: None,
             tls_inspection: TlsInspection::None,

@@ -150,7 +150,9 @@ impl State {
     fn options(&self) -> &DnsOptions {
         match &self.cluster.config.discovery {
             Discovery::StrictDns(options) => options,
-            Discovery::Static => unreachable!("discovery runs for STRICT_DNS clusters only"),
+            Discovery::Static | Discovery::OriginalDst(_) => {
+                unreachable!("discovery runs for STRICT_DNS clusters only")
+            }
         }
     }
 

@@ -67,10 +67,12 @@ pub struct Host {
     health: AtomicU8,
     /// No longer in the cluster: connections are not given back to a pool.
     removed: AtomicBool,
+    /// Was picked since `take_picked`: what is cleaned up of an `ORIGINAL_DST` cluster was not.
+    picked: AtomicBool,
 }
 
 impl Host {
-    fn new(spec: HostSpec) -> Self {
+    pub(super) fn new(spec: HostSpec) -> Self {
         let lb = spec.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
         let canary = lb.and_then(|lb| lb.get("canary")).and_then(serde_json::Value::as_bool);
         Self {
@@ -84,6 +86,7 @@ impl Host {
             weight: AtomicU32::new(spec.weight),
             health: AtomicU8::new(spec.health as u8),
             removed: AtomicBool::new(false),
+            picked: AtomicBool::new(false),
         }
     }
 
@@ -109,6 +112,21 @@ impl Host {
 
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Relaxed);
+    }
+
+    /// Stores only where that changes something: the cache line is every worker's.
+    pub(super) fn mark_picked(&self) {
+        if !self.picked.load(Ordering::Relaxed) {
+            self.picked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn take_picked(&self) -> bool {
+        self.picked.swap(false, Ordering::Relaxed)
     }
 
     fn is_same(&self, spec: &HostSpec) -> bool {
@@ -222,12 +240,12 @@ impl HostSet {
             }
         }
         for host in kept.values() {
-            host.removed.store(true, Ordering::Relaxed);
+            host.mark_removed();
         }
         Self::from_hosts(cluster, hosts.into())
     }
 
-    fn from_hosts(cluster: &Cluster, hosts: Box<[Arc<Host>]>) -> Self {
+    pub(super) fn from_hosts(cluster: &Cluster, hosts: Box<[Arc<Host>]>) -> Self {
         let assignment = &cluster.load_assignment;
         let count = hosts.last().map_or(1, |host| host.priority + 1);
         let mut priorities = Vec::with_capacity(count as usize);

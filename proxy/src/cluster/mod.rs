@@ -7,11 +7,13 @@ pub mod circuit_breaker;
 pub mod codes;
 pub mod dns;
 pub mod host;
+pub mod original_dst;
 mod shared;
 mod status;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use rustc_hash::FxHashMap;
 pub use shared::{ClusterMap, SharedCluster};
 
 use crate::codec::h2;
-use crate::config::cluster::{Cluster, RoutingPriority};
+use crate::config::cluster::{Cluster, Discovery, OriginalDst, RoutingPriority};
 use crate::conn_pool::HostPools;
 use crate::load_balancer::{LoadBalancer, PickContext, Rng};
 use crate::stats::Block;
@@ -166,6 +168,8 @@ pub struct WorkerCluster {
     context: Rc<ClusterContext>,
     balancer: RefCell<LoadBalancer>,
     view: RefCell<View>,
+    /// Of an `ORIGINAL_DST` cluster, in place of the view's.
+    destinations: RefCell<FxHashMap<SocketAddr, Rc<WorkerHost>>>,
 }
 
 impl fmt::Debug for WorkerCluster {
@@ -210,14 +214,18 @@ impl WorkerCluster {
             context: Rc::new(context),
             balancer: RefCell::new(LoadBalancer::new(seed)),
             view: RefCell::new(View { generation, set, hosts }),
+            destinations: RefCell::default(),
         }
     }
 
     /// Picks a host by the cluster's policy; counts panic and failure.
     pub fn pick(&self, context: &PickContext<'_>) -> Result<Rc<WorkerHost>, NoHealthyHost> {
         self.refresh();
-        let mut view = self.view.borrow_mut();
         let config = &self.context.config;
+        if let Discovery::OriginalDst(original) = &config.discovery {
+            return self.pick_destination(original, context);
+        }
+        let mut view = self.view.borrow_mut();
         let pick = self.balancer.borrow_mut().pick(
             &config.lb_policy,
             config.fail_traffic_on_panic,
@@ -240,6 +248,31 @@ impl WorkerCluster {
         Ok(host.clone())
     }
 
+    /// The host that the one who asks wants, made where there is none yet.
+    fn pick_destination(
+        &self,
+        config: &OriginalDst,
+        context: &PickContext<'_>,
+    ) -> Result<Rc<WorkerHost>, NoHealthyHost> {
+        let to = original_dst::destination(config, context.asking, &self.context.stats);
+        let host = to.and_then(|to| {
+            let mut destinations = self.destinations.borrow_mut();
+            if let Some(host) = destinations.get(&to).filter(|host| !host.is_removed()) {
+                return Some(host.clone());
+            }
+            let host = self.context.shared.destination(config, to, &self.context.timers)?;
+            let host = Rc::new(WorkerHost::new(host, self.context.clone()));
+            destinations.insert(to, host.clone());
+            Some(host)
+        });
+        let Some(host) = host else {
+            self.context.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
+            return Err(NoHealthyHost);
+        };
+        host.mark_picked();
+        Ok(host)
+    }
+
     /// Takes the newest host set, if there is one: hosts that stay keep their pools, those of removed hosts drain.
     /// `pick` does this by itself; the worker calls it when it is told of a change, so that idle connections to
     /// removed hosts close without waiting for traffic.
@@ -247,6 +280,12 @@ impl WorkerCluster {
         let generation = self.context.shared.generation();
         let mut view = self.view.borrow_mut();
         if view.generation == generation {
+            return;
+        }
+        if matches!(self.context.config.discovery, Discovery::OriginalDst(_)) {
+            view.generation = generation;
+            // Hosts go when they have no connection left.
+            self.destinations.borrow_mut().retain(|_, host| !host.is_removed());
             return;
         }
         let set = self.context.shared.hosts();

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Health, HostSet};
+use super::original_dst::Destinations;
 use crate::config::cluster::{Cluster, Discovery, RoutingPriority};
 use crate::stats::names::{
     CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
@@ -27,6 +28,8 @@ pub struct SharedCluster {
     hosts: ArcSwapOption<HostSet>,
     /// Moves with every published host set.
     generation: AtomicU64,
+    /// The hosts of an `ORIGINAL_DST` cluster, in place of `hosts`.
+    pub(super) destinations: Destinations,
 }
 
 impl SharedCluster {
@@ -51,6 +54,7 @@ impl SharedCluster {
             codecs: Default::default(),
             hosts: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
+            destinations: Destinations::default(),
         };
         cluster.update_stats().gauge_set(ClusterUpdateStat::WarmingState, 0);
         cluster.write_first_membership();
@@ -89,13 +93,19 @@ impl SharedCluster {
 
     /// The newest host set where somebody has used it.
     pub fn hosts_if_made(&self) -> Option<Arc<HostSet>> {
+        if matches!(self.config.discovery, Discovery::OriginalDst(_)) {
+            let all = self.destinations.all();
+            return Some(Arc::new(HostSet::from_hosts(&self.config, all)));
+        }
         self.hosts.load_full()
     }
 
     fn first_hosts(&self) -> HostSet {
         match self.config.discovery {
             Discovery::Static => HostSet::of_static(&self.config, None),
-            Discovery::StrictDns(_) => HostSet::build(&self.config, None, Vec::new()),
+            Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {
+                HostSet::build(&self.config, None, Vec::new())
+            }
         }
     }
 
@@ -112,6 +122,11 @@ impl SharedCluster {
             set.count(Health::Degraded),
         );
         self.hosts.store(Some(Arc::new(set)));
+        self.bump_generation();
+    }
+
+    /// Makes the workers look at their hosts again.
+    pub(super) fn bump_generation(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -130,11 +145,11 @@ impl SharedCluster {
                     stats.add(ClusterEndpointStat::DefaultTotalMatchCount, total as u64);
                 }
             }
-            Discovery::StrictDns(_) => {}
+            Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {}
         }
     }
 
-    fn write_membership(
+    pub(super) fn write_membership(
         &self,
         total: usize,
         healthy: usize,

@@ -21,7 +21,7 @@ impl SharedCluster {
                 let set = HostSet::of_static(config, None);
                 set.hosts.iter().map(|host| host_status(host)).collect()
             }
-            (None, Discovery::StrictDns(_)) => Vec::new(),
+            (None, Discovery::StrictDns(_) | Discovery::OriginalDst(_)) => Vec::new(),
         };
         ClusterStatus {
             name: Arc::clone(&config.name),

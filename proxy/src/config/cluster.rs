@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::codec::name::HeaderName;
 use crate::config::core::{BindConfig, Metadata, RuntimeDouble, TcpKeepalive};
 use crate::config::endpoint::LoadAssignment;
 use crate::config::protocol_options::UpstreamHttpOptions;
@@ -23,6 +24,21 @@ pub enum RoutingPriority {
 pub enum Discovery {
     Static,
     StrictDns(Box<DnsOptions>),
+    OriginalDst(Box<OriginalDst>),
+}
+
+/// What an `ORIGINAL_DST` cluster goes by: its `original_dst_lb_config` and `cleanup_interval`. Metadata comes before
+/// the header, and both before the connection's own original destination.
+#[derive(Debug, Clone)]
+pub struct OriginalDst {
+    /// `use_http_header`: the header that names the destination; default `x-envoy-original-dst-host`.
+    pub http_header: Option<HeaderName>,
+    /// `metadata_key`: namespace, then the path.
+    pub metadata_key: Option<Box<[Box<str>]>>,
+    /// `upstream_port_override`.
+    pub port_override: Option<u16>,
+    /// How long a host that nobody picks stays, at least. Default 5 s.
+    pub cleanup_interval: Duration,
 }
 
 /// `Cluster.DnsLookupFamily`.
@@ -60,6 +76,8 @@ pub enum LbPolicy {
     RoundRobin,
     LeastRequest(LeastRequestOptions),
     Random,
+    /// By whoever finds the hosts: `ORIGINAL_DST`.
+    ClusterProvided,
 }
 
 /// `LeastRequestLbConfig`.

@@ -17,6 +17,9 @@ pub struct Listener {
     /// What stands between `listener.` and the counter: `stat_prefix`, else the address with `:` as `_`.
     pub stat_prefix: Arc<str>,
     pub bind_to_port: bool,
+    /// Redirected connections go to the listener of their destination, where there is one. Adds the filter
+    /// `OriginalDst` at the end.
+    pub use_original_dst: bool,
     /// One socket per worker (SO_REUSEPORT), else one shared by all.
     pub reuse_port: bool,
     pub backlog: i32,
@@ -42,6 +45,8 @@ pub struct Bind {
     pub keepalive: Option<TcpKeepalive>,
     pub socket_options: Box<[SocketOption]>,
     pub freebind: bool,
+    /// IP_TRANSPARENT: takes connections to addresses that are not ours (TPROXY).
+    pub transparent: bool,
     /// TCP_FASTOPEN queue length.
     pub fast_open: Option<u32>,
 }
@@ -62,6 +67,13 @@ pub struct ListenerFilter {
     pub disabled: Option<Predicate>,
 }
 
+impl ListenerFilter {
+    /// Whether it is skipped for a connection to `local`.
+    pub fn is_disabled(&self, local: &Address) -> bool {
+        self.disabled.as_ref().is_some_and(|predicate| predicate.matches(local))
+    }
+}
+
 /// What a listener filter does.
 #[derive(Debug)]
 pub enum ListenerFilterKind {
@@ -71,6 +83,18 @@ pub enum ListenerFilterKind {
     TlsInspector(TlsInspector),
     /// Reads a PROXY header, version 1 or 2.
     ProxyProtocol(ProxyProtocol),
+    /// Restores the address that a redirected connection was sent to.
+    OriginalDst,
+}
+
+impl ListenerFilterKind {
+    /// Needs none of the connection's bytes.
+    pub fn is_immediate(&self) -> bool {
+        match self {
+            Self::HttpInspector | Self::TlsInspector(_) | Self::ProxyProtocol(_) => false,
+            Self::OriginalDst => true,
+        }
+    }
 }
 
 /// pb `extensions.filters.listener.tls_inspector.v3.TlsInspector`.

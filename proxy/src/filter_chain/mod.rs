@@ -231,6 +231,7 @@ fn connection_info(
         remote: found.remote,
         direct_remote: found.direct_remote,
         local: found.local,
+        local_restored: found.local_restored,
         direct_local: found.direct_local,
         requested_server_name: found.server_name,
         tls_inspection: found.tls,

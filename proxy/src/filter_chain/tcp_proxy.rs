@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use super::{Entered, stream_info};
 use crate::access_log::AccessLogs;
 use crate::cluster::WorkerCluster;
+use crate::cluster::original_dst::Asking;
 use crate::config::cluster::RoutingPriority;
 use crate::config::tcp_proxy::TcpProxy;
 use crate::conn_pool::{PoolFailure, TcpLease};
@@ -176,7 +177,8 @@ impl TcpConnection {
         clocks: &mut Clocks,
         info: &mut StreamInfo,
     ) -> Option<Option<TcpLease>> {
-        let Ok(host) = cluster.pick(&PickContext { reject: None, max_attempts: 1 }) else {
+        let asking = Asking { stream: Some(info), head: None };
+        let Ok(host) = cluster.pick(&PickContext { asking, ..PickContext::default() }) else {
             info.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
             return None;
         };

@@ -65,7 +65,7 @@ impl Call {
         };
         worker.async_client.inc(RouterStat::RqTotal);
         let begin = Instant::now();
-        let host = match cluster.pick(&PickContext { reject: None, max_attempts: 1 }) {
+        let host = match cluster.pick(&PickContext::default()) {
             Ok(host) => host,
             Err(_) => return Err(unavailable("no healthy upstream")),
         };

@@ -12,9 +12,10 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::http_inspector::{self, Inspected};
+use super::original::restore_destination;
 use super::proxy_protocol::{self, ProxyError, ProxyHeader, Version};
 use super::tls_inspector;
-use super::{ApplicationProtocols, Found, WorkerListener};
+use super::{ApplicationProtocols, Arrival, Found, WorkerListener};
 use crate::config::listener::{
     Listener, ListenerFilter, ListenerFilterKind, ProxyProtocol, TlsInspector,
 };
@@ -31,12 +32,21 @@ use crate::worker::connections::{ConnectionHandle, LastCall};
 const INSPECT_BYTES: usize = 1024;
 
 /// The counters of a listener's filters on one worker, in the order of the filters.
-pub struct ListenerFilters(Box<[FilterStats]>);
+pub struct ListenerFilters {
+    stats: Box<[FilterStats]>,
+    /// None of them waits for bytes.
+    immediate: bool,
+}
 
 enum FilterStats {
+    /// Of a filter that counts nothing.
+    None,
     HttpInspector(Block<HttpInspectorStat>),
     TlsInspector(Block<TlsInspectorStat>),
-    ProxyProtocol { stats: Block<ProxyProtocolStat>, errors: Block<ProxyProtocolErrorStat> },
+    ProxyProtocol {
+        stats: Block<ProxyProtocolStat>,
+        errors: Block<ProxyProtocolErrorStat>,
+    },
 }
 
 enum Outcome {
@@ -58,6 +68,7 @@ enum Step {
 impl ListenerFilters {
     pub fn new(listener: &Listener, worker: &WorkerContext) -> Self {
         let block = |filter: &ListenerFilter| match &filter.kind {
+            ListenerFilterKind::OriginalDst => FilterStats::None,
             ListenerFilterKind::HttpInspector => {
                 let scope = worker.registry.scope("http_inspector");
                 FilterStats::HttpInspector(scope.block(worker.index))
@@ -75,26 +86,33 @@ impl ListenerFilters {
                 }
             }
         };
-        Self(listener.listener_filters.iter().map(block).collect())
+        Self {
+            stats: listener.listener_filters.iter().map(block).collect(),
+            immediate: listener.listener_filters.iter().all(|f| f.kind.is_immediate()),
+        }
+    }
+
+    /// Whether `run_immediate` does for all of them.
+    pub(super) fn are_immediate(&self) -> bool {
+        self.immediate
     }
 
     /// Runs them; false when the connection is to be closed.
     pub(super) async fn run(
         &self,
         listener: &WorkerListener,
-        io: &mut Io,
-        read: &mut BytesMut,
-        found: &mut Found,
+        arrival: &mut Arrival,
         handle: &ConnectionHandle,
     ) -> bool {
+        let Arrival { io, read, found, .. } = arrival;
         let config = &listener.config;
         let mut timer = listener.worker.timers.timer();
         if let Some(timeout) = config.listener_filters_timeout {
             timer.arm(Instant::now() + timeout);
         }
         let mut last_call = LastCall::new(handle, &listener.worker.timers);
-        for (filter, stats) in config.listener_filters.iter().zip(&self.0) {
-            if is_skipped(filter, found) {
+        for (filter, stats) in config.listener_filters.iter().zip(&self.stats) {
+            if is_skipped(filter, found) || take_immediate(&filter.kind, io, found) {
                 continue;
             }
             let outcome = poll_fn(|cx| {
@@ -138,10 +156,30 @@ impl ListenerFilters {
 }
 
 fn is_skipped(filter: &ListenerFilter, found: &Found) -> bool {
-    filter.disabled.as_ref().is_some_and(|p| p.matches(&found.local))
+    filter.is_disabled(&found.local)
         // Nothing to see in what is encrypted.
         || (matches!(filter.kind, ListenerFilterKind::HttpInspector)
             && found.tls == TlsInspection::Found)
+}
+
+/// Runs filters none of which waits for bytes.
+pub(super) fn run_immediate(config: &Listener, arrival: &mut Arrival) {
+    for filter in &config.listener_filters {
+        if !is_skipped(filter, &arrival.found) {
+            take_immediate(&filter.kind, &arrival.io, &mut arrival.found);
+        }
+    }
+}
+
+/// Runs a filter that does not wait for bytes; false where this is another one.
+fn take_immediate(kind: &ListenerFilterKind, io: &Io, found: &mut Found) -> bool {
+    match kind {
+        ListenerFilterKind::OriginalDst => restore_destination(io, found),
+        ListenerFilterKind::HttpInspector
+        | ListenerFilterKind::TlsInspector(_)
+        | ListenerFilterKind::ProxyProtocol(_) => return false,
+    }
+    true
 }
 
 /// Reads once; who is silent holds no buffer.
@@ -261,6 +299,7 @@ fn read_proxy_header(
             if let ProxyHeader::Addresses { source, destination } = parsed.header {
                 found.remote = Address::Ip(source);
                 found.local = Address::Ip(destination);
+                found.local_restored = true;
             }
             Step::Done
         }

@@ -1,7 +1,9 @@
 //! Stage 1: one accepted socket: listener filters, then the filter chain that fits.
 
+pub mod by_address;
 pub mod filters;
 pub mod http_inspector;
+mod original;
 pub mod proxy_protocol;
 pub mod sockets;
 pub mod tls_inspector;
@@ -29,6 +31,7 @@ use crate::stats::Block;
 use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
 use crate::stream_info::{Address, Metadata, TlsInspection};
 use crate::worker::WorkerContext;
+use crate::worker::connections::ConnectionHandle;
 
 /// Longest wait after an accept that failed for want of resources (FAULTS F2).
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
@@ -170,31 +173,56 @@ impl WorkerListener {
     }
 
     /// Serves a connection from `peer`, however it came; `local` is where it went, unless the socket says.
-    pub fn admit(self: &Rc<Self>, mut io: Io, peer: Address, local: Option<&Address>) {
+    pub fn admit(self: &Rc<Self>, io: Io, peer: Address, local: Option<&Address>) {
         let started = Instant::now();
         let local = match local.cloned().map_or_else(|| io.local_address(), Ok) {
             Ok(Address::Ip(addr)) => Address::Ip(canonical(addr)),
             Ok(other) => other,
             Err(_) => return,
         };
+        let arrival =
+            Arrival { io, read: BytesMut::new(), found: Found::new(local, peer), started };
+        self.receive(arrival, self.config.use_original_dst);
+    }
+
+    /// Runs the listener filters. `hand_off`: a connection that they find to be redirected may go to another listener.
+    fn receive(self: &Rc<Self>, mut arrival: Arrival, hand_off: bool) {
         let handle = self.worker.connections.enter(self.number);
-        let mut found = Found::new(local, peer);
         let listener = self.clone();
-        let mut read = BytesMut::new();
-        if self.config.listener_filters.is_empty() {
-            return filter_chain::start(listener, io, read, found, handle, started);
+        if self.filters.are_immediate() {
+            if !self.config.listener_filters.is_empty() {
+                // Nobody sees it move, but a gauge that was written is shown.
+                self.stats.gauge_add(ListenerStat::DownstreamPreCxActive, 0);
+                filters::run_immediate(&self.config, &mut arrival);
+            }
+            return listener.pass(arrival, handle, hand_off);
         }
         tokio::task::spawn_local(async move {
             listener.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
-            let passed =
-                listener.filters.run(&listener, &mut io, &mut read, &mut found, &handle).await;
+            let passed = listener.filters.run(&listener, &mut arrival, &handle).await;
             listener.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
-            if !passed {
-                filter_chain::refuse(&listener, &io, &read, found, started);
+            if passed {
+                listener.pass(arrival, handle, hand_off);
             } else {
-                filter_chain::start(listener, io, read, found, handle, started);
+                let Arrival { io, read, found, started } = arrival;
+                filter_chain::refuse(&listener, &io, &read, found, started);
             }
         });
+    }
+
+    /// Every listener filter is content. A redirected connection goes to the listener of its destination, once; what
+    /// its own listener filters find there counts.
+    fn pass(self: Rc<Self>, mut arrival: Arrival, handle: ConnectionHandle, hand_off: bool) {
+        let restored =
+            arrival.found.local.ip().filter(|_| hand_off && arrival.found.local_restored);
+        if let Some(target) = restored.and_then(|to| self.worker.listeners.find(to)) {
+            arrival.found.metadata = Metadata::new();
+            arrival.started = Instant::now();
+            // It is on the target's list before it leaves this one's.
+            return target.receive(arrival, false);
+        }
+        let Arrival { io, read, found, started } = arrival;
+        filter_chain::start(self, io, read, found, handle, started);
     }
 
     /// A connection that has found its filter chain.
@@ -214,10 +242,21 @@ impl WorkerListener {
     }
 }
 
+/// A connection before its filter chain.
+pub(super) struct Arrival {
+    io: Io,
+    /// What listener filters have read and left.
+    read: BytesMut,
+    found: Found,
+    started: Instant,
+}
+
 /// What listener filters found out.
 #[derive(Debug)]
 pub struct Found {
     pub local: Address,
+    /// `local` is where the client dialled, as a filter has found out; not where the socket is.
+    pub local_restored: bool,
     pub direct_local: Address,
     pub remote: Address,
     pub direct_remote: Address,
@@ -235,6 +274,7 @@ impl Found {
         Self {
             direct_local: local.clone(),
             local,
+            local_restored: false,
             direct_remote: peer.clone(),
             remote: peer,
             server_name: None,

@@ -130,8 +130,15 @@ fn tcp_socket(
     if addr.is_ipv6() {
         socket.set_only_v6(!ipv4_compat)?;
     }
-    if bind.freebind {
+    if bind.freebind && addr.is_ipv4() {
         socket.set_freebind_v4(true)?;
+    } else if bind.freebind {
+        socket.set_freebind_v6(true)?;
+    }
+    if bind.transparent && addr.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else if bind.transparent {
+        socket.set_ip_transparent_v6(true)?;
     }
     // Connections inherit it: a response must not wait for the next one (Nagle against delayed ACK).
     socket.set_tcp_nodelay(true)?;

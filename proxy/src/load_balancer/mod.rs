@@ -7,6 +7,7 @@ mod edf;
 pub mod priority;
 
 use crate::cluster::host::{Candidates, Host, HostSet, Source};
+use crate::cluster::original_dst::Asking;
 use crate::config::cluster::{LbPolicy, LeastRequestOptions};
 use edf::Edf;
 use priority::Choice;
@@ -74,6 +75,8 @@ pub struct PickContext<'a> {
     pub reject: Option<&'a dyn Fn(&Host) -> bool>,
     /// `host_selection_retry_max_attempts`: how often a rejected pick is repeated; the last pick stands.
     pub max_attempts: u32,
+    /// What says where an `ORIGINAL_DST` cluster goes.
+    pub asking: Asking<'a>,
 }
 
 impl LoadBalancer {
@@ -159,7 +162,9 @@ impl LoadBalancer {
                 LbPolicy::LeastRequest(options) => {
                     least_of_choices(&mut self.rng, options, set, candidates)
                 }
-                LbPolicy::RoundRobin | LbPolicy::Random => random(&mut self.rng, candidates),
+                LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::ClusterProvided => {
+                    random(&mut self.rng, candidates)
+                }
             }),
             Walk::Unmade => None,
         }
@@ -178,7 +183,9 @@ fn make_walk(
     let equal = !set.has_weights()
         || (1..candidates.len()).all(|position| host(position).weight() == host(0).weight());
     *walk = match (policy, equal) {
-        (LbPolicy::Random, _) | (LbPolicy::LeastRequest(_), true) => Walk::Sampled,
+        (LbPolicy::Random | LbPolicy::ClusterProvided, _) | (LbPolicy::LeastRequest(_), true) => {
+            Walk::Sampled
+        }
         (LbPolicy::RoundRobin, true) => match walk {
             Walk::Rotation { next, .. } => Walk::Rotation { next: *next, checked: true },
             Walk::Unmade | Walk::Weighted(_) | Walk::Sampled => {
@@ -210,7 +217,7 @@ fn weight(policy: &LbPolicy, host: &Host) -> f64 {
                 bias => weight / active.powf(bias),
             }
         }
-        LbPolicy::RoundRobin | LbPolicy::Random => weight,
+        LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::ClusterProvided => weight,
     }
 }
 

@@ -84,13 +84,13 @@ fn a_rejected_host_is_picked_again_up_to_the_limit() {
     let mut balancer = LoadBalancer::new(1);
     let tried = set.hosts[0].address.clone();
     let reject = |host: &Host| host.address == tried;
-    let context = PickContext { reject: Some(&reject), max_attempts: 1 };
+    let context = PickContext { reject: Some(&reject), max_attempts: 1, ..PickContext::default() };
     for _ in 0..10 {
         let pick = balancer.pick(&LbPolicy::RoundRobin, false, &set, &context);
         assert_eq!(pick.host, Some(1));
     }
     let all = |_: &Host| true;
-    let context = PickContext { reject: Some(&all), max_attempts: 3 };
+    let context = PickContext { reject: Some(&all), max_attempts: 3, ..PickContext::default() };
     assert!(balancer.pick(&LbPolicy::RoundRobin, false, &set, &context).host.is_some());
 }
 

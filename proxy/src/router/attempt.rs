@@ -12,6 +12,7 @@ use super::charge;
 use super::failure::{Failure, ResetReason};
 use super::forward::Forwarding;
 use crate::cluster::host::Host;
+use crate::cluster::original_dst::Asking;
 use crate::cluster::{WorkerCluster, WorkerHost};
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::{ClientStream, Fault, Frame};
@@ -90,6 +91,7 @@ impl Attempt {
             let context = PickContext {
                 reject: Some(&reject),
                 max_attempts: policy.map_or(1, |p| p.host_selection_max_attempts),
+                asking: Asking { stream: Some(&s.info), head: Some(&s.request) },
             };
             fw.cluster.pick(&context)
         };

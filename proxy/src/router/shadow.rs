@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::replay::Replay;
 use crate::cluster::WorkerCluster;
+use crate::cluster::original_dst::Asking;
 use crate::codec::Frame;
 use crate::codec::head::RequestHead;
 use crate::config::cluster::RoutingPriority;
@@ -118,7 +119,9 @@ impl Mirror {
 
     /// The status of the response and whether it came to its end; `None` where there was no host.
     async fn request(self, frames: Vec<Frame>) -> Option<(StatusCode, bool)> {
-        let host = self.cluster.pick(&PickContext { reject: None, max_attempts: 1 }).ok()?;
+        let asking = Asking { stream: None, head: Some(&self.head) };
+        let context = PickContext { asking, ..PickContext::default() };
+        let host = self.cluster.pick(&context).ok()?;
         let protocol = self.cluster.config.http.protocol(self.head.protocol, None);
         let Ok(mut lease) = host.pools.acquire(protocol, RoutingPriority::Default, None).await
         else {

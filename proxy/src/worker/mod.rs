@@ -14,6 +14,7 @@ use crate::access_log::WorkerAccessLogs;
 use crate::cluster::WorkerClusters;
 use crate::hcm::request_headers::LocalInfo;
 use crate::hcm::response_headers::DateCache;
+use crate::listener::by_address::ListenersByAddress;
 use crate::load_balancer::Rng;
 use crate::stats::names::RouterStat;
 use crate::stats::{Block, Registry};
@@ -32,6 +33,8 @@ pub struct WorkerContext {
     pub async_client: Block<RouterStat>,
     pub access_logs: Rc<WorkerAccessLogs>,
     pub connections: Connections,
+    /// Where redirected connections go.
+    pub listeners: ListenersByAddress,
     pub local: Arc<LocalInfo>,
     pub date: DateCache,
     pub clock: Clock,
@@ -68,6 +71,7 @@ impl WorkerContext {
             registry,
             access_logs,
             connections: Connections::default(),
+            listeners: ListenersByAddress::default(),
             local,
             date: DateCache::default(),
             clock: Clock::default(),

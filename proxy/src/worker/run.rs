@@ -118,6 +118,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut listeners = Vec::new();
     for (number, (config, sockets)) in setup.listeners.into_iter().enumerate() {
         let listener = WorkerListener::new(config, number, worker.clone());
+        worker.listeners.add(&listener, &sockets);
         let stop = StopSignal::default();
         for socket in sockets {
             let listener = listener.clone();
@@ -138,8 +139,9 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
                 worker.connections.drain(Drain::Graceful, |n| numbers.contains(&n));
             }
             Command::StopListeners(numbers) => {
-                for (_, stop) in stops.iter().enumerate().filter(|(n, _)| numbers.contains(n)) {
-                    stop.stop();
+                for number in numbers.iter().filter(|n| **n < stops.len()) {
+                    stops[*number].stop();
+                    worker.listeners.remove(&listeners[*number]);
                 }
             }
             Command::RefreshClusters => worker.clusters.refresh(),
@@ -147,6 +149,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Command::Abort => break,
             Command::Exit => {
                 stops.iter().for_each(StopSignal::stop);
+                listeners.iter().for_each(|listener| worker.listeners.remove(listener));
                 worker.connections.drain_all();
                 // A second command cuts the wait short.
                 let connections = worker.connections.clone();

@@ -19,6 +19,7 @@ use crate::config::compile::core::{
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::endpoint::compile_load_assignment;
 use crate::config::compile::load_balancing::{compile_lb_policy, compile_panic};
+use crate::config::compile::original_dst::compile_original_dst;
 use crate::config::compile::protocol_options::{
     compile_common_http_options, compile_http1_options, compile_http2_options,
 };
@@ -153,7 +154,8 @@ fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery
         DiscoveryType::StrictDns => {
             Some(Discovery::StrictDns(Box::new(compile_dns_options(pb, path)?)))
         }
-        DiscoveryType::LogicalDns | DiscoveryType::Eds | DiscoveryType::OriginalDst => {
+        DiscoveryType::OriginalDst => compile_original_dst(pb, path),
+        DiscoveryType::LogicalDns | DiscoveryType::Eds => {
             path.field("type")
                 .error(format_args!("cluster type {} is not supported", kind.as_str_name()));
             None

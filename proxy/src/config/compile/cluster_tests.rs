@@ -94,7 +94,7 @@ fn every_problem_is_reported_at_its_path() {
 #[test]
 fn types_that_wait_are_refused() {
     use pb_cluster::DiscoveryType;
-    for kind in [DiscoveryType::Eds, DiscoveryType::LogicalDns, DiscoveryType::OriginalDst] {
+    for kind in [DiscoveryType::Eds, DiscoveryType::LogicalDns] {
         let pb = pb::Cluster { cluster_discovery_type: of_type(kind), ..cluster(vec![]) };
         assert_eq!(compile(&pb).1, ["type"]);
     }

@@ -20,6 +20,7 @@ use crate::config::listener::{
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::config::listener::v3 as pb;
 use crate::config::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use crate::config::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use crate::config::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as pb_proxy;
 use crate::config::pb::envoy::extensions::filters::listener::tls_inspector::v3 as pb_tls;
 use crate::listener::tls_inspector::MAX_CLIENT_HELLO;
@@ -44,12 +45,17 @@ pub fn compile_listener(
     let binds = compile_binds(pb, path);
     let chains = compile_chains(pb, cx, path);
     reject_unsupported(pb, path);
-    let listener_filters = pb
+    let mut listener_filters: Vec<_> = pb
         .listener_filters
         .iter()
         .enumerate()
         .filter_map(|(i, f)| compile_listener_filter(f, &path.index("listener_filters", i)))
         .collect();
+    let use_original_dst = pb.use_original_dst.is_some_and(|v| v.value);
+    if use_original_dst {
+        let kind = ListenerFilterKind::OriginalDst;
+        listener_filters.push(ListenerFilter { kind, disabled: None });
+    }
     let timeout = match &pb.listener_filters_timeout {
         None => Some(DEFAULT_LISTENER_FILTERS_TIMEOUT),
         some => compile_optional_duration(some.as_ref(), &path.field("listener_filters_timeout"))
@@ -69,6 +75,7 @@ pub fn compile_listener(
         stat_prefix: stat_prefix.into(),
         bind_to_port: pb.bind_to_port.is_none_or(|b| b.value)
             && pb.deprecated_v1.as_ref().and_then(|d| d.bind_to_port).is_none_or(|b| b.value),
+        use_original_dst,
         reuse_port: pb.enable_reuse_port.is_none_or(|b| b.value),
         backlog: pb.tcp_backlog_size.map_or(DEFAULT_BACKLOG, |v| v.value) as i32,
         // Zero is no limit, as in Envoy.
@@ -150,6 +157,7 @@ fn compile_bind(
         keepalive: keepalive.map(compile_keepalive),
         socket_options: compile_socket_options(options, "socket_options", path),
         freebind: pb.freebind.is_some_and(|v| v.value),
+        transparent: pb.transparent.is_some_and(|v| v.value),
         fast_open: pb.tcp_fast_open_queue_length.map(|v| v.value),
     })
 }
@@ -166,12 +174,6 @@ fn reject_unsupported(pb: &pb::Listener, path: &FieldPath<'_>) {
     reject(pb.listener_specifier.is_some(), "internal_listener", "is not supported");
     reject(pb.filter_chain_matcher.is_some(), "filter_chain_matcher", "is not supported");
     reject(pb.fcds_config.is_some(), "fcds_config", "is not supported");
-    reject(
-        pb.use_original_dst.is_some_and(|v| v.value),
-        "use_original_dst",
-        "original destinations are not supported",
-    );
-    reject(pb.transparent.is_some_and(|v| v.value), "transparent", "is not supported");
 }
 
 fn compile_chains(
@@ -318,6 +320,10 @@ fn compile_listener_filter(
                 "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
                     let pb = unpack_any::<pb_proxy::ProxyProtocol>(any, &at)?;
                     ListenerFilterKind::ProxyProtocol(compile_proxy_protocol(&pb, &at))
+                }
+                "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
+                    unpack_any::<OriginalDst>(any, &at)?;
+                    ListenerFilterKind::OriginalDst
                 }
                 other => {
                     at.error(format_args!("listener filter {other:?} is not supported"));

@@ -16,7 +16,8 @@ use crate::config::pb::google::protobuf::UInt32Value;
 pub fn compile_lb_policy(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<LbPolicy> {
     use pb_cluster::{LbConfig, LbPolicy as Pb};
     if let Some(policy) = &pb.load_balancing_policy {
-        return compile_load_balancing_policy(policy, &path.field("load_balancing_policy"));
+        let field = path.field("load_balancing_policy");
+        return compile_load_balancing_policy(policy, is_original_dst(pb), &field);
     }
     let Ok(policy) = Pb::try_from(pb.lb_policy) else {
         path.field("lb_policy").error("unknown enum value");
@@ -39,12 +40,20 @@ pub fn compile_lb_policy(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<LbPol
             path.field("load_balancing_policy").error("value is required by lb_policy");
             None
         }
+        Pb::ClusterProvided if is_original_dst(pb) => Some(LbPolicy::ClusterProvided),
         Pb::RingHash | Pb::Maglev | Pb::ClusterProvided => {
             path.field("lb_policy")
                 .error(format_args!("{} is not supported", policy.as_str_name()));
             None
         }
     }
+}
+
+/// The one type of cluster that picks its hosts itself.
+fn is_original_dst(pb: &pb::Cluster) -> bool {
+    use pb_cluster::{ClusterDiscoveryType, DiscoveryType};
+    let original = DiscoveryType::OriginalDst as i32;
+    pb.cluster_discovery_type == Some(ClusterDiscoveryType::Type(original))
 }
 
 fn compile_choice_count(pb: Option<&UInt32Value>, path: &FieldPath<'_>) -> u32 {
@@ -66,6 +75,7 @@ fn compile_bias(
 #[expect(deprecated, reason = "enable_full_scan is still read, as Envoy does")]
 fn compile_load_balancing_policy(
     pb: &pb::LoadBalancingPolicy,
+    is_original_dst: bool,
     path: &FieldPath<'_>,
 ) -> Option<LbPolicy> {
     use pb_lb::least_request::v3::{LeastRequest, least_request::SelectionMethod};
@@ -101,6 +111,9 @@ fn compile_load_balancing_policy(
                     active_request_bias: compile_bias(pb.active_request_bias.as_ref(), &path),
                     full_scan,
                 }));
+            }
+            Some("cluster_provided.v3.ClusterProvided") if is_original_dst => {
+                return Some(LbPolicy::ClusterProvided);
             }
             _ => {}
         }

@@ -21,6 +21,7 @@ pub mod listener;
 pub mod load_balancing;
 pub mod local_reply;
 pub mod matcher;
+pub mod original_dst;
 pub mod protocol_options;
 pub mod rate_limit;
 pub mod rbac;
