@@ -1,10 +1,13 @@
 //! The compiled bootstrap: what the process itself is made of, beside its listeners and clusters.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::admin::AdminConfig;
 use super::core::BindConfig;
 use super::runtime::Runtime;
+use super::source::{ApiSource, ConfigSource};
 use super::stats::StatsConfig;
 use crate::telemetry::Pattern;
 
@@ -22,6 +25,18 @@ pub struct Bootstrap {
     pub runtime: Runtime,
     /// `cluster_manager.upstream_bind_config`
     pub upstream_bind: Option<BindConfig>,
+    pub dynamic: DynamicResources,
+}
+
+/// `dynamic_resources`
+#[derive(Debug, Clone, Default)]
+pub struct DynamicResources {
+    /// `ads_config`: the one stream for everything that names `ads` as its source.
+    pub ads: Option<Arc<ApiSource>>,
+    /// `cds_config`
+    pub clusters: Option<ConfigSource>,
+    /// `lds_config`
+    pub listeners: Option<ConfigSource>,
 }
 
 /// `node`, with the command line's flags over it.

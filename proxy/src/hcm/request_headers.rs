@@ -217,12 +217,7 @@ fn append_xff(head: &mut RequestHead, info: &StreamInfo, hcm: &HttpConnectionMan
 pub(crate) fn mark_as_ours(head: &mut RequestHead) {
     head.headers.set(&names::X_ENVOY_INTERNAL, b"true");
     let address = super::local_address(true).unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
-    append_list(
-        head,
-        &names::X_FORWARDED_FOR,
-        address.to_string().as_bytes(),
-        b",",
-    );
+    append_list(head, &names::X_FORWARDED_FOR, address.to_string().as_bytes(), b",");
 }
 
 /// Adds to the first line of a list field, or makes it.

@@ -5,12 +5,14 @@ use prost::Message as _;
 use super::admin::{compile_admin, compile_application_log};
 use super::core::compile_bind_config;
 use super::diagnostic::FieldPath;
+use super::source::{compile_api_source, compile_config_source};
 use super::stats::compile_stats;
-use crate::config::bootstrap::{Bootstrap, Node};
+use crate::config::bootstrap::{Bootstrap, DynamicResources, Node};
 use crate::config::pb::envoy::config::bootstrap::v3 as pb;
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::r#type::v3::SemanticVersion;
 use crate::config::runtime::Runtime;
+use crate::config::source::Source;
 use crate::config::support;
 use crate::server::args::{Options, StatsTag};
 use crate::server::version;
@@ -41,6 +43,26 @@ pub fn compile_bootstrap(pb: &pb::Bootstrap, options: &Options, path: &FieldPath
             let path = path.field("cluster_manager");
             compile_bind_config(bind, &path.field("upstream_bind_config"))
         }),
+        dynamic: pb.dynamic_resources.as_ref().map_or_else(DynamicResources::default, |dynamic| {
+            compile_dynamic(dynamic, &path.field("dynamic_resources"))
+        }),
+    }
+}
+
+fn compile_dynamic(pb: &pb::bootstrap::DynamicResources, path: &FieldPath<'_>) -> DynamicResources {
+    let ads = pb.ads_config.as_ref();
+    let whole = |config: &Option<_>, field: &str| {
+        let path = path.field(field);
+        let source = compile_config_source(config.as_ref()?, &path)?;
+        if source.source == Source::Ads && ads.is_none() {
+            path.field("ads").error("there is no ads_config");
+        }
+        Some(source)
+    };
+    DynamicResources {
+        ads: ads.and_then(|ads| compile_api_source(ads, &path.field("ads_config"))).map(Into::into),
+        clusters: whole(&pb.cds_config, "cds_config"),
+        listeners: whole(&pb.lds_config, "lds_config"),
     }
 }
 
@@ -82,6 +104,7 @@ mod tests {
     use super::*;
     use crate::config::compile::diagnostic::{Diagnostics, Severity};
     use crate::config::json::{Sources, from_yaml, load};
+    use crate::config::source::ConfigSource;
     use crate::config::stats::{StatsMatcher, TagValue};
     use crate::server::args::Command;
 
@@ -131,6 +154,15 @@ mod tests {
             let admin = compiled.admin.unwrap();
             assert_eq!(admin.access_log.0.len(), 1);
             assert!(compiled.node.id.contains('~'));
+            let dynamic = compiled.dynamic;
+            let ads = dynamic.ads.unwrap();
+            assert!(ads.delta && ads.set_node_on_first_message_only);
+            assert_eq!(&*ads.cluster, "xds-grpc");
+            let wanted = ConfigSource { source: Source::Ads, initial_fetch_timeout: None };
+            assert_eq!(
+                (dynamic.clusters.as_ref(), dynamic.listeners),
+                (Some(&wanted), Some(wanted.clone()))
+            );
         }
     }
 
@@ -156,6 +188,7 @@ mod tests {
     fn what_is_wrong_is_reported() {
         let (_, found) = compile(
             "stats_flush_interval: 400s\napplication_log_config: {log_format: {text_format: x}}\n\
+             dynamic_resources: {cds_config: {ads: {}}}\n\
              admin: {address: {socket_address: {address: 127.0.0.1, port_value: 70000}}}",
             "--log-format y",
         );
@@ -166,6 +199,7 @@ mod tests {
                 "admin.address.socket_address.port_value",
                 "stats_flush_interval",
                 "application_log_config.log_format",
+                "dynamic_resources.cds_config.ads",
             ]
         );
     }

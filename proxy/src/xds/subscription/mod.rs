@@ -1,7 +1,7 @@
 //! Subscriptions to control planes: one stream for everything that comes over ADS, one for each name that has a source
 //! of its own, as Envoy has them.
 //!
-//! What is wanted comes in by `want`, what arrives goes to the `Consumer` (the store). All of it lives on the control
+//! What is wanted comes in over a channel, what arrives goes to the `Consumer` (the store). All of it lives on the control
 //! thread. The protocol itself is the crate `xds-client`; the connections are those of the source's cluster (`grpc`).
 
 pub mod service;
@@ -10,11 +10,14 @@ mod stream;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use prost::Message as _;
 use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
 use xds_client::WILDCARD;
 
 use super::resource::{Rejection, ResourceType, TypeUpdate, Wanted};
@@ -26,9 +29,8 @@ use stream::{Stream, StreamSetup};
 
 /// Who applies what arrives.
 pub trait Consumer {
-    /// Applies an update; what it makes wanted is told to `Subscriptions::want` before this returns, so that it goes out
-    /// before the acknowledgement.
-    fn apply(&self, update: TypeUpdate) -> Vec<Rejection>;
+    /// Applies an update. What it makes wanted has been said when this returns: it goes out before the acknowledgement.
+    fn apply(&self, update: &TypeUpdate) -> Vec<Rejection>;
 
     /// A source could not be reached, or its stream has ended: counted by who wants something of this type there.
     fn failed(&self, source: &Source, resource_type: ResourceType);
@@ -49,6 +51,7 @@ pub struct Subscriptions {
     /// `dynamic_resources.ads_config`
     ads: Option<Arc<ApiSource>>,
     consumer: Rc<dyn Consumer>,
+    wants: RefCell<mpsc::UnboundedReceiver<Wanted>>,
     streams: RefCell<FxHashMap<Key, Rc<Stream>>>,
 }
 
@@ -61,20 +64,44 @@ impl fmt::Debug for Subscriptions {
 }
 
 impl Subscriptions {
-    /// `node` is the bootstrap's, encoded. Streams are opened once something is wanted of them.
-    pub fn new(
+    /// Follows `wants`, in a task of its own, until the consumer drops their other end. `node` is the bootstrap's,
+    /// encoded. Streams are opened once something is wanted of them.
+    pub fn start(
         worker: Rc<WorkerContext>,
         node: &[u8],
         ads: Option<Arc<ApiSource>>,
         consumer: Rc<dyn Consumer>,
-    ) -> Self {
+        wants: mpsc::UnboundedReceiver<Wanted>,
+    ) -> Rc<Self> {
         // It was encoded here.
         let node = Node::decode(node).unwrap_or_default();
-        Self { worker, node, ads, consumer, streams: RefCell::default() }
+        let wants = RefCell::new(wants);
+        let this =
+            Rc::new(Self { worker, node, ads, consumer, wants, streams: RefCell::default() });
+        let task = Rc::downgrade(&this);
+        tokio::task::spawn_local(async move {
+            let next = |cx: &mut Context<'_>| match task.upgrade() {
+                Some(this) => this.wants.borrow_mut().poll_recv(cx),
+                None => Poll::Ready(None),
+            };
+            while let Some(wanted) = poll_fn(next).await {
+                let Some(this) = task.upgrade() else { return };
+                this.want(wanted);
+            }
+        });
+        this
     }
 
-    /// Follows a change of what is wanted. A whole type without names is wanted by its wildcard. Files are not ours.
-    pub fn want(&self, wanted: Wanted) {
+    /// Follows what has been said by now.
+    fn follow(self: &Rc<Self>) {
+        loop {
+            let Ok(wanted) = self.wants.borrow_mut().try_recv() else { return };
+            self.want(wanted);
+        }
+    }
+
+    /// Follows a change of what is wanted. A whole type is wanted by a message without names. Files are not ours.
+    fn want(self: &Rc<Self>, wanted: Wanted) {
         let Wanted { source, resource_type, mut add, remove } = wanted;
         if add.is_empty() && remove.is_empty() && resource_type.is_whole() {
             add.push(WILDCARD.to_owned());
@@ -107,7 +134,7 @@ impl Subscriptions {
         }
     }
 
-    fn stream(&self, key: Key) -> Option<Rc<Stream>> {
+    fn stream(self: &Rc<Self>, key: Key) -> Option<Rc<Stream>> {
         if let Some(stream) = self.streams.borrow().get(&key) {
             return Some(stream.clone());
         }
@@ -131,7 +158,7 @@ impl Subscriptions {
             path,
             node: self.node.clone(),
             stats,
-            consumer: self.consumer.clone(),
+            owner: Rc::downgrade(self),
         });
         self.streams.borrow_mut().insert(key, stream.clone());
         Some(stream)

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use xds_client::{
     Action, BackoffOptions, Client, Options, RateLimit, Request, Response, Update, Variant, Verdict,
 };
 
-use super::Consumer;
+use super::Subscriptions;
 use super::stats::ControlPlaneStats;
 use crate::config::pb::envoy::config::core::v3::Node;
 use crate::config::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
@@ -36,7 +36,7 @@ pub(super) struct StreamSetup {
     pub(super) path: &'static str,
     pub(super) node: Node,
     pub(super) stats: ControlPlaneStats,
-    pub(super) consumer: Rc<dyn Consumer>,
+    pub(super) owner: Weak<Subscriptions>,
 }
 
 /// A stream as its owner sees it; its task ends after `stop`.
@@ -226,14 +226,16 @@ impl Stream {
         } else {
             tracing::warn!("{method} gRPC config stream to {cluster} closed: {status}");
         }
+        let Some(owner) = self.setup.owner.upgrade() else { return };
         let types = self.types.borrow().clone();
         for resource_type in types {
-            self.setup.consumer.failed(&self.setup.source, resource_type);
+            owner.consumer.failed(&self.setup.source, resource_type);
         }
     }
 
     fn deliver(&self, update: Update) -> Verdict {
-        let Some(resource_type) = ResourceType::of_url(update.resource_type.url()) else {
+        let resource_type = ResourceType::of_url(update.resource_type.url());
+        let (Some(resource_type), Some(owner)) = (resource_type, self.setup.owner.upgrade()) else {
             return Verdict::default();
         };
         let raw = |one: xds_client::Resource| RawResource {
@@ -244,7 +246,7 @@ impl Stream {
         for one in &update.malformed {
             tracing::warn!("a malformed {resource_type} {:?}: {}", one.name, one.reason);
         }
-        let rejected = self.setup.consumer.apply(TypeUpdate {
+        let rejected = owner.consumer.apply(&TypeUpdate {
             source: self.setup.source.clone(),
             resource_type,
             version: update.version,
@@ -253,6 +255,7 @@ impl Stream {
             // What is gone is named in `removed`, whatever the protocol's variant.
             full_state: false,
         });
+        owner.follow();
         verdict(resource_type, &rejected)
     }
 }
