@@ -92,4 +92,6 @@ impl Client {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

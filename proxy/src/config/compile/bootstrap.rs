@@ -188,7 +188,6 @@ mod tests {
     fn what_is_wrong_is_reported() {
         let (_, found) = compile(
             "stats_flush_interval: 400s\napplication_log_config: {log_format: {text_format: x}}\n\
-             dynamic_resources: {cds_config: {ads: {}}}\n\
              admin: {address: {socket_address: {address: 127.0.0.1, port_value: 70000}}}",
             "--log-format y",
         );
@@ -199,8 +198,15 @@ mod tests {
                 "admin.address.socket_address.port_value",
                 "stats_flush_interval",
                 "application_log_config.log_format",
-                "dynamic_resources.cds_config.ads",
             ]
         );
+    }
+
+    #[test]
+    fn ads_without_a_stream_for_it_is_wrong() {
+        let (bootstrap, found) = compile("dynamic_resources: {cds_config: {ads: {}}}", "");
+        let problem = "dynamic_resources.cds_config.ads: there is no ads_config".to_owned();
+        assert!(found.contains(&problem), "{found:?}");
+        assert!(bootstrap.dynamic.ads.is_none());
     }
 }
