@@ -195,7 +195,7 @@ impl WriteQueue {
 
     /// Ready when the queue is empty.
     pub(super) fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(pending) = &mut self.pending else { return Poll::Ready(Ok(())) };
+        let Some(pending) = &mut self.pending else { return io.poll_flush(cx) };
         while !pending.is_empty() {
             let written = ready!(pending.poll_write(io, cx))?;
             if written == 0 {
@@ -204,7 +204,7 @@ impl WriteQueue {
             pending.advance(written);
         }
         self.clear();
-        Poll::Ready(Ok(()))
+        io.poll_flush(cx)
     }
 }
 

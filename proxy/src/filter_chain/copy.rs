@@ -80,6 +80,7 @@ impl Direction {
                 self.bytes += n as u64;
                 self.buffer.advance(n);
             }
+            ready!(to.poll_flush(cx)).map_err(CopyError::Write)?;
             if self.full_chunks >= BULK_AFTER
                 && !self.read_closed
                 && let (Some(from), Some(to)) = (from.tcp(), to.tcp())

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::poll_read_buf;
 
 use crate::stream_info::Address;
+use crate::tls::{TlsInfo, TlsStream};
 
 /// A connection's bytes.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub enum Io {
     Tcp(TcpStream),
     Unix(UnixStream),
     Memory(memory::MemoryStream),
+    /// TLS over any of them.
+    Tls(Box<TlsStream>),
 }
 
 impl Io {
@@ -41,6 +44,7 @@ impl Io {
             Self::Tcp(s) => s.poll_read_ready(cx).map(|_| ()),
             Self::Unix(s) => s.poll_read_ready(cx).map(|_| ()),
             Self::Memory(_) => Poll::Ready(()),
+            Self::Tls(s) => s.poll_read_ready(cx),
         }
     }
 
@@ -55,15 +59,41 @@ impl Io {
             Self::Tcp(s) => poll_read_buf(Pin::new(s), cx, buf),
             Self::Unix(s) => poll_read_buf(Pin::new(s), cx, buf),
             Self::Memory(s) => poll_read_buf(Pin::new(s), cx, buf),
+            Self::Tls(s) => s.poll_read(cx, buf),
         }
     }
 
-    /// Writes what the kernel takes of `bytes`.
+    /// As `poll_read`, but no more than `limit` bytes, for which there must be room.
+    pub(crate) fn poll_read_limited(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => poll_read_buf(Pin::new(s), cx, &mut buf.limit(limit)),
+            Self::Unix(s) => poll_read_buf(Pin::new(s), cx, &mut buf.limit(limit)),
+            Self::Memory(s) => poll_read_buf(Pin::new(s), cx, &mut buf.limit(limit)),
+            Self::Tls(s) => s.poll_read(cx, buf),
+        }
+    }
+
+    /// Writes what the kernel takes of `bytes`. TLS may take more than the kernel does: see `poll_flush`.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Unix(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Memory(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Tls(s) => s.poll_write_vectored(cx, &[IoSlice::new(bytes)]),
+        }
+    }
+
+    /// Ready when the kernel has everything that was written. Whoever has written the last of what there is to write
+    /// must not wait for anything else before.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) | Self::Memory(_) => Poll::Ready(Ok(())),
+            Self::Tls(s) => s.poll_flush(cx),
         }
     }
 
@@ -77,15 +107,17 @@ impl Io {
             Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, slices),
             Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, slices),
             Self::Memory(s) => Pin::new(s).poll_write_vectored(cx, slices),
+            Self::Tls(s) => s.poll_write_vectored(cx, slices),
         }
     }
 
-    /// Ends the sending direction (FIN); reading goes on.
+    /// Ends the sending direction (FIN, behind close_notify under TLS); reading goes on.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
             Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => s.poll_shutdown(cx),
         }
     }
 
@@ -93,21 +125,41 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(s) => Some(s),
-            Self::Unix(_) | Self::Memory(_) => None,
+            Self::Unix(_) | Self::Memory(_) | Self::Tls(_) => None,
         }
     }
 
     /// Dropping it sends an RST instead of a FIN: what the peer sent was not taken, or what it was to get is
     /// lost, and it must see that.
     pub fn reset_on_drop(&self) {
-        if let Some(socket) = self.tcp() {
-            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        match self {
+            Self::Tcp(socket) => {
+                let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            }
+            Self::Tls(s) => s.reset_on_drop(),
+            Self::Unix(_) | Self::Memory(_) => {}
         }
     }
 
     /// Whether the bytes are protected by TLS.
     pub fn is_tls(&self) -> bool {
-        false
+        matches!(self, Self::Tls(_))
+    }
+
+    /// What its handshake established, under TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        match self {
+            Self::Tls(s) => Some(s.info()),
+            Self::Tcp(_) | Self::Unix(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Why TLS has failed after its handshake.
+    pub fn transport_failure(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Tls(s) => s.failure(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Memory(_) => None,
+        }
     }
 
     /// The address of our end.
@@ -119,6 +171,7 @@ impl Io {
             Self::Tcp(s) => Address::Ip(s.local_addr()?),
             Self::Unix(s) => pipe(&s.local_addr()?),
             Self::Memory(s) => Address::Internal(s.name()),
+            Self::Tls(s) => return s.io().local_address(),
         })
     }
 
@@ -131,6 +184,7 @@ impl Io {
             Self::Tcp(s) => Address::Ip(s.peer_addr()?),
             Self::Unix(s) => pipe(&s.peer_addr()?),
             Self::Memory(s) => Address::Internal(s.name()),
+            Self::Tls(s) => return s.io().peer_address(),
         })
     }
 }
@@ -142,6 +196,12 @@ fn pipe(addr: &tokio::net::unix::SocketAddr) -> Address {
 impl From<TcpStream> for Io {
     fn from(stream: TcpStream) -> Self {
         Self::Tcp(stream)
+    }
+}
+
+impl From<TlsStream> for Io {
+    fn from(stream: TlsStream) -> Self {
+        Self::Tls(Box::new(stream))
     }
 }
 
@@ -162,6 +222,7 @@ impl AsyncRead for Io {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
             Self::Memory(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => s.poll_read_into(cx, buf),
         }
     }
 }
@@ -175,8 +236,8 @@ impl AsyncWrite for Io {
         Io::poll_write(self.get_mut(), cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Io::poll_flush(self.get_mut(), cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,11 +1,25 @@
 //! TLS of both sides, on rustls: contexts, handshakes, what they established, and the secrets they use.
+//!
+//! `context` turns compiled settings and secrets into what rustls needs; `handshake` makes an `Io` into a `TlsStream`,
+//! which is an `Io` again; `verify` decides about certificates.
 
 pub mod certificate;
+pub mod context;
+mod failure;
+pub mod handshake;
+mod hello;
 pub mod info;
 pub mod material;
+mod record;
 pub mod secrets;
+pub mod stats;
+mod stream;
+pub mod suites;
 pub mod validation;
+pub mod verify;
 
 pub use certificate::{Certificate, SubjectAltName};
+pub use context::{ClientContext, ServerContext};
 pub use info::{CertificateChain, TlsInfo};
 pub use secrets::{Secret, SecretKind, SecretSlot, SecretSource, Secrets};
+pub use stream::TlsStream;

@@ -77,6 +77,13 @@ pub struct SecretSlot {
     /// Moves with every new value.
     version: AtomicU64,
     updated: Mutex<Option<SystemTime>>,
+    users: Mutex<Vec<Weak<dyn SecretUser>>>,
+}
+
+/// What is made from secrets, and has to be made anew with them.
+pub trait SecretUser: Send + Sync {
+    /// One of its slots has a new value. Called by the thread that brought it.
+    fn secret_changed(&self);
 }
 
 impl fmt::Debug for SecretSlot {
@@ -94,6 +101,7 @@ impl SecretSlot {
             value: ArcSwapOption::empty(),
             version: AtomicU64::new(0),
             updated: Mutex::new(None),
+            users: Mutex::default(),
         })
     }
 
@@ -129,6 +137,13 @@ impl SecretSlot {
         *lock(&self.updated)
     }
 
+    /// Tells `user` of every new value, for as long as it lives.
+    pub fn subscribe(&self, user: Weak<dyn SecretUser>) {
+        let mut users = lock(&self.users);
+        users.retain(|user| user.strong_count() > 0);
+        users.push(user);
+    }
+
     /// Puts a secret in force for the next handshake.
     ///
     /// # Errors
@@ -145,6 +160,8 @@ impl SecretSlot {
         self.value.store(Some(Arc::new(secret)));
         *lock(&self.updated) = Some(now);
         self.version.fetch_add(1, Ordering::AcqRel);
+        let users: Vec<_> = lock(&self.users).iter().filter_map(Weak::upgrade).collect();
+        users.iter().for_each(|user| user.secret_changed());
         Ok(())
     }
 }

@@ -290,7 +290,7 @@ impl Shared {
             self.counters.sent(n);
             outbox.drain(..n);
         }
-        Poll::Ready(Ok(()))
+        self.io.borrow_mut().poll_flush(cx)
     }
 
     pub(super) fn flood(&self, flood: Flood) {

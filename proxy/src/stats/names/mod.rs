@@ -4,6 +4,7 @@ mod cluster;
 mod http;
 mod listener;
 mod server;
+mod tls;
 
 pub use cluster::{
     CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
@@ -18,3 +19,4 @@ pub use server::{
     ClusterManagerStat, DnsStat, FilesystemStat, OverloadStat, RuntimeStat, ServerStat,
     ThreadClusterStat, WatchdogStat,
 };
+pub use tls::{SslFactoryStat, SslStat};

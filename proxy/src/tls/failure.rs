@@ -1,0 +1,146 @@
+//! Why TLS failed, in the words of Envoy and BoringSSL: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its upstream kin.
+
+use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
+
+use super::record::RecordError;
+
+/// BoringSSL's library number of the SSL routines, as it stands in packed error codes.
+const SSL: u32 = 16 << 24;
+
+/// BoringSSL's reasons (`ssl.h`) that can come about here.
+const REASONS: &[(u32, &str)] = &[
+    (102, "BAD_ALERT"),
+    (125, "CERTIFICATE_VERIFY_FAILED"),
+    (136, "DATA_LENGTH_TOO_LONG"),
+    (137, "DECODE_ERROR"),
+    (139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
+    (142, "DIGEST_CHECK_FAILED"),
+    (146, "ENCRYPTED_LENGTH_TOO_LONG"),
+    (150, "EXCESSIVE_MESSAGE_SIZE"),
+    (155, "HTTPS_PROXY_REQUEST"),
+    (156, "HTTP_REQUEST"),
+    (182, "NO_RENEGOTIATION"),
+    (184, "NO_SHARED_CIPHER"),
+    (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+    (219, "TOO_MANY_EMPTY_FRAGMENTS"),
+    (223, "UNEXPECTED_MESSAGE"),
+    (225, "UNEXPECTED_RECORD"),
+    (240, "UNSUPPORTED_PROTOCOL"),
+    (247, "WRONG_VERSION_NUMBER"),
+    (253, "NO_COMMON_SIGNATURE_ALGORITHMS"),
+    (255, "EXCESS_HANDSHAKE_DATA"),
+    (266, "NO_SHARED_GROUP"),
+];
+
+/// Envoy's text of one of BoringSSL's errors.
+pub(super) fn openssl(reason: &str) -> String {
+    let number = REASONS.iter().find(|(_, name)| *name == reason).map_or(0, |(number, _)| *number);
+    text(number, reason, "")
+}
+
+fn text(number: u32, reason: &str, detail: &str) -> String {
+    let code = SSL | number;
+    let colon = if detail.is_empty() { "" } else { ":" };
+    format!("TLS_error:|{code}:SSL routines:OPENSSL_internal:{reason}{colon}{detail}:TLS_error_end")
+}
+
+/// A record that cannot be taken.
+pub(super) fn of_record(error: RecordError) -> String {
+    openssl(match error {
+        RecordError::TooLong => "ENCRYPTED_LENGTH_TOO_LONG",
+        RecordError::NotTls => "WRONG_VERSION_NUMBER",
+        RecordError::BadMac => "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+        RecordError::NoKey | RecordError::KeyExhausted => "DATA_LENGTH_TOO_LONG",
+    })
+}
+
+/// A fatal alert of the peer.
+pub(super) fn of_alert(alert: AlertDescription) -> String {
+    // BoringSSL's reasons for alerts: 1000 and the alert's number; the older ones are named after SSL 3.
+    let name = match u8::from(alert) {
+        10 => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
+        20 => "SSLV3_ALERT_BAD_RECORD_MAC",
+        21 => "TLSV1_ALERT_DECRYPTION_FAILED",
+        22 => "TLSV1_ALERT_RECORD_OVERFLOW",
+        30 => "SSLV3_ALERT_DECOMPRESSION_FAILURE",
+        40 => "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        41 => "SSLV3_ALERT_NO_CERTIFICATE",
+        42 => "SSLV3_ALERT_BAD_CERTIFICATE",
+        43 => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        44 => "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        45 => "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        46 => "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        47 => "SSLV3_ALERT_ILLEGAL_PARAMETER",
+        48 => "TLSV1_ALERT_UNKNOWN_CA",
+        49 => "TLSV1_ALERT_ACCESS_DENIED",
+        50 => "TLSV1_ALERT_DECODE_ERROR",
+        51 => "TLSV1_ALERT_DECRYPT_ERROR",
+        60 => "TLSV1_ALERT_EXPORT_RESTRICTION",
+        70 => "TLSV1_ALERT_PROTOCOL_VERSION",
+        71 => "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        80 => "TLSV1_ALERT_INTERNAL_ERROR",
+        86 => "TLSV1_ALERT_INAPPROPRIATE_FALLBACK",
+        90 => "TLSV1_ALERT_USER_CANCELLED",
+        100 => "TLSV1_ALERT_NO_RENEGOTIATION",
+        109 => "TLSV1_ALERT_UNSUPPORTED_EXTENSION",
+        112 => "TLSV1_ALERT_UNRECOGNIZED_NAME",
+        113 => "TLSV1_ALERT_BAD_CERTIFICATE_STATUS_RESPONSE",
+        115 => "TLSV1_ALERT_UNKNOWN_PSK_IDENTITY",
+        116 => "TLSV1_ALERT_CERTIFICATE_REQUIRED",
+        120 => "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+        _ => "UNKNOWN_ALERT_TYPE",
+    };
+    text(1000 + u32::from(u8::from(alert)), name, "")
+}
+
+/// A certificate that was refused; `detail` says why.
+fn of_certificate(detail: &str) -> String {
+    text(125, "CERTIFICATE_VERIFY_FAILED", detail)
+}
+
+/// A handshake that rustls has ended. `refusal` is what the verifier of this thread said last; `heard` the first bytes
+/// of the peer, for those who speak something else.
+pub(super) fn of_handshake(error: &Error, refusal: Option<&str>, heard: &[u8]) -> String {
+    if let Some(detail) = refusal {
+        return of_certificate(detail);
+    }
+    match error {
+        Error::AlertReceived(alert) => of_alert(*alert),
+        Error::NoCertificatesPresented => text(
+            192,
+            "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+            "peer did not provide required client certificate",
+        ),
+        Error::InvalidMessage(_) if heard.starts_with(b"CONNECT ") => {
+            openssl("HTTPS_PROXY_REQUEST")
+        }
+        Error::InvalidMessage(_) if is_http(heard) => openssl("HTTP_REQUEST"),
+        Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion) => {
+            openssl("WRONG_VERSION_NUMBER")
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            let is_version = heard.get(1) != Some(&3);
+            openssl(if is_version { "WRONG_VERSION_NUMBER" } else { "UNEXPECTED_RECORD" })
+        }
+        Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
+            openssl("ENCRYPTED_LENGTH_TOO_LONG")
+        }
+        Error::InvalidMessage(_) => openssl("DECODE_ERROR"),
+        Error::InappropriateMessage { .. } => openssl("UNEXPECTED_RECORD"),
+        Error::InappropriateHandshakeMessage { .. } => openssl("UNEXPECTED_MESSAGE"),
+        Error::DecryptError => openssl("DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
+        Error::PeerIncompatible(why) => openssl(match why {
+            PeerIncompatible::NoCipherSuitesInCommon => "NO_SHARED_CIPHER",
+            PeerIncompatible::NoKxGroupsInCommon => "NO_SHARED_GROUP",
+            PeerIncompatible::NoSignatureSchemesInCommon => "NO_COMMON_SIGNATURE_ALGORITHMS",
+            _ => "UNSUPPORTED_PROTOCOL",
+        }),
+        Error::InvalidCertificate(_) => of_certificate(""),
+        _ => openssl("DECODE_ERROR"),
+    }
+}
+
+/// As BoringSSL knows plain HTTP: by the beginnings of a few methods.
+fn is_http(heard: &[u8]) -> bool {
+    [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "].iter().any(|method| heard.starts_with(method))
+}

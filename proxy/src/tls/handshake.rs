@@ -1,0 +1,486 @@
+//! Handshakes of both sides over an `Io`, up to an established stream.
+//!
+//! Crypto costs a fraction of a millisecond a step: at most a few steps are taken in one turn of a worker, so that a
+//! burst of handshakes does not keep its other connections waiting. Who is silent holds no buffer, who sends a part of
+//! a ClientHello no more than that part.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::SystemTime;
+
+use bytes::{Buf, BytesMut};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{Acceptor, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
+};
+use rustls::{CommonState, Error, HandshakeKind, ServerConfig};
+use tokio::sync::Semaphore;
+
+use super::context::{ClientContext, ServerBuilt, ServerContext};
+use super::failure;
+use super::hello::{self, Scan};
+use super::info::{CertificateChain, TlsInfo};
+use super::stats::Established;
+use super::stream::{Kernel, TlsStream};
+use super::suites;
+use super::verify::{Check, Verdict};
+use crate::io::Io;
+
+/// Room of one read.
+const READ_BYTES: usize = 16 * 1024;
+/// Steps of handshakes in one turn of a worker.
+const STEPS: usize = 4;
+/// Handshake bytes of a peer that are kept undigested.
+const MAX_INCOMING: usize = 64 * 1024;
+
+thread_local! {
+    static GATE: Rc<Semaphore> = Rc::new(Semaphore::new(STEPS));
+    static INPUT: RefCell<BytesMut> = RefCell::default();
+}
+
+/// What is counted of a handshake that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A secret is missing: no handshake was tried.
+    NotReady,
+    /// The peer left, or the socket failed.
+    Closed,
+    NoCertificate,
+    Refused(Check),
+    Protocol,
+}
+
+/// A handshake that failed.
+#[derive(Debug, Clone)]
+pub struct HandshakeFailure {
+    pub cause: Cause,
+    /// As Envoy words it; empty where the peer just left.
+    pub reason: Arc<str>,
+}
+
+impl HandshakeFailure {
+    fn closed() -> Self {
+        Self { cause: Cause::Closed, reason: "".into() }
+    }
+
+    fn not_ready() -> Self {
+        Self { cause: Cause::NotReady, reason: "TLS error: Secret is not supplied by SDS".into() }
+    }
+
+    fn new(error: &Error, heard: &[u8]) -> Self {
+        let refusal = Verdict::take().refusal;
+        let detail = refusal.as_ref().map(|refusal| &*refusal.detail);
+        let cause = match (&refusal, error) {
+            (Some(refusal), _) => Cause::Refused(refusal.check),
+            (None, Error::NoCertificatesPresented) => Cause::NoCertificate,
+            (None, Error::InvalidCertificate(_)) => Cause::Refused(Check::Chain),
+            (None, _) => Cause::Protocol,
+        };
+        Self { cause, reason: failure::of_handshake(error, detail, heard).into() }
+    }
+}
+
+impl From<io::Error> for HandshakeFailure {
+    fn from(_: io::Error) -> Self {
+        Self::closed()
+    }
+}
+
+/// The two ends of rustls' interface without buffers.
+trait Session {
+    type Data;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    fn common(&self) -> &CommonState;
+}
+
+impl Session for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
+        UnbufferedConnectionCommon::<ServerConnectionData>::process_tls_records(self, incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Session for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
+        UnbufferedConnectionCommon::<ClientConnectionData>::process_tls_records(self, incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+/// A handshake's buffers.
+#[derive(Default)]
+struct Buffers {
+    incoming: BytesMut,
+    outgoing: Vec<u8>,
+    written: usize,
+    /// Plaintext that came right behind the handshake.
+    plain: BytesMut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    More,
+    Done,
+    PeerClosed,
+}
+
+/// One step: digests what came, and prepares what is to be sent.
+fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Error> {
+    loop {
+        let UnbufferedStatus { discard, state } = session.process(&mut buffers.incoming);
+        let done = match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                let at = buffers.outgoing.len();
+                if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
+                    buffers.outgoing.resize(at + size.required_size, 0);
+                    let _ = data.encode(&mut buffers.outgoing[at..]);
+                }
+                None
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                None
+            }
+            Ok(ConnectionState::ReadTraffic(mut data)) => {
+                while let Some(Ok(record)) = data.next_record() {
+                    buffers.plain.extend_from_slice(record.payload);
+                }
+                None
+            }
+            Ok(ConnectionState::BlockedHandshake) => Some(Ok(Step::More)),
+            Ok(ConnectionState::WriteTraffic(_)) => Some(Ok(Step::Done)),
+            Ok(_) => Some(Ok(Step::PeerClosed)),
+            Err(error) => Some(Err(error)),
+        };
+        buffers.incoming.advance(discard);
+        if let Some(done) = done {
+            if done.is_err() {
+                take_alert(session, &mut buffers.outgoing);
+            }
+            return done;
+        }
+    }
+}
+
+/// What rustls has for the peer after an error.
+fn take_alert<S: Session>(session: &mut S, outgoing: &mut Vec<u8>) {
+    while let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(&mut []).state {
+        let at = outgoing.len();
+        let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else { return };
+        outgoing.resize(at + size.required_size, 0);
+        if data.encode(&mut outgoing[at..]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for this thread's turn, then takes the step and lets everybody else have one.
+async fn in_turn<T>(step: impl FnOnce() -> T) -> T {
+    let gate = GATE.with(Rc::clone);
+    let place = gate.acquire().await;
+    let result = step();
+    tokio::task::yield_now().await;
+    drop(place);
+    result
+}
+
+impl Buffers {
+    /// Reads once, to the end of `incoming`; false at the end of the stream.
+    async fn read(&mut self, io: &mut Io) -> io::Result<bool> {
+        poll_fn(|cx| self.poll_read(io, cx)).await
+    }
+
+    fn poll_read(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        ready!(io.poll_read_ready(cx));
+        let mut input = INPUT.take();
+        input.clear();
+        input.reserve(READ_BYTES);
+        let result = io.poll_read_limited(cx, &mut input, READ_BYTES);
+        if let Poll::Ready(Ok(_)) = result {
+            self.incoming.extend_from_slice(&input);
+        }
+        INPUT.set(input);
+        result.map_ok(|n| n > 0)
+    }
+
+    async fn flush(&mut self, io: &mut Io) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(io, cx)).await
+    }
+
+    fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.outgoing.len() {
+            let n = ready!(io.poll_write(cx, &self.outgoing[self.written..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n;
+        }
+        self.outgoing.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells the peer what the kernel takes now; nobody waits for a peer that failed.
+    fn flush_now(&mut self, io: &mut Io) {
+        let _ = self.poll_flush(io, &mut Context::from_waker(Waker::noop()));
+        let _ = io.poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Runs a session until it is established.
+    async fn drive<S: Session>(
+        &mut self,
+        session: &mut S,
+        io: &mut Io,
+    ) -> Result<Verdict, HandshakeFailure> {
+        let mut seen = Verdict::default();
+        loop {
+            let outcome = in_turn(|| {
+                let _ = Verdict::take();
+                let outcome = step(session, self);
+                outcome.map_err(|error| HandshakeFailure::new(&error, &[])).map(|step| {
+                    let verdict = Verdict::take();
+                    seen.validated |= verdict.validated;
+                    seen.signature = verdict.signature.or(seen.signature);
+                    step
+                })
+            })
+            .await;
+            match outcome {
+                Ok(Step::Done) => {
+                    self.flush(io).await?;
+                    return Ok(seen);
+                }
+                Ok(Step::More) => self.flush(io).await?,
+                Ok(Step::PeerClosed) => return Err(HandshakeFailure::closed()),
+                Err(failure) => {
+                    self.flush_now(io);
+                    return Err(failure);
+                }
+            }
+            if self.incoming.len() > MAX_INCOMING || !self.read(io).await? {
+                return Err(HandshakeFailure::closed());
+            }
+        }
+    }
+}
+
+/// What a ClientHello asks for.
+struct Hello {
+    config: Arc<ServerConfig>,
+    server_name: Option<Arc<str>>,
+    session_id: Option<Box<str>>,
+}
+
+/// Reads until a whole ClientHello is there, and chooses by it.
+async fn read_hello(
+    buffers: &mut Buffers,
+    io: &mut Io,
+    context: &ServerContext,
+    built: &ServerBuilt,
+) -> Result<Hello, HandshakeFailure> {
+    while hello::scan(&buffers.incoming) == Scan::More {
+        if !buffers.read(io).await? {
+            return Err(HandshakeFailure::closed());
+        }
+    }
+    let outcome = in_turn(|| {
+        let mut acceptor = Acceptor::default();
+        let mut rest = &buffers.incoming[..];
+        loop {
+            // A slice gives what it has; what is left over is no part of the hello.
+            let read = acceptor.read_tls(&mut rest).unwrap_or(0);
+            match acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    return Ok(Hello {
+                        config: built.config_for(&hello, context.settings()),
+                        server_name: hello.server_name().map(Arc::from),
+                        session_id: hello::session_id(&buffers.incoming),
+                    });
+                }
+                Ok(None) if read == 0 => return Err((Error::HandshakeNotComplete, Vec::new())),
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    let _ = alert.write_all(&mut bytes);
+                    return Err((error, bytes));
+                }
+            }
+        }
+    })
+    .await;
+    outcome.map_err(|(error, alert)| {
+        let failure = HandshakeFailure::new(&error, &buffers.incoming);
+        buffers.outgoing = alert;
+        buffers.flush_now(io);
+        failure
+    })
+}
+
+/// Makes the server's side of a handshake; `read` is what has come of it already. Cancel-safe: dropping it closes the
+/// connection.
+///
+/// # Errors
+/// What is to be counted and logged; the peer has been told.
+pub async fn accept(
+    mut io: Io,
+    read: BytesMut,
+    context: &ServerContext,
+) -> Result<(TlsStream, Established), HandshakeFailure> {
+    let Some(built) = context.current() else { return Err(HandshakeFailure::not_ready()) };
+    let mut buffers = Buffers { incoming: read, ..Buffers::default() };
+    let hello = read_hello(&mut buffers, &mut io, context, &built).await?;
+    let mut session = UnbufferedServerConnection::new(hello.config)
+        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+    let seen = buffers.drive(&mut session, &mut io).await?;
+    let common = session.common();
+    let mut info = facts(common);
+    info.sni = hello.server_name;
+    info.session_id = hello.session_id;
+    info.local = built.presented();
+    let established = Established::new(common, &info, &seen);
+    info.peer_validated = match (&info.peer, &built.verifier) {
+        (Some(peer), Some(verifier)) if info.resumed => {
+            verifier.admits_resumed(peer.leaf(), SystemTime::now()).ok_or_else(expired_session)?
+        }
+        _ => seen.validated,
+    };
+    let version = common.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_2);
+    let (secrets, kernel) = session
+        .dangerous_into_kernel_connection()
+        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+    let kernel = Kernel::Server(Box::new(kernel));
+    finish(io, buffers, secrets, version, kernel, info).map(|stream| (stream, established))
+}
+
+/// What an upstream connection asks for besides its context.
+#[derive(Debug, Clone, Default)]
+pub struct ClientRequest<'a> {
+    /// Instead of the context's.
+    pub server_name: Option<&'a str>,
+    /// Instead of the context's, unless empty.
+    pub alpn: Vec<Vec<u8>>,
+    /// Where neither the context nor `alpn` has any.
+    pub alpn_fallback: &'a [&'a str],
+    /// Subject alternative names to accept, instead of the context's checks.
+    pub names: &'a [Box<str>],
+}
+
+/// Makes the client's side of a handshake. Cancel-safe: dropping it closes the connection.
+///
+/// # Errors
+/// What is to be counted and logged; the peer has been told.
+pub async fn connect(
+    mut io: Io,
+    context: &ClientContext,
+    request: &ClientRequest<'_>,
+) -> Result<(TlsStream, Established), HandshakeFailure> {
+    let Some(built) = context.current() else { return Err(HandshakeFailure::not_ready()) };
+    let settings = context.settings();
+    let sni = request.server_name.unwrap_or(&settings.sni);
+    let alpn = if !request.alpn.is_empty() {
+        request.alpn.clone()
+    } else if !settings.common.alpn.is_empty() {
+        settings.common.alpn.clone()
+    } else {
+        request.alpn_fallback.iter().map(|name| name.as_bytes().to_vec()).collect()
+    };
+    let config = built.with_names(request.names);
+    let mut buffers = Buffers::default();
+    let mut session = UnbufferedClientConnection::new_with_alpn(config, server_name(sni), alpn)
+        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+    let seen = buffers.drive(&mut session, &mut io).await?;
+    let common = session.common();
+    let mut info = facts(common);
+    info.sni = (!sni.is_empty()).then(|| sni.into());
+    info.local = built.certificate.as_ref().map(|certificate| certificate.chain.clone());
+    let established = Established::new(common, &info, &seen);
+    info.peer_validated = match &info.peer {
+        Some(peer) if info.resumed => built
+            .verifier
+            .admits_resumed(peer.leaf(), SystemTime::now())
+            .ok_or_else(expired_session)?,
+        _ => seen.validated,
+    };
+    let version = common.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_2);
+    let (secrets, kernel) = session
+        .dangerous_into_kernel_connection()
+        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+    let kernel = Kernel::Client(Box::new(kernel));
+    finish(io, buffers, secrets, version, kernel, info).map(|stream| (stream, established))
+}
+
+/// rustls sends no SNI for an address.
+fn server_name(sni: &str) -> ServerName<'static> {
+    let nobody = || ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    ServerName::try_from(sni).map_or_else(|_| nobody(), |name| name.to_owned())
+}
+
+fn expired_session() -> HandshakeFailure {
+    let error = Error::InvalidCertificate(rustls::CertificateError::Expired);
+    let detail = "verify cert failed: X509_verify_cert: certificate verification error at depth 0: certificate has expired";
+    HandshakeFailure {
+        cause: Cause::Refused(Check::Chain),
+        reason: failure::of_handshake(&error, Some(detail), &[]).into(),
+    }
+}
+
+fn facts(common: &CommonState) -> TlsInfo {
+    let suite = common.negotiated_cipher_suite();
+    let peer = common.peer_certificates().map(<[CertificateDer<'static>]>::to_vec);
+    TlsInfo {
+        version: common.protocol_version().map_or("", suites::version_name),
+        cipher: suite.map_or("", suites::suite_name),
+        cipher_id: suite.map_or(0, |suite| suite.suite().into()),
+        alpn: common.alpn_protocol().map(|name| String::from_utf8_lossy(name).into()),
+        resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+        peer: peer.and_then(CertificateChain::new).map(Arc::new),
+        ..TlsInfo::default()
+    }
+}
+
+fn finish(
+    io: Io,
+    buffers: Buffers,
+    secrets: rustls::ExtractedSecrets,
+    version: rustls::ProtocolVersion,
+    kernel: Kernel,
+    info: TlsInfo,
+) -> Result<TlsStream, HandshakeFailure> {
+    let shrunk = |bytes: BytesMut| match bytes.is_empty() {
+        true => BytesMut::new(),
+        false => bytes,
+    };
+    let (plain, incoming) = (shrunk(buffers.plain), shrunk(buffers.incoming));
+    TlsStream::new(io, secrets, version, kernel, Arc::new(info), plain, incoming).map_err(|error| {
+        HandshakeFailure { cause: Cause::Protocol, reason: failure::of_record(error).into() }
+    })
+}

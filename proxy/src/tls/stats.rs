@@ -1,0 +1,133 @@
+//! What is counted of handshakes (`ssl.*`): once made, a name is a handle.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use rustls::CommonState;
+
+use super::handshake::{Cause, HandshakeFailure};
+use super::info::TlsInfo;
+use super::suites;
+use super::verify::{Check, Verdict};
+use crate::stats::names::{SslFactoryStat, SslStat};
+use crate::stats::{Block, Counter, Scope};
+
+/// What is counted by name of an established connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Established {
+    version: &'static str,
+    cipher: &'static str,
+    curve: Option<&'static str>,
+    signature: Option<&'static str>,
+    resumed: bool,
+    has_peer: bool,
+}
+
+impl Established {
+    pub(super) fn new(common: &CommonState, info: &TlsInfo, seen: &Verdict) -> Self {
+        let group = common.negotiated_key_exchange_group();
+        Self {
+            version: info.version,
+            cipher: info.cipher,
+            curve: group.map(|group| suites::group_name(group.name())),
+            signature: seen.signature.map(suites::signature_name),
+            resumed: info.resumed,
+            has_peer: info.peer.is_some(),
+        }
+    }
+}
+
+/// The statistics of one listener's or cluster's TLS on one worker.
+pub struct SslStats {
+    block: Block<SslStat>,
+    factory: Block<SslFactoryStat>,
+    scope: Scope,
+    worker: usize,
+    /// `ciphers.X`, `curves.X`, `sigalgs.X`, `versions.X`: a handful.
+    named: RefCell<Vec<(&'static str, &'static str, Counter)>>,
+}
+
+impl fmt::Debug for SslStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SslStats").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+impl SslStats {
+    /// `owner` is the scope of the listener or the cluster.
+    pub fn new(owner: &Scope, is_server: bool, worker: usize) -> Self {
+        let scope = owner.scope("ssl");
+        let factory =
+            if is_server { "server_ssl_socket_factory" } else { "client_ssl_socket_factory" };
+        Self {
+            block: scope.block(worker),
+            factory: owner.scope(factory).block(worker),
+            scope,
+            worker,
+            named: RefCell::default(),
+        }
+    }
+
+    /// Makes the names exist before anything is counted.
+    pub fn declare(owner: &Scope, is_server: bool) {
+        let factory =
+            if is_server { "server_ssl_socket_factory" } else { "client_ssl_socket_factory" };
+        owner.scope("ssl").declare::<SslStat>();
+        owner.scope(factory).declare::<SslFactoryStat>();
+    }
+
+    /// A handshake is done.
+    pub fn established(&self, facts: &Established) {
+        self.block.inc(SslStat::Handshake);
+        if facts.resumed {
+            self.block.inc(SslStat::SessionReused);
+        }
+        if !facts.has_peer {
+            self.block.inc(SslStat::NoCertificate);
+        }
+        self.count("ciphers", facts.cipher);
+        self.count("versions", facts.version);
+        for (kind, name) in [("curves", facts.curve), ("sigalgs", facts.signature)] {
+            if let Some(name) = name {
+                self.count(kind, name);
+            }
+        }
+    }
+
+    fn count(&self, kind: &'static str, name: &'static str) {
+        let mut named = self.named.borrow_mut();
+        if let Some((.., counter)) = named.iter().find(|(k, n, _)| *k == kind && *n == name) {
+            counter.inc();
+            return;
+        }
+        let counter = self.scope.counter(self.worker, &format!("{kind}.{name}"));
+        counter.inc();
+        named.push((kind, name, counter));
+    }
+
+    /// A handshake has failed.
+    pub fn failed(&self, failure: &HandshakeFailure, is_server: bool) {
+        let stat = match failure.cause {
+            Cause::NotReady if is_server => {
+                self.factory.inc(SslFactoryStat::DownstreamContextSecretsNotReady);
+                return;
+            }
+            Cause::NotReady => {
+                self.factory.inc(SslFactoryStat::UpstreamContextSecretsNotReady);
+                return;
+            }
+            Cause::Closed => return,
+            Cause::NoCertificate => SslStat::FailVerifyNoCert,
+            Cause::Refused(Check::Chain) => SslStat::FailVerifyError,
+            Cause::Refused(Check::San) => SslStat::FailVerifySan,
+            Cause::Refused(Check::Hash) => SslStat::FailVerifyCertHash,
+            Cause::Protocol => SslStat::ConnectionError,
+        };
+        self.block.inc(stat);
+    }
+
+    /// The peer broke the protocol after the handshake, or said that we did.
+    pub fn broken(&self) {
+        self.block.inc(SslStat::ConnectionError);
+    }
+}

@@ -1,0 +1,548 @@
+//! Whether a peer's certificate is good: the chain by webpki against the trusted CAs, then names and hashes by the
+//! validation context. No host name is checked unless that asks for it (SPIFFE certificates have none).
+//!
+//! Envoy: `CertificateValidationContext`, its default validator. Both of rustls' verifier traits are this one type.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use webpki::{
+    CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
+};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::validation::{SanType, ValidationContext};
+
+/// Which check refused a certificate: what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Chain,
+    San,
+    Hash,
+}
+
+/// A certificate that was refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub check: Check,
+    /// As Envoy words it.
+    pub detail: String,
+    error: CertificateError,
+}
+
+thread_local! {
+    static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+    static VALIDATED: Cell<bool> = const { Cell::new(false) };
+    static SIGNATURE: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+}
+
+/// What the verifiers of this thread have seen in one turn of a handshake: rustls does not hand it through.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) validated: bool,
+    pub(super) refusal: Option<Refusal>,
+    /// How the peer signed.
+    pub(super) signature: Option<SignatureScheme>,
+}
+
+impl Verdict {
+    /// Takes what was seen since the last call.
+    pub(super) fn take() -> Self {
+        Self { validated: VALIDATED.take(), refusal: REFUSAL.take(), signature: SIGNATURE.take() }
+    }
+}
+
+/// Which end the verified peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Client,
+    Server,
+}
+
+/// What is checked besides the context, for one upstream connection.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// `TransportSocketOptions::verify_subject_alt_names`, instead of the context's.
+    pub sans: Box<[Box<str>]>,
+    /// `auto_sni_san_validation`: the name asked for, as a DNS name.
+    pub sni: bool,
+}
+
+/// A verifier of one context. Shared by all connections.
+pub struct PeerVerifier {
+    context: Arc<ValidationContext>,
+    peer: Peer,
+    mandatory: bool,
+    expected: Expected,
+    anchors: Arc<[TrustAnchor<'static>]>,
+    crls: Arc<[CertRevocationList<'static>]>,
+    hints: Box<[DistinguishedName]>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for PeerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerVerifier").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl PeerVerifier {
+    /// `mandatory`: a client must present a certificate.
+    ///
+    /// # Errors
+    /// A trusted CA or a revocation list cannot be read.
+    pub fn new(
+        context: Arc<ValidationContext>,
+        peer: Peer,
+        mandatory: bool,
+        expected: Expected,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<Self, String> {
+        let trusted = context.trusted_ca.as_deref().unwrap_or_default();
+        let anchors: Vec<_> = trusted
+            .iter()
+            .map(|der| anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()))
+            .collect::<Result<_, _>>()
+            .map_err(|e| format!("trusted_ca: {e}"))?;
+        let crls: Vec<_> = context
+            .crl
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::from))
+            .collect::<Result<_, _>>()
+            .map_err(|e| format!("crl: {e}"))?;
+        // Only clients are told which CAs are trusted.
+        let told: &[TrustAnchor<'_>] = if peer == Peer::Client { &anchors } else { &[] };
+        let hints = told.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
+        let hints = hints.collect();
+        // A name or a hash that has to fit cannot be asked of nobody.
+        let checks_leaf =
+            !context.sans.is_empty() || !context.spki.is_empty() || !context.hashes.is_empty();
+        let mandatory = mandatory || (checks_leaf && !context.accept_untrusted);
+        Ok(Self {
+            context,
+            peer,
+            mandatory,
+            expected,
+            anchors: anchors.into(),
+            crls: crls.into(),
+            hints,
+            algorithms,
+        })
+    }
+
+    /// The same, but for the names.
+    pub(super) fn expecting(&self, names: &[Box<str>]) -> Self {
+        Self {
+            context: self.context.clone(),
+            peer: self.peer,
+            mandatory: self.mandatory,
+            expected: Expected { sans: names.into(), sni: false },
+            anchors: self.anchors.clone(),
+            crls: self.crls.clone(),
+            hints: self.hints.clone(),
+            algorithms: self.algorithms,
+        }
+    }
+
+    /// Whether a client is asked for a certificate at all.
+    fn asks(&self) -> bool {
+        self.mandatory || !self.anchors.is_empty() || self.context.accept_untrusted
+    }
+
+    /// Checks a chain. Whether it was found good; one that is let in unverified was not.
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: Option<&ServerName<'_>>,
+        now: UnixTime,
+    ) -> Result<bool, Refusal> {
+        let checks_chain = !self.anchors.is_empty();
+        let mut validated = false;
+        if checks_chain {
+            match self.judge_chain(leaf, intermediates, now) {
+                Ok(()) => validated = true,
+                Err(_) if self.context.accept_untrusted => return Ok(false),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        match self.judge_leaf(leaf, name) {
+            Ok(checked) => Ok(validated || checked),
+            Err(_) if self.context.accept_untrusted => Ok(false),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    fn judge_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        let refused = |error| refuse_chain(error, leaf, intermediates);
+        let cert = EndEntityCert::try_from(leaf).map_err(refused)?;
+        let usage = match self.peer {
+            Peer::Client => KeyUsage::client_auth(),
+            Peer::Server => KeyUsage::server_auth(),
+        };
+        let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
+            let depth = if self.context.only_leaf_crl {
+                RevocationCheckDepth::EndEntity
+            } else {
+                RevocationCheckDepth::Chain
+            };
+            options.with_depth(depth).with_status_policy(UnknownStatusPolicy::Deny).build()
+        });
+        let max_depth = self.context.max_depth;
+        let check_depth = |path: &VerifiedPath<'_>| {
+            let depth = path.intermediate_certificates().count();
+            match max_depth {
+                Some(max) if depth > max as usize => Err(webpki::Error::MaximumPathDepthExceeded),
+                _ => Ok(()),
+            }
+        };
+        let mut at = now;
+        if self.context.allow_expired
+            && let Some(inside) = inside_validity(leaf)
+        {
+            at = inside;
+        }
+        cert.verify_for_usage(
+            self.algorithms.all,
+            &self.anchors,
+            intermediates,
+            at,
+            usage,
+            revocation,
+            Some(&check_depth),
+        )
+        .map_err(refused)?;
+        if allows_usage(leaf, self.peer) { Ok(()) } else { Err(purpose()) }
+    }
+
+    /// Names and hashes. Whether there was anything to check.
+    fn judge_leaf(
+        &self,
+        leaf: &CertificateDer<'_>,
+        name: Option<&ServerName<'_>>,
+    ) -> Result<bool, Refusal> {
+        let mut checked = false;
+        let sni = match name {
+            Some(ServerName::DnsName(name)) if self.expected.sni => Some(name.as_ref()),
+            _ => None,
+        };
+        if !self.expected.sans.is_empty() || sni.is_some() || !self.context.sans.is_empty() {
+            let names = subject_alt_names(leaf);
+            if !self.fits(&names, sni) {
+                let printed: Vec<&str> = names.iter().map(|(_, name)| &**name).collect();
+                let printed = printed.join(", ");
+                let detail = if self.expected.sans.is_empty() {
+                    format!("verify cert failed: SAN matcher, certificate SANs are [{printed}]")
+                } else {
+                    format!(
+                        "verify cert failed: verify SAN list, expected SANs: [{}], certificate SANs: [{printed}]",
+                        self.expected.sans.join(", ")
+                    )
+                };
+                return Err(refuse_leaf(Check::San, detail));
+            }
+            checked = true;
+        }
+        if !self.context.hashes.is_empty() || !self.context.spki.is_empty() {
+            let sha = |bytes: &[u8]| -> [u8; 32] {
+                digest(&SHA256, bytes).as_ref().try_into().unwrap_or_default()
+            };
+            let spki = X509Certificate::from_der(leaf).ok().map(|(_, c)| sha(c.public_key().raw));
+            let fits = self.context.hashes.contains(&sha(leaf))
+                || spki.is_some_and(|spki| self.context.spki.contains(&spki));
+            if !fits {
+                let detail = "verify cert failed: cert hash and spki".to_owned();
+                return Err(refuse_leaf(Check::Hash, detail));
+            }
+            checked = true;
+        }
+        Ok(checked)
+    }
+
+    fn fits(&self, names: &[(SanType, Box<str>)], sni: Option<&str>) -> bool {
+        if !self.expected.sans.is_empty() {
+            let wanted = &self.expected.sans;
+            return names.iter().any(|(kind, name)| match kind {
+                SanType::Dns => wanted.iter().any(|wanted| covers(name, wanted)),
+                _ => wanted.contains(name),
+            });
+        }
+        if let Some(sni) = sni {
+            return names.iter().any(|(kind, name)| *kind == SanType::Dns && covers(name, sni));
+        }
+        self.context.sans.iter().any(|wanted| {
+            names.iter().any(|(kind, name)| {
+                *kind == wanted.kind
+                    && match &wanted.exact_dns {
+                        Some(exact) => covers(name, exact),
+                        None => wanted.matcher.matches(name.as_bytes()),
+                    }
+            })
+        })
+    }
+
+    /// Leaves the verdict for `Verdict::take`.
+    fn decide(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: Option<&ServerName<'_>>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        match self.judge(leaf, intermediates, name, now) {
+            Ok(validated) => {
+                VALIDATED.set(validated);
+                Ok(())
+            }
+            Err(refusal) => {
+                let error = refusal.error.clone();
+                REFUSAL.set(Some(refusal));
+                Err(Error::InvalidCertificate(error))
+            }
+        }
+    }
+
+    /// Whether a resumed session may go on: its certificate was found good when it was new, and is still valid.
+    pub(super) fn admits_resumed(&self, leaf: &[u8], now: SystemTime) -> Option<bool> {
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        let end = super::material::time(leaf.validity().not_after.timestamp());
+        let valid = self.context.allow_expired || self.anchors.is_empty() || now <= end;
+        valid.then_some(!self.anchors.is_empty() && !self.context.accept_untrusted)
+    }
+}
+
+/// An instant at which the certificate is valid: that of the chain is then checked there.
+fn inside_validity(leaf: &[u8]) -> Option<UnixTime> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    let end = super::material::time(leaf.validity().not_after.timestamp());
+    let now = SystemTime::now().min(end);
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(UnixTime::since_unix_epoch(since))
+}
+
+fn purpose() -> Refusal {
+    Refusal {
+        check: Check::Chain,
+        detail: chain_text(0, "unsupported certificate purpose"),
+        error: CertificateError::InvalidPurpose,
+    }
+}
+
+/// The key usages that BoringSSL wants of a TLS peer; a certificate without the extension has all.
+fn allows_usage(leaf: &[u8], peer: Peer) -> bool {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
+    let Ok(Some(usage)) = leaf.key_usage() else { return true };
+    let usage = usage.value;
+    let agreed = usage.digital_signature() || usage.key_agreement();
+    match peer {
+        Peer::Client => agreed,
+        Peer::Server => agreed || usage.key_encipherment(),
+    }
+}
+
+fn refuse_leaf(check: Check, detail: String) -> Refusal {
+    let error = CertificateError::Other(rustls::OtherError(Arc::new(Refused)));
+    Refusal { check, detail, error }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate does not fit the validation context")]
+struct Refused;
+
+fn chain_text(depth: usize, why: &str) -> String {
+    format!(
+        "verify cert failed: X509_verify_cert: certificate verification error at depth {depth}: {why}"
+    )
+}
+
+/// webpki's error in BoringSSL's words, and rustls' error with the alert that fits.
+fn refuse_chain(
+    error: webpki::Error,
+    leaf: &[u8],
+    intermediates: &[CertificateDer<'_>],
+) -> Refusal {
+    use webpki::Error as E;
+    let parsed = X509Certificate::from_der(leaf).ok().map(|(_, leaf)| leaf);
+    let leaf_is_current = parsed.as_ref().is_some_and(|leaf| leaf.validity().is_valid());
+    let of_time = if leaf_is_current { 1 } else { 0 };
+    let last = intermediates.len();
+    let (depth, why, error) = match error {
+        E::CertExpired { .. } => (of_time, "certificate has expired", CertificateError::Expired),
+        E::CertNotValidYet { .. } => {
+            (of_time, "certificate is not yet valid", CertificateError::NotValidYet)
+        }
+        E::UnknownIssuer => {
+            let is_own = |der: &[u8]| {
+                X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
+            };
+            let why = match intermediates.last() {
+                None if is_own(leaf) => "self signed certificate",
+                Some(last) if is_own(last) => "self signed certificate in certificate chain",
+                _ => "unable to get local issuer certificate",
+            };
+            (last, why, CertificateError::UnknownIssuer)
+        }
+        E::CertRevoked => (0, "certificate revoked", CertificateError::Revoked),
+        E::UnknownRevocationStatus => {
+            (0, "unable to get certificate CRL", CertificateError::UnknownRevocationStatus)
+        }
+        E::InvalidSignatureForPublicKey => {
+            (0, "certificate signature failure", CertificateError::BadSignature)
+        }
+        E::RequiredEkuNotFoundContext(_) => {
+            (0, "unsupported certificate purpose", CertificateError::InvalidPurpose)
+        }
+        E::CaUsedAsEndEntity => (0, "invalid CA certificate", CertificateError::InvalidPurpose),
+        E::EndEntityUsedAsCa => (1, "invalid CA certificate", CertificateError::UnknownIssuer),
+        E::PathLenConstraintViolated => {
+            (1, "path length constraint exceeded", CertificateError::UnknownIssuer)
+        }
+        E::MaximumPathDepthExceeded => {
+            (last, "certificate chain too long", CertificateError::UnknownIssuer)
+        }
+        E::NameConstraintViolation => {
+            (0, "permitted subtree violation", CertificateError::UnknownIssuer)
+        }
+        _ => (0, "unspecified certificate verification error", CertificateError::BadEncoding),
+    };
+    Refusal { check: Check::Chain, detail: chain_text(depth, why), error }
+}
+
+/// The names that matchers look at, as text. What is no text is no name.
+fn subject_alt_names(leaf: &[u8]) -> Vec<(SanType, Box<str>)> {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Vec::new() };
+    let Ok(Some(san)) = leaf.subject_alternative_name() else { return Vec::new() };
+    let names = san.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((SanType::Dns, Box::from(*name))),
+        GeneralName::URI(uri) => Some((SanType::Uri, Box::from(*uri))),
+        GeneralName::RFC822Name(name) => Some((SanType::Email, Box::from(*name))),
+        GeneralName::IPAddress(bytes) => {
+            let ip = match bytes.len() {
+                4 => <[u8; 4]>::try_from(*bytes).ok().map(IpAddr::from),
+                16 => <[u8; 16]>::try_from(*bytes).ok().map(IpAddr::from),
+                _ => None,
+            };
+            ip.map(|ip| (SanType::Ip, ip.to_string().into()))
+        }
+        _ => None,
+    });
+    names.collect()
+}
+
+/// Whether a DNS name of a certificate covers a host: equal without regard to case, or by a wildcard that stands for
+/// one whole label (RFC 9525, 6.3).
+fn covers(pattern: &str, host: &str) -> bool {
+    if pattern.eq_ignore_ascii_case(host) {
+        return true;
+    }
+    let (Some(pattern), Some((label, rest))) = (pattern.strip_prefix("*."), host.split_once('.'))
+    else {
+        return false;
+    };
+    !label.is_empty() && pattern.contains('.') && pattern.eq_ignore_ascii_case(rest)
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.asks()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.decide(end_entity, intermediates, None, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        SIGNATURE.set(Some(dss.scheme));
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        SIGNATURE.set(Some(dss.scheme));
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.decide(end_entity, intermediates, Some(server_name), now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        SIGNATURE.set(Some(dss.scheme));
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        SIGNATURE.set(Some(dss.scheme));
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
