@@ -5,11 +5,14 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use outrigger::cluster::host::HostSet;
 use outrigger::config::cluster::{Cluster, LbPolicy};
+use outrigger::config::compile::CompileContext;
 use outrigger::config::compile::cluster::compile_cluster;
 use outrigger::config::compile::diagnostic::Diagnostics;
 use outrigger::config::json::from_yaml;
 use outrigger::config::pb::envoy::config::cluster::v3 as pb;
+use outrigger::http_filters::ExtraFilters;
 use outrigger::load_balancer::{LoadBalancer, PickContext};
+use outrigger::tls::Secrets;
 
 fn cluster(policy: &str, hosts: usize, weighted: bool) -> Cluster {
     let endpoints: String = (0..hosts)
@@ -28,7 +31,9 @@ fn cluster(policy: &str, hosts: usize, weighted: bool) -> Cluster {
     );
     let pb: pb::Cluster = from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems:?}"));
     let diagnostics = Diagnostics::new("bench");
-    let cluster = compile_cluster(&pb, None, &diagnostics.root());
+    let extra_filters = &ExtraFilters::default();
+    let cx = CompileContext { extra_filters, secrets: &Secrets::default() };
+    let cluster = compile_cluster(&pb, None, &cx, &diagnostics.root());
     cluster.unwrap_or_else(|| panic!("{:?}", diagnostics.into_vec()))
 }
 

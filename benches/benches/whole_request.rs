@@ -23,6 +23,7 @@ use outrigger::listener::WorkerListener;
 use outrigger::server::args::Command;
 use outrigger::stats::Registry;
 use outrigger::stream_info::Address;
+use outrigger::tls::Secrets;
 use outrigger::worker::WorkerContext;
 use outrigger::worker::timers::Timers;
 use tokio::runtime::Runtime;
@@ -78,7 +79,7 @@ fn configuration(filters: &str) -> Configuration {
     let line: [OsString; 3] = ["outrigger".into(), "--config-yaml".into(), yaml.into()];
     let Ok(Command::Run(options)) = Command::parse(line) else { panic!("a command line") };
     let extra_filters = &ExtraFilters::default();
-    load_configuration(&options, &CompileContext { extra_filters }).expect("a configuration")
+    load_configuration(&options, &CompileContext { extra_filters, secrets: &Secrets::default() }).expect("a configuration")
 }
 
 /// A worker without sockets, its upstream, and a client's connection to it.

@@ -15,6 +15,7 @@ use crate::config::core::{ConfigAddress, Locality, Metadata};
 use crate::config::endpoint::HealthStatus;
 use crate::load_balancer::priority::{PriorityHealth, PriorityLoads};
 use crate::stream_info::Address;
+use crate::tls::ClientContext;
 
 /// What load balancers make of a host's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Host {
     pub metadata: Option<Metadata>,
     pub priority: u32,
     pub stats: HostStats,
+    /// The cluster's transport socket for it; `None`: plain.
+    pub transport: Option<Arc<ClientContext>>,
     /// Endpoint metadata `envoy.lb: {canary: true}`.
     pub canary: bool,
     weight: AtomicU32,
@@ -72,11 +75,12 @@ pub struct Host {
 }
 
 impl Host {
-    pub(super) fn new(spec: HostSpec) -> Self {
+    pub(super) fn new(cluster: &Cluster, spec: HostSpec) -> Self {
         let lb = spec.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
         let canary = lb.and_then(|lb| lb.get("canary")).and_then(serde_json::Value::as_bool);
         Self {
             canary: canary.unwrap_or(false),
+            transport: cluster.transport.of(spec.metadata.as_ref()).cloned(),
             address: spec.address,
             hostname: spec.hostname,
             locality: spec.locality,
@@ -236,7 +240,7 @@ impl HostSet {
                     hosts.push(Arc::clone(host));
                     kept.remove(&spec.address);
                 }
-                _ => hosts.push(Arc::new(Host::new(spec))),
+                _ => hosts.push(Arc::new(Host::new(cluster, spec))),
             }
         }
         for host in kept.values() {

@@ -30,6 +30,7 @@ use crate::stats::Block;
 use crate::stats::names::{
     ClusterBudgetStat, ClusterLbStat, ClusterSizeStat, ClusterStat, Http2Stat,
 };
+use crate::tls::stats::SslStats;
 use crate::worker::timers::Timers;
 use circuit_breaker::{Overflow, Resource};
 use host::{Host, HostSet};
@@ -62,6 +63,8 @@ pub struct ClusterContext {
     worker: usize,
     /// Made with the first HTTP/2 connection.
     http2: OnceCell<Block<Http2Stat>>,
+    /// Where a transport socket of the cluster is TLS.
+    pub ssl: Option<SslStats>,
     pub codes: codes::ClusterCodes,
     /// `None` unless the configuration asks for some of it.
     pub tracked: Option<Tracked>,
@@ -204,6 +207,8 @@ impl WorkerCluster {
             lb_stats: shared.scope.block(worker),
             worker,
             http2: OnceCell::new(),
+            ssl: (shared.config.transport.is_tls())
+                .then(|| SslStats::new(&shared.scope, false, worker)),
             codes: codes::ClusterCodes::new(shared.scope.clone(), worker),
             tracked: Tracked::new(&shared, worker),
             timers,

@@ -15,6 +15,7 @@ use crate::stats::names::{
     ClusterStat, ClusterSubsetStat, ClusterUpdateStat, Http1Stat, Http2Stat,
 };
 use crate::stats::{Registry, Scope, SharedBlock};
+use crate::tls::stats::SslStats;
 
 /// What all workers share of one cluster.
 #[derive(Debug)]
@@ -46,6 +47,10 @@ impl SharedCluster {
         }
         if config.track_request_response_sizes {
             scope.declare::<ClusterSizeStat>();
+        }
+        if config.transport.is_tls() {
+            SslStats::declare(&scope, false);
+            config.transport.contexts().for_each(|context| context.count_in(&scope));
         }
         let cluster = Self {
             breakers: Breakers::new(config.circuit_breakers.clone()),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::cluster::{CircuitBreakers, Discovery, LbPolicy};
+use crate::config::cluster::{CircuitBreakers, Discovery, LbPolicy, UpstreamTransport};
 use crate::config::core::ConfigAddress;
 use crate::config::endpoint::{Endpoint, HealthStatus, LoadAssignment, LocalityEndpoints};
 use crate::stats::Registry;
@@ -30,6 +30,7 @@ pub(crate) fn cluster(priorities: &[&[HealthStatus]], lb_policy: LbPolicy) -> Cl
             .collect(),
     });
     Cluster {
+        transport: UpstreamTransport::default(),
         name: "c".into(),
         alt_stat_name: None,
         discovery: Discovery::Static,

@@ -9,6 +9,7 @@ use crate::codec::name::HeaderName;
 use crate::config::core::{BindConfig, Metadata, RuntimeDouble, TcpKeepalive};
 use crate::config::endpoint::LoadAssignment;
 use crate::config::protocol_options::UpstreamHttpOptions;
+use crate::tls::ClientContext;
 
 /// `core.v3.RoutingPriority`: which circuit breakers a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -158,6 +159,55 @@ pub struct SocketOptions {
     pub bind: Option<BindConfig>,
 }
 
+/// The transport sockets of a cluster.
+#[derive(Debug, Default)]
+pub struct UpstreamTransport {
+    /// `transport_socket`; `None`: plain.
+    pub default: Option<Arc<ClientContext>>,
+    /// `transport_socket_matches`; the first that fits an endpoint's metadata wins.
+    pub matches: Vec<TransportMatch>,
+}
+
+/// pb `Cluster.TransportSocketMatch`.
+#[derive(Debug)]
+pub struct TransportMatch {
+    pub name: Box<str>,
+    /// Keys and values that the endpoint's `envoy.transport_socket_match` has to have.
+    pub criteria: serde_json::Map<String, serde_json::Value>,
+    /// `None`: plain.
+    pub socket: Option<Arc<ClientContext>>,
+}
+
+impl UpstreamTransport {
+    /// The match of an endpoint with this metadata; `None` for the default.
+    pub fn find(&self, metadata: Option<&Metadata>) -> Option<&TransportMatch> {
+        const KEY: &str = "envoy.transport_socket_match";
+        let values = metadata.and_then(|all| all.get(KEY)).and_then(|v| v.as_object());
+        self.matches.iter().find(|entry| {
+            let mut criteria = entry.criteria.iter();
+            criteria.all(|(key, value)| values.is_some_and(|v| v.get(key) == Some(value)))
+        })
+    }
+
+    /// The socket of an endpoint with this metadata; `None`: plain.
+    pub fn of(&self, metadata: Option<&Metadata>) -> Option<&Arc<ClientContext>> {
+        match self.find(metadata) {
+            Some(found) => found.socket.as_ref(),
+            None => self.default.as_ref(),
+        }
+    }
+
+    /// All that are TLS.
+    pub fn contexts(&self) -> impl Iterator<Item = &Arc<ClientContext>> {
+        self.default.iter().chain(self.matches.iter().filter_map(|entry| entry.socket.as_ref()))
+    }
+
+    /// Whether any of them is TLS.
+    pub fn is_tls(&self) -> bool {
+        self.contexts().next().is_some()
+    }
+}
+
 /// A compiled cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -177,6 +227,7 @@ pub struct Cluster {
     pub circuit_breakers: Arc<CircuitBreakers>,
     pub http: Arc<UpstreamHttpOptions>,
     pub socket: Arc<SocketOptions>,
+    pub transport: UpstreamTransport,
     pub load_assignment: LoadAssignment,
     pub metadata: Option<Metadata>,
     /// `track_timeout_budgets` or `track_cluster_stats.timeout_budgets`.

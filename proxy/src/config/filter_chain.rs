@@ -15,14 +15,17 @@ use arc_swap::ArcSwap;
 use super::cidr::Cidr;
 use super::hcm::HttpConnectionManager;
 use super::tcp_proxy::TcpProxy;
+use crate::tls::ServerContext;
 
 /// One chain: transport socket (plain), network filters, one terminal filter.
 #[derive(Debug)]
 pub struct FilterChain {
     pub name: Arc<str>,
+    /// `None`: plain.
+    pub transport: Option<Arc<ServerContext>>,
     pub filters: Vec<NetworkFilter>,
     pub terminal: Terminal,
-    /// Time for the transport socket's handshake; nothing to wait for on a plain one.
+    /// Time for the transport socket's handshake.
     pub transport_socket_connect_timeout: Option<Duration>,
 }
 

@@ -5,6 +5,7 @@ fn chain(name: &str) -> Arc<FilterChain> {
         name: name.into(),
         filters: Vec::new(),
         terminal: Terminal::Close,
+        transport: None,
         transport_socket_connect_timeout: None,
     })
 }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -10,17 +11,29 @@ use super::PoolFailure;
 use super::record::CxRecord;
 use crate::cluster::HostContext;
 use crate::io::Io;
-use crate::upstream;
+use crate::tls::ClientContext;
+use crate::tls::handshake::{self, ClientRequest};
+use crate::upstream::{self, ConnectError, TransportSocketOptions};
 
-/// Connects to the host and counts the outcome in `record`. Cancel-safe: dropping it closes the socket.
+/// What is asked of a connection's transport socket.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Transport {
+    pub(super) options: Option<Arc<TransportSocketOptions>>,
+    /// The protocols that the pool speaks: offered where nothing else says what to.
+    pub(super) protocols: &'static [&'static str],
+}
+
+/// Connects to the host, with the handshake where the transport socket has one, and counts the outcome in `record`.
+/// Cancel-safe: dropping it closes the socket.
 pub(super) async fn connect(
     host: &Rc<HostContext>,
+    transport: &Transport,
     record: &mut CxRecord,
 ) -> Result<Io, PoolFailure> {
     let cluster = &host.cluster;
     let mut timeout = cluster.timers.timer();
     timeout.arm(Instant::now() + cluster.config.connect_timeout);
-    let mut connecting = pin!(upstream::connect(&host.host.address, &cluster.config.socket));
+    let mut connecting = pin!(open(host, transport));
     let outcome = poll_fn(|cx| {
         if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
             return Poll::Ready(result.map_err(PoolFailure::from));
@@ -34,4 +47,44 @@ pub(super) async fn connect(
         Err(failure) => record.connect_failed(matches!(failure, PoolFailure::Timeout), true),
     }
     outcome
+}
+
+async fn open(host: &HostContext, transport: &Transport) -> Result<Io, ConnectError> {
+    let io = upstream::connect(&host.host.address, &host.cluster.config.socket).await?;
+    let Some(context) = &host.host.transport else { return Ok(io) };
+    // Only connections under TLS pay for the room.
+    Box::pin(secure(io, context, host, transport)).await
+}
+
+async fn secure(
+    io: Io,
+    context: &ClientContext,
+    host: &HostContext,
+    transport: &Transport,
+) -> Result<Io, ConnectError> {
+    let options = transport.options.as_deref();
+    let asked = options.and_then(|options| options.server_name.as_deref());
+    let hostname = host.host.hostname.as_deref().filter(|_| context.settings().auto_host_sni);
+    let request = ClientRequest {
+        server_name: asked.or(hostname),
+        alpn: options
+            .map(|o| o.application_protocols.iter().map(|p| p.as_bytes().to_vec()).collect())
+            .unwrap_or_default(),
+        alpn_fallback: transport.protocols,
+        names: options.map_or(&[], |options| &options.verify_subject_alt_names),
+    };
+    match handshake::connect(io, context, &request).await {
+        Ok((stream, established)) => {
+            if let Some(ssl) = &host.cluster.ssl {
+                ssl.established(&established);
+            }
+            Ok(stream.into())
+        }
+        Err(failure) => {
+            if let Some(ssl) = &host.cluster.ssl {
+                ssl.failed(&failure, false);
+            }
+            Err(ConnectError { local: false, reason: failure.reason })
+        }
+    }
 }

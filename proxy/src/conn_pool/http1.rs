@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::connect::connect;
+use super::connect::{Transport, connect};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
 use super::{Lease, PoolFailure, Seat};
@@ -19,6 +19,7 @@ use crate::cluster::HostContext;
 use crate::codec::h1::{ClientConn, ClientSettings, IdleEnd};
 use crate::config::cluster::RoutingPriority;
 use crate::stats::names::ClusterStat;
+use crate::upstream::TransportSocketOptions;
 use crate::worker::timers::Timer;
 
 /// A connection that no request is on.
@@ -37,6 +38,7 @@ struct Idle {
 pub(super) struct Http1Pool {
     host: Rc<HostContext>,
     priority: RoutingPriority,
+    transport: Transport,
     settings: Arc<ClientSettings>,
     /// Newest last, so that `since` never falls.
     idle: RefCell<Vec<Idle>>,
@@ -60,12 +62,17 @@ impl fmt::Debug for Http1Pool {
 }
 
 impl Http1Pool {
-    pub(super) fn new(host: Rc<HostContext>, priority: RoutingPriority) -> Rc<Self> {
+    pub(super) fn new(
+        host: Rc<HostContext>,
+        priority: RoutingPriority,
+        options: Option<Arc<TransportSocketOptions>>,
+    ) -> Rc<Self> {
         let http = &host.cluster.config.http;
         Rc::new(Self {
             settings: Arc::new(ClientSettings::new(&http.http1, &http.common)),
             host,
             priority,
+            transport: Transport { options, protocols: &["http/1.1"] },
             idle: RefCell::default(),
             pending: PendingQueue::default(),
             connecting: Cell::new(0),
@@ -144,7 +151,7 @@ impl Http1Pool {
     }
 
     async fn open_connection(self: Rc<Self>, mut record: Box<CxRecord>) {
-        let outcome = connect(&self.host, &mut record).await;
+        let outcome = connect(&self.host, &self.transport, &mut record).await;
         self.connecting.set(self.connecting.get() - 1);
         match outcome {
             Ok(io) => {

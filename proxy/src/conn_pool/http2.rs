@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::connect::connect;
+use super::connect::{Transport, connect};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
 use super::{Lease, PoolFailure};
@@ -23,6 +23,8 @@ use crate::codec::h2::{ClientConn, ClientStream, Driver, Settings};
 use crate::config::cluster::RoutingPriority;
 use crate::stats::names::ClusterStat;
 use crate::stream_info::Address;
+use crate::tls::TlsInfo;
+use crate::upstream::TransportSocketOptions;
 use crate::worker::timers::Timer;
 
 /// One connection, held by the pool while it takes streams and by each of its streams. Its driver ends once nobody
@@ -32,6 +34,7 @@ pub(super) struct Http2Connection {
     pool: Weak<Http2Pool>,
     pub(super) id: u64,
     pub(super) local: Option<Address>,
+    pub(super) tls: Option<Arc<TlsInfo>>,
     pub(super) connect_duration: Option<Duration>,
     opened: Instant,
     active: Cell<usize>,
@@ -94,6 +97,7 @@ impl Drop for StreamSlot {
 pub(super) struct Http2Pool {
     host: Rc<HostContext>,
     priority: RoutingPriority,
+    transport: Transport,
     settings: Arc<Settings>,
     /// Those that take streams, most recently used last.
     connections: RefCell<Vec<Rc<Http2Connection>>>,
@@ -109,7 +113,11 @@ impl fmt::Debug for Http2Pool {
 }
 
 impl Http2Pool {
-    pub(super) fn new(host: Rc<HostContext>, priority: RoutingPriority) -> Rc<Self> {
+    pub(super) fn new(
+        host: Rc<HostContext>,
+        priority: RoutingPriority,
+        options: Option<Arc<TransportSocketOptions>>,
+    ) -> Rc<Self> {
         let http = &host.cluster.config.http;
         let settings = Settings::new(
             &http.http2,
@@ -120,6 +128,7 @@ impl Http2Pool {
             settings: Arc::new(settings),
             host,
             priority,
+            transport: Transport { options, protocols: &["h2"] },
             connections: RefCell::default(),
             pending: PendingQueue::default(),
             connecting: Cell::new(0),
@@ -199,7 +208,7 @@ impl Http2Pool {
     }
 
     async fn open_connection(self: Rc<Self>, mut record: CxRecord) {
-        let outcome = match connect(&self.host, &mut record).await {
+        let outcome = match connect(&self.host, &self.transport, &mut record).await {
             Ok(io) => {
                 let counters = self.host.cluster.http2_counters();
                 ClientConn::handshake(io, self.settings.clone(), counters).await.map_err(|_| {
@@ -226,6 +235,7 @@ impl Http2Pool {
             pool: Rc::downgrade(self),
             id: record.id,
             local: record.local.take(),
+            tls: record.tls.take(),
             connect_duration: record.connect_duration,
             opened: record.opened(),
             active: Cell::new(0),

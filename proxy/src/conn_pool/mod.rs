@@ -32,7 +32,9 @@ use crate::codec::{ClientStream, raw};
 use crate::config::cluster::RoutingPriority;
 use crate::stats::names::ClusterStat;
 use crate::stream_info::Address;
+use crate::tls::TlsInfo;
 use crate::upstream::{ConnectError, TransportSocketOptions};
+use connect::Transport;
 use http1::{Http1Pool, Ready};
 use http2::{Http2Pool, StreamSlot};
 use record::RqGuard;
@@ -218,14 +220,15 @@ impl HostPools {
     /// # Errors
     /// See `PoolFailure`.
     pub async fn connect_tcp(&self, priority: RoutingPriority) -> Result<TcpLease, PoolFailure> {
-        tcp::connect(&self.host, priority).await
+        tcp::connect(&self.host, priority, &Transport::default()).await
     }
 
     /// A plain connection for the payload of one CONNECT; `first` goes out before it.
     pub fn tunnel(&self, priority: RoutingPriority, first: Bytes) -> Acquire {
         let host = self.host.clone();
         Acquire::Wait(Box::pin(async move {
-            let (io, record, rq) = tcp::connect(&host, priority).await?.into_parts();
+            let (io, record, rq) =
+                tcp::connect(&host, priority, &Transport::default()).await?.into_parts();
             let stream = ClientStream::Raw(Box::new(raw::ClientConn::new(io, first)));
             let base = Base::Tcp { record: Box::new(record) };
             Ok(Lease { stream: Some(stream), base: Some(base), rq, reused: false })
@@ -244,9 +247,12 @@ impl HostPools {
         }
         let (pool, seat) = if is_http2 {
             let seat = Seat::take(&self.host, priority)?;
-            (HttpPool::Http2(Http2Pool::new(self.host.clone(), priority)), Some(seat))
+            (
+                HttpPool::Http2(Http2Pool::new(self.host.clone(), priority, options.cloned())),
+                Some(seat),
+            )
         } else {
-            (HttpPool::Http1(Http1Pool::new(self.host.clone(), priority)), None)
+            (HttpPool::Http1(Http1Pool::new(self.host.clone(), priority, options.cloned())), None)
         };
         pools.push(Entry { priority, options: options.cloned(), pool: pool.clone(), seat });
         Ok(pool)
@@ -351,6 +357,15 @@ impl Lease {
         match &self.base {
             Some(Base::Http1 { record, .. } | Base::Tcp { record }) => record.local.as_ref(),
             Some(Base::Http2(slot)) => slot.connection().local.as_ref(),
+            None => None,
+        }
+    }
+
+    /// What the handshake established, under TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        match &self.base {
+            Some(Base::Http1 { record, .. } | Base::Tcp { record }) => record.tls.as_ref(),
+            Some(Base::Http2(slot)) => slot.connection().tls.as_ref(),
             None => None,
         }
     }

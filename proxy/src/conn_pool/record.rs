@@ -1,6 +1,7 @@
 //! What is counted about a connection and about a request on it; given back when dropped.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use crate::config::cluster::RoutingPriority;
 use crate::io::Io;
 use crate::stats::names::{ClusterStat, Http2Stat};
 use crate::stream_info::{Address, ByteMeter};
+use crate::tls::TlsInfo;
 
 /// What a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(super) struct CxRecord {
     /// `None` until connected.
     pub(super) connect_duration: Option<Duration>,
     pub(super) local: Option<Address>,
+    /// Under TLS: what the handshake established.
+    pub(super) tls: Option<Arc<TlsInfo>>,
     /// Requests so far, the present one included.
     pub(super) requests: u32,
     priority: RoutingPriority,
@@ -95,6 +99,7 @@ impl CxRecord {
             opened: Instant::now(),
             connect_duration: None,
             local: None,
+            tls: None,
             requests: 0,
             priority,
             kind,
@@ -108,6 +113,7 @@ impl CxRecord {
         let stats = &self.host.cluster.stats;
         stats.record(ClusterStat::UpstreamCxConnectMs, took.as_millis() as u64);
         self.connect_duration = Some(took);
+        self.tls = io.tls().cloned();
         // A unix socket that connects has no name.
         self.local = io.local_address().ok().filter(|local| local.ip().is_some());
     }

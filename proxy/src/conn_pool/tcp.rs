@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::PoolFailure;
-use super::connect::connect as open;
+use super::connect::{Transport, connect as open};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
 use crate::cluster::HostContext;
 use crate::cluster::host::Host;
@@ -60,11 +60,12 @@ impl TcpLease {
 pub(super) async fn connect(
     host: &Rc<HostContext>,
     priority: RoutingPriority,
+    transport: &Transport,
 ) -> Result<TcpLease, PoolFailure> {
     let mut record =
         CxRecord::new(host.clone(), priority, CxKind::Tcp, false).map_err(PoolFailure::Overflow)?;
     let pending = PendingGuard::new(host, priority).map_err(PoolFailure::Overflow)?;
-    let io = match open(host, &mut record).await {
+    let io = match open(host, transport, &mut record).await {
         Ok(io) => io,
         Err(failure) => {
             host.cluster.stats.inc(ClusterStat::UpstreamRqPendingFailureEject);

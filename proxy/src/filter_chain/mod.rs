@@ -7,10 +7,12 @@ pub mod tcp_relay;
 
 use std::cell::Cell;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
@@ -24,10 +26,14 @@ use crate::io::Io;
 use crate::listener::{Found, WorkerListener};
 use crate::stats::names::{ListenerConfigStat, ListenerStat};
 use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo, TlsInspection};
+use crate::tls::{ServerContext, handshake};
 use crate::worker::WorkerContext;
 use crate::worker::connections::ConnectionHandle;
 use network_rbac::{Denial, WorkerRbac};
 use tcp_proxy::WorkerTcpProxy;
+
+/// How long a handshake may take where `transport_socket_connect_timeout` is not set: Envoy waits for ever there.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A listener's chains on one worker: what their filters need, made once.
 pub struct WorkerChains {
@@ -113,14 +119,14 @@ impl Drop for Entered {
 /// no connection carries the room that another kind, or its own beginning, needs.
 pub fn start(
     listener: Rc<WorkerListener>,
-    mut io: Io,
-    mut read: BytesMut,
+    io: Io,
+    read: BytesMut,
     found: Found,
     handle: ConnectionHandle,
     started: Instant,
 ) {
     let chain = find(&listener, &found);
-    let info = connection_info(&listener, &io, found, chain.as_deref(), started);
+    let info = connection_info(&listener, found, chain.as_deref(), started);
     let Some(chain) = chain else {
         listener.stats.inc(ListenerStat::NoFilterChainMatch);
         let mut stream = stream_info(&info);
@@ -131,13 +137,86 @@ pub fn start(
     };
     listener.count_start();
     let entered = Entered { listener, info, handle, stream: Cell::new(None) };
-    let Some(denial) = entered.denial(&chain) else { return entered.run(&chain, io, read) };
-    tokio::task::spawn_local(async move {
-        entered.deny(&chain, denial, &mut io, &mut read).await;
-    });
+    match chain.transport.clone() {
+        None => entered.admit(chain, io, read),
+        Some(context) => {
+            tokio::task::spawn_local(entered.secure(chain, context, io, read));
+        }
+    }
 }
 
 impl Entered {
+    /// The connection's bytes are plain from here on: the network filters have their say.
+    fn admit(self, chain: Arc<FilterChain>, mut io: Io, mut read: BytesMut) {
+        let Some(denial) = self.denial(&chain) else { return self.run(&chain, io, read) };
+        tokio::task::spawn_local(async move {
+            self.deny(&chain, denial, &mut io, &mut read).await;
+        });
+    }
+
+    /// Makes the handshake first. `read` is what has come of it.
+    async fn secure(
+        self,
+        chain: Arc<FilterChain>,
+        context: Arc<ServerContext>,
+        io: Io,
+        read: BytesMut,
+    ) {
+        let listener = &self.listener;
+        let mut timer = listener.worker.timers.timer();
+        let timeout = chain.transport_socket_connect_timeout.filter(|timeout| !timeout.is_zero());
+        timer.arm(Instant::now() + timeout.unwrap_or(HANDSHAKE_TIMEOUT));
+        let mut shaking = Box::pin(handshake::accept(io, read, &context));
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(outcome) = shaking.as_mut().poll(cx) {
+                return Poll::Ready(Some(outcome));
+            }
+            timer.poll(cx).map(|()| None)
+        })
+        .await;
+        drop(shaking);
+        let timed_out = outcome.is_none();
+        let failure = match outcome {
+            Some(Ok((stream, established))) => {
+                if let Some(ssl) = &listener.ssl {
+                    ssl.established(&established);
+                }
+                // Nobody else sets it.
+                let _ = self.info.tls.set(stream.info().clone());
+                return self.admit(chain, Io::from(stream), BytesMut::new());
+            }
+            Some(Err(failure)) => {
+                if let Some(ssl) = &listener.ssl {
+                    ssl.failed(&failure, true);
+                }
+                failure.reason
+            }
+            None => {
+                listener.stats.inc(ListenerStat::DownstreamCxTransportSocketConnectTimeout);
+                "connect timeout".into()
+            }
+        };
+        self.insecure(&chain, failure, timed_out);
+    }
+
+    /// The handshake failed: counted and logged as the terminal filter would have.
+    fn insecure(&self, chain: &Arc<FilterChain>, failure: Arc<str>, timed_out: bool) {
+        if !failure.is_empty() {
+            let _ = self.info.transport_failure.set(failure);
+        }
+        let mut stream = stream_info(&self.info);
+        if timed_out {
+            stream.connection_termination_details =
+                Some("transport socket timeout was reached".into());
+        }
+        match self.listener.chains.terminals.get(&Arc::as_ptr(chain)) {
+            Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, 0),
+            Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, timed_out, 0),
+            None => {}
+        }
+        self.leave(stream);
+    }
+
     /// Asks the chain's network filters.
     fn denial(&self, chain: &Arc<FilterChain>) -> Option<Denial> {
         let filters = self.listener.chains.filters.get(&Arc::as_ptr(chain))?;
@@ -207,7 +286,7 @@ impl Entered {
 
 /// A connection that a listener filter has ended.
 pub fn refuse(listener: &WorkerListener, io: &Io, read: &[u8], found: Found, started: Instant) {
-    let info = connection_info(listener, io, found, None, started);
+    let info = connection_info(listener, found, None, started);
     end(listener, io, read, stream_info(&info));
 }
 
@@ -221,7 +300,6 @@ fn end(listener: &WorkerListener, io: &Io, read: &[u8], stream: StreamInfo) {
 
 fn connection_info(
     listener: &WorkerListener,
-    io: &Io,
     found: Found,
     chain: Option<&FilterChain>,
     started: Instant,
@@ -235,7 +313,7 @@ fn connection_info(
         direct_local: found.direct_local,
         requested_server_name: found.server_name,
         tls_inspection: found.tls,
-        is_tls: io.is_tls(),
+        is_tls: chain.is_some_and(|chain| chain.transport.is_some()),
         started,
         filter_chain_name: chain.map_or_else(|| "".into(), |c| c.name.clone()),
         listener_name: listener.config.name.clone(),

@@ -188,6 +188,7 @@ impl TcpConnection {
         match self.wait(connecting, io, early, clocks, info).await? {
             Ok(lease) => {
                 info.upstream.local = lease.local_address().cloned();
+                info.upstream.tls = lease.io.tls().cloned();
                 info.upstream.remote = Some(host.address.clone());
                 info.upstream.connection_id = Some(lease.connection_id());
                 info.upstream.connect_duration = lease.connect_duration();

@@ -30,6 +30,7 @@ use crate::io::Io;
 use crate::stats::Block;
 use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
 use crate::stream_info::{Address, Metadata, TlsInspection};
+use crate::tls::stats::SslStats;
 use crate::worker::WorkerContext;
 use crate::worker::connections::ConnectionHandle;
 
@@ -47,6 +48,8 @@ pub struct WorkerListener {
     pub config_stats: Block<ListenerConfigStat>,
     pub worker_stats: Block<ListenerWorkerStat>,
     pub logs: AccessLogs,
+    /// Where a filter chain's transport socket is TLS.
+    pub ssl: Option<SslStats>,
     filters: ListenerFilters,
 }
 
@@ -111,7 +114,12 @@ impl WorkerListener {
     pub fn new(config: Arc<Listener>, number: usize, worker: Rc<WorkerContext>) -> Rc<Self> {
         let scope = worker.registry.scope(&format!("listener.{}", config.stat_prefix));
         let worker_scope = scope.scope(&format!("worker_{}", worker.index));
+        let is_tls = config.filter_chains.iter().any(|chain| chain.transport.is_some());
+        for context in config.filter_chains.iter().filter_map(|chain| chain.transport.as_ref()) {
+            context.count_in(&scope);
+        }
         Rc::new(Self {
+            ssl: is_tls.then(|| SslStats::new(&scope, true, worker.index)),
             chains: WorkerChains::new(&config, &worker),
             stats: scope.block(worker.index),
             config_stats: scope.block(worker.index),

@@ -534,6 +534,7 @@ fn note_host(s: &mut ActiveStream<'_>, host: &Host) {
 fn note_connection(s: &mut ActiveStream<'_>, lease: &Lease) {
     let upstream = &mut s.info.upstream;
     upstream.local = lease.local_address().cloned();
+    upstream.tls = lease.tls().cloned();
     upstream.remote = upstream.host.clone();
     upstream.connection_id = Some(lease.connection_id());
     upstream.protocol = (!lease.is_raw()).then(|| lease.protocol());

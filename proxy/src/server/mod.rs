@@ -25,6 +25,7 @@ use crate::config::runtime;
 use crate::http_filters::ExtraFilters;
 use crate::stats::Registry;
 use crate::telemetry::{Log, LogOptions};
+use crate::tls::Secrets;
 use admin_state::ServerAdmin;
 use args::{Command, Mode, Options};
 use serve::{Prepared, serve};
@@ -94,7 +95,10 @@ pub fn run(
         escaped: options.log_format_escaped,
         path: options.log_path.clone(),
     })?;
-    let mut configuration = load_configuration(options, &CompileContext { extra_filters })?;
+    let mut configuration = load_configuration(
+        options,
+        &CompileContext { extra_filters, secrets: &Secrets::default() },
+    )?;
     for unknown in &configuration.unknown_fields {
         tracing::warn!("unknown field passed over: {unknown}");
     }

@@ -7,13 +7,14 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use rustc_hash::FxHashMap;
 
 use super::material::TlsCertificate;
 use super::validation::ValidationContext;
+use crate::config::source::Source;
 
 /// Where a secret comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,8 +23,8 @@ pub enum SecretSource {
     Inline,
     /// `static_resources.secrets`.
     Static,
-    /// An encoded `core.v3.ConfigSource`.
-    Discovered(Arc<[u8]>),
+    /// Fetched, or read from a watched file.
+    Discovered(Source),
 }
 
 /// What a transport socket wants in a slot.
@@ -78,6 +79,7 @@ pub struct SecretSlot {
     version: AtomicU64,
     updated: Mutex<Option<SystemTime>>,
     users: Mutex<Vec<Weak<dyn SecretUser>>>,
+    initial_fetch_timeout: Mutex<Option<Duration>>,
 }
 
 /// What is made from secrets, and has to be made anew with them.
@@ -102,6 +104,7 @@ impl SecretSlot {
             version: AtomicU64::new(0),
             updated: Mutex::new(None),
             users: Mutex::default(),
+            initial_fetch_timeout: Mutex::default(),
         })
     }
 
@@ -137,6 +140,15 @@ impl SecretSlot {
         *lock(&self.updated)
     }
 
+    /// `ConfigSource.initial_fetch_timeout` of who asked last; `None` for ever.
+    pub fn wait_at_most(&self, timeout: Option<Duration>) {
+        *lock(&self.initial_fetch_timeout) = timeout;
+    }
+
+    pub fn initial_fetch_timeout(&self) -> Option<Duration> {
+        *lock(&self.initial_fetch_timeout)
+    }
+
     /// Tells `user` of every new value, for as long as it lives.
     pub fn subscribe(&self, user: Weak<dyn SecretUser>) {
         let mut users = lock(&self.users);
@@ -167,11 +179,12 @@ impl SecretSlot {
 }
 
 /// A secret that some transport socket uses and that has to be fetched.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedSecret {
     pub name: Arc<str>,
-    /// Encoded `core.v3.ConfigSource`.
-    pub source: Arc<[u8]>,
+    pub source: Source,
+    /// How long whoever uses it waits before it goes on without; `None` for ever.
+    pub initial_fetch_timeout: Option<Duration>,
 }
 
 type Key = (Arc<str>, SecretSource, SecretKind);
@@ -238,25 +251,26 @@ impl Secrets {
 
     /// The secrets to be fetched for what is in use now, in no order.
     pub fn wanted(&self) -> Vec<WantedSecret> {
-        let mut slots = lock(&self.slots);
-        slots.retain(|_, slot| slot.strong_count() > 0);
-        let mut wanted: Vec<_> = slots
-            .keys()
-            .filter_map(|(name, source, _)| match source {
-                SecretSource::Discovered(source) => {
-                    Some(WantedSecret { name: name.clone(), source: source.clone() })
-                }
-                SecretSource::Inline | SecretSource::Static => None,
-            })
-            .collect();
-        wanted.sort_by(|a, b| (&a.name, &a.source).cmp(&(&b.name, &b.source)));
-        wanted.dedup();
+        let mut wanted: Vec<WantedSecret> = Vec::new();
+        for slot in self.slots() {
+            let SecretSource::Discovered(source) = &slot.source else { continue };
+            if wanted.iter().any(|known| known.name == slot.name && known.source == *source) {
+                continue;
+            }
+            wanted.push(WantedSecret {
+                name: slot.name.clone(),
+                source: source.clone(),
+                initial_fetch_timeout: slot.initial_fetch_timeout(),
+            });
+        }
         wanted
     }
 
     /// Slots in use that have a name, static ones included.
     pub fn slots(&self) -> Vec<Arc<SecretSlot>> {
-        lock(&self.slots).values().filter_map(Weak::upgrade).collect()
+        let mut slots = lock(&self.slots);
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        slots.values().filter_map(Weak::upgrade).collect()
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use crate::config::cluster::{
     CircuitBreakers, Cluster, Discovery, DnsLookupFamily, DnsOptions, RetryBudget, SocketOptions,
-    Thresholds,
+    Thresholds, TransportMatch, UpstreamTransport,
 };
+use crate::config::compile::CompileContext;
 use crate::config::compile::core::{
     any_type, compile_bind_config, compile_duration, compile_duration_at_least, compile_ip_address,
     compile_keepalive, compile_metadata, compile_percent, compile_positive_duration, some_str,
-    unpack_any,
+    struct_to_json, unpack_any,
 };
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::endpoint::compile_load_assignment;
@@ -23,6 +24,7 @@ use crate::config::compile::original_dst::compile_original_dst;
 use crate::config::compile::protocol_options::{
     compile_common_http_options, compile_http1_options, compile_http2_options,
 };
+use crate::config::compile::tls::compile_upstream;
 use crate::config::compile::upstream_http::{HTTP_PROTOCOL_OPTIONS, compile_upstream_http_options};
 use crate::config::core::BindConfig;
 use crate::config::pb::envoy::config::cluster::v3 as pb;
@@ -52,6 +54,7 @@ fn shared<T: PartialEq>(value: T, default: &LazyLock<Arc<T>>) -> Arc<T> {
 pub fn compile_cluster(
     pb: &pb::Cluster,
     bind: Option<&BindConfig>,
+    cx: &CompileContext<'_>,
     path: &FieldPath<'_>,
 ) -> Option<Cluster> {
     if pb.name.is_empty() {
@@ -70,6 +73,7 @@ pub fn compile_cluster(
         compile_positive_duration(timeout, &path.field("connect_timeout"))
     });
     let track = pb.track_cluster_stats.as_ref();
+    let transport = compile_transport(pb, cx, path);
     Some(Cluster {
         name: Arc::from(pb.name.as_str()),
         alt_stat_name: some_str(&pb.alt_stat_name),
@@ -90,7 +94,8 @@ pub fn compile_cluster(
             compile_circuit_breakers(pb.circuit_breakers.as_ref(), path),
             &DEFAULT_BREAKERS,
         ),
-        http: shared(compile_http(pb, path), &DEFAULT_HTTP),
+        http: shared(compile_http(pb, transport.is_tls(), path), &DEFAULT_HTTP),
+        transport,
         socket: shared(compile_socket(pb, bind, path), &DEFAULT_SOCKET),
         load_assignment: load_assignment.unwrap_or_default(),
         metadata: compile_metadata(pb.metadata.as_ref(), &path.field("metadata")),
@@ -105,20 +110,7 @@ fn track_timeout_budgets(pb: &pb::Cluster) -> bool {
 }
 
 fn refuse_unsupported(pb: &pb::Cluster, path: &FieldPath<'_>) {
-    const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
-    if let Some(socket) = &pb.transport_socket {
-        use pb_core::transport_socket::ConfigType;
-        let is_raw = match &socket.config_type {
-            Some(ConfigType::TypedConfig(any)) => any_type(any) == RAW_BUFFER,
-            None => socket.name == "envoy.transport_sockets.raw_buffer",
-        };
-        if !is_raw {
-            path.field("transport_socket")
-                .error(format_args!("transport socket {:?} is not supported", socket.name));
-        }
-    }
     let refused = [
-        (!pb.transport_socket_matches.is_empty(), "transport_socket_matches"),
         (pb.transport_socket_matcher.is_some(), "transport_socket_matcher"),
         (!pb.filters.is_empty(), "filters"),
         (pb.upstream_config.is_some(), "upstream_config"),
@@ -127,6 +119,34 @@ fn refuse_unsupported(pb: &pb::Cluster, path: &FieldPath<'_>) {
     for (_, field) in refused.iter().filter(|(set, _)| *set) {
         path.field(field).error("not supported");
     }
+}
+
+/// The transport sockets of a cluster: those that endpoints choose by metadata, and that of the rest.
+fn compile_transport(
+    pb: &pb::Cluster,
+    cx: &CompileContext<'_>,
+    path: &FieldPath<'_>,
+) -> UpstreamTransport {
+    let mut out = UpstreamTransport {
+        default: pb
+            .transport_socket
+            .as_ref()
+            .and_then(|socket| compile_upstream(socket, cx, &path.field("transport_socket"))),
+        matches: Vec::new(),
+    };
+    for (i, entry) in pb.transport_socket_matches.iter().enumerate() {
+        let path = path.index("transport_socket_matches", i);
+        if entry.name.is_empty() {
+            path.field("name").error("value length must be at least 1 characters");
+        }
+        let socket = entry.transport_socket.as_ref();
+        out.matches.push(TransportMatch {
+            name: entry.name.as_str().into(),
+            criteria: entry.r#match.as_ref().map(struct_to_json).unwrap_or_default(),
+            socket: socket.and_then(|s| compile_upstream(s, cx, &path.field("transport_socket"))),
+        });
+    }
+    out
 }
 
 fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery> {
@@ -335,7 +355,7 @@ fn compile_thresholds(pb: &pb::circuit_breakers::Thresholds, path: &FieldPath<'_
 
 /// HTTP options from `typed_extension_protocol_options`, or from the deprecated fields where it has none.
 #[expect(deprecated, reason = "the older HTTP fields are still read, as Envoy does")]
-fn compile_http(pb: &pb::Cluster, path: &FieldPath<'_>) -> UpstreamHttpOptions {
+fn compile_http(pb: &pb::Cluster, is_tls: bool, path: &FieldPath<'_>) -> UpstreamHttpOptions {
     use pb_cluster::ClusterProtocolSelection;
     let cluster_limit = pb.max_requests_per_connection.as_ref().map(|v| v.value).filter(|v| *v > 0);
     for key in pb.typed_extension_protocol_options.keys().filter(|k| *k != HTTP_PROTOCOL_OPTIONS) {
@@ -368,8 +388,8 @@ fn compile_http(pb: &pb::Cluster, path: &FieldPath<'_>) -> UpstreamHttpOptions {
             }
         }
     };
-    if options.choice == UpstreamProtocolChoice::Auto {
-        // Only TLS negotiates a protocol, and no other transport socket is there yet.
+    if options.choice == UpstreamProtocolChoice::Auto && !is_tls {
+        // Only TLS negotiates a protocol.
         path.field("typed_extension_protocol_options").error(format_args!(
             "ALPN configured for cluster {} which has a non-ALPN transport socket",
             pb.name

@@ -8,6 +8,8 @@ use crate::config::pb::envoy::config::endpoint::v3 as pb_endpoint;
 use crate::config::pb::envoy::extensions::load_balancing_policies as pb_lb;
 use crate::config::pb::envoy::extensions::upstreams::http::v3 as pb_http;
 use crate::config::pb::google::protobuf::{Any, Duration as PbDuration, UInt32Value};
+use crate::http_filters::ExtraFilters;
+use crate::tls::Secrets;
 use prost::{Message, Name};
 
 fn pack<T: Message + Name>(message: &T) -> Any {
@@ -52,7 +54,9 @@ fn of_type(kind: pb_cluster::DiscoveryType) -> Option<pb_cluster::ClusterDiscove
 /// The compiled cluster and the paths of errors.
 fn compile(pb: &pb::Cluster) -> (Option<Cluster>, Vec<String>) {
     let found = Diagnostics::new("cluster");
-    let cluster = compile_cluster(pb, None, &found.root());
+    let extra_filters = &ExtraFilters::default();
+    let cx = CompileContext { extra_filters, secrets: &Secrets::default() };
+    let cluster = compile_cluster(pb, None, &cx, &found.root());
     let errors = found.into_vec().into_iter().filter(|d| d.severity == Severity::Error);
     (cluster, errors.map(|d| d.path).collect())
 }
@@ -193,10 +197,10 @@ fn a_policy_list_takes_the_first_known() {
 }
 
 #[test]
-fn tls_is_refused() {
+fn an_unknown_transport_socket_is_refused() {
     let mut pb = cluster(vec![]);
     pb.transport_socket = Some(pb_core::TransportSocket {
-        name: "envoy.transport_sockets.tls".into(),
+        name: "envoy.transport_sockets.alts".into(),
         config_type: None,
     });
     assert_eq!(compile(&pb).1, ["transport_socket"]);

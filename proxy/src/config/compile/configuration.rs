@@ -16,6 +16,7 @@ use crate::config::json::{LoadError, LoadedBootstrap, RawResource, Sources, load
 use crate::config::listener::Listener;
 use crate::config::support;
 use crate::server::args::Options;
+use crate::tls::{Secret, SecretSource};
 
 /// What a process starts with.
 #[derive(Debug)]
@@ -24,7 +25,6 @@ pub struct Configuration {
     /// As read, and as compiled; in order.
     pub listeners: Vec<(RawResource, Listener)>,
     pub clusters: Vec<(RawResource, Cluster)>,
-    /// Nothing uses them yet.
     pub secrets: Vec<RawResource>,
     /// The bootstrap without static resources, encoded.
     pub raw: bytes::Bytes,
@@ -69,7 +69,10 @@ fn compile_configuration(
     let mut found = found.into_vec();
     let bind = bootstrap.upstream_bind.as_ref();
     let names: FxHashSet<String> = loaded.clusters.iter().map(|raw| raw.name.clone()).collect();
-    let clusters = compile_each(loaded.clusters, &mut found, |raw| compile_raw_cluster(raw, bind));
+    let secrets = compile_each(loaded.secrets, &mut found, compile_raw_secret);
+    let secrets = publish_secrets(secrets, cx, &mut found);
+    let clusters =
+        compile_each(loaded.clusters, &mut found, |raw| compile_raw_cluster(raw, bind, cx));
     let listeners = compile_each(loaded.listeners, &mut found, |raw| compile_raw_listener(raw, cx));
     for (raw, listener) in &listeners {
         check_clusters(raw, listener, &names, &mut found);
@@ -83,11 +86,28 @@ fn compile_configuration(
         bootstrap,
         listeners,
         clusters,
-        secrets: loaded.secrets,
+        secrets,
         raw: loaded.bootstrap.encode_to_vec().into(),
         ignored,
         unknown_fields: loaded.unknown_fields,
     })
+}
+
+/// Puts static secrets where transport sockets look for them.
+fn publish_secrets(
+    secrets: Vec<(RawResource, Secret)>,
+    cx: &CompileContext<'_>,
+    found: &mut Vec<Diagnostic>,
+) -> Vec<RawResource> {
+    let mut raws = Vec::with_capacity(secrets.len());
+    for (raw, secret) in secrets {
+        let refused = Diagnostics::new(resource(&raw));
+        let published = cx.secrets.publish(&raw.name, &SecretSource::Static, Ok(secret));
+        refused.root().ok_or_error(published);
+        found.append(&mut refused.into_vec());
+        raws.push(raw);
+    }
+    raws
 }
 
 /// Static routes name clusters that exist, unless `validate_clusters` says otherwise.
@@ -143,8 +163,14 @@ fn resource(raw: &RawResource) -> String {
 pub fn compile_raw_cluster(
     raw: &RawResource,
     bind: Option<&BindConfig>,
+    cx: &CompileContext<'_>,
 ) -> (Option<Cluster>, Vec<Diagnostic>) {
-    compile_raw(raw, |pb, path| compile_cluster(pb, bind, path))
+    compile_raw(raw, |pb, path| compile_cluster(pb, bind, cx, path))
+}
+
+/// Compiles a secret from its bytes. `None` if anything in it is an error, or it is of a kind that nothing uses.
+pub fn compile_raw_secret(raw: &RawResource) -> (Option<Secret>, Vec<Diagnostic>) {
+    compile_raw(raw, super::tls::secret::compile)
 }
 
 /// Compiles a listener from its bytes. `None` if anything in it is an error.
@@ -176,6 +202,7 @@ mod tests {
     use super::*;
     use crate::http_filters::ExtraFilters;
     use crate::server::args::Command;
+    use crate::tls::Secrets;
 
     fn load_with(arguments: &[&str]) -> Result<Configuration, String> {
         let line = ["outrigger"].iter().chain(arguments).map(OsString::from);
@@ -183,8 +210,11 @@ mod tests {
             unreachable!("the line is right")
         };
         let extra_filters = ExtraFilters::default();
-        load_configuration(&options, &CompileContext { extra_filters: &extra_filters })
-            .map_err(|error| error.to_string())
+        load_configuration(
+            &options,
+            &CompileContext { extra_filters: &extra_filters, secrets: &Secrets::default() },
+        )
+        .map_err(|error| error.to_string())
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::core::{
 };
 use super::diagnostic::FieldPath;
 use super::matcher::compile_cidr;
-use super::{CompileContext, access_log, filters};
+use super::{CompileContext, access_log, filters, tls};
 use crate::config::cidr::Cidr;
 use crate::config::core::ConfigAddress;
 use crate::config::filter_chain::{ChainMatch, FilterChain, FilterChains, SourceType};
@@ -212,16 +212,10 @@ fn compile_chain(
     cx: &CompileContext<'_>,
     path: &FieldPath<'_>,
 ) -> Option<FilterChain> {
-    if let Some(socket) = &pb.transport_socket {
-        let at = path.field("transport_socket");
-        match &socket.config_type {
-            Some(pb_core::transport_socket::ConfigType::TypedConfig(any))
-                if super::core::any_type(any)
-                    == "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => {}
-            None if socket.name == "envoy.transport_sockets.raw_buffer" => {}
-            _ => at.error(format_args!("transport socket {:?} is not supported", socket.name)),
-        }
-    }
+    let transport = pb
+        .transport_socket
+        .as_ref()
+        .and_then(|socket| tls::compile_downstream(socket, cx, &path.field("transport_socket")));
     if pb.use_proxy_proto.is_some_and(|v| v.value) {
         path.field("use_proxy_proto")
             .error("is deprecated: use the listener filter envoy.filters.listener.proxy_protocol");
@@ -229,6 +223,7 @@ fn compile_chain(
     let (filters, terminal) = filters::compile_network_filters(&pb.filters, cx, path)?;
     Some(FilterChain {
         name: pb.name.as_str().into(),
+        transport,
         filters,
         terminal,
         transport_socket_connect_timeout: compile_optional_duration(

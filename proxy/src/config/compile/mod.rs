@@ -28,13 +28,17 @@ pub mod rbac;
 pub mod route;
 pub mod source;
 pub mod tcp_proxy;
+pub mod tls;
 pub mod upstream_http;
 
 use crate::http_filters::ExtraFilters;
+use crate::tls::Secrets;
 
 /// What compile functions may need besides the message.
 #[derive(Clone, Copy)]
 pub struct CompileContext<'a> {
     /// HTTP filters that are not built in.
     pub extra_filters: &'a ExtraFilters,
+    /// Where transport sockets find their secrets.
+    pub secrets: &'a Secrets,
 }

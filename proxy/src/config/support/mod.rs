@@ -143,10 +143,7 @@ mod tests {
             found("{name: a, wait_for_warm_on_init: true}"),
             [("wait_for_warm_on_init".to_owned(), Severity::Ignored)]
         );
-        assert_eq!(
-            found("{name: a, transport_socket_matches: [{}]}"),
-            [("transport_socket_matches".to_owned(), Severity::Error)]
-        );
+        assert_eq!(found("{name: a, filters: [{}]}"), [("filters".to_owned(), Severity::Error)]);
         let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
         assert_eq!(
             found(&format!(
