@@ -64,7 +64,7 @@ pub struct ClusterContext {
     /// Made with the first HTTP/2 connection.
     http2: OnceCell<Block<Http2Stat>>,
     /// Where a transport socket of the cluster is TLS.
-    pub ssl: Option<SslStats>,
+    pub ssl: Option<Rc<SslStats>>,
     pub codes: codes::ClusterCodes,
     /// `None` unless the configuration asks for some of it.
     pub tracked: Option<Tracked>,
@@ -208,7 +208,7 @@ impl WorkerCluster {
             worker,
             http2: OnceCell::new(),
             ssl: (shared.config.transport.is_tls())
-                .then(|| SslStats::new(&shared.scope, false, worker)),
+                .then(|| Rc::new(SslStats::new(&shared.scope, false, worker))),
             codes: codes::ClusterCodes::new(shared.scope.clone(), worker),
             tracked: Tracked::new(&shared, worker),
             timers,

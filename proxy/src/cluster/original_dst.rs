@@ -144,15 +144,18 @@ impl SharedCluster {
         if inner.hosts.len() >= MAX_HOSTS && !inner.sweep(is_connected) {
             return None;
         }
-        let host = Arc::new(Host::new(HostSpec {
-            address: Address::Ip(to),
-            hostname: Some(format!("{}{to}", self.config.name).into()),
-            locality: Arc::default(),
-            metadata: None,
-            priority: 0,
-            weight: 1,
-            health: HealthStatus::Unknown,
-        }));
+        let host = Arc::new(Host::new(
+            &self.config,
+            HostSpec {
+                address: Address::Ip(to),
+                hostname: Some(format!("{}{to}", self.config.name).into()),
+                locality: Arc::default(),
+                metadata: None,
+                priority: 0,
+                weight: 1,
+                health: HealthStatus::Unknown,
+            },
+        ));
         inner.added += 1;
         let number = inner.added;
         inner.hosts.insert(to, (number, host.clone()));

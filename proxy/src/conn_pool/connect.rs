@@ -74,7 +74,8 @@ async fn secure(
         names: options.map_or(&[], |options| &options.verify_subject_alt_names),
     };
     match handshake::connect(io, context, &request).await {
-        Ok((stream, established)) => {
+        Ok((mut stream, established)) => {
+            stream.count_in(host.cluster.ssl.clone());
             if let Some(ssl) = &host.cluster.ssl {
                 ssl.established(&established);
             }

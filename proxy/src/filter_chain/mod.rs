@@ -177,7 +177,8 @@ impl Entered {
         drop(shaking);
         let timed_out = outcome.is_none();
         let failure = match outcome {
-            Some(Ok((stream, established))) => {
+            Some(Ok((mut stream, established))) => {
+                stream.count_in(listener.ssl.clone());
                 if let Some(ssl) = &listener.ssl {
                     ssl.established(&established);
                 }

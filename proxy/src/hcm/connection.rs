@@ -64,6 +64,10 @@ impl HttpConnection {
         let hcm = self.slot.current(&self.worker);
         hcm.stats.inc(HttpStat::DownstreamCxTotal);
         hcm.stats.gauge_inc(HttpStat::DownstreamCxActive);
+        if self.info.is_tls {
+            hcm.stats.inc(HttpStat::DownstreamCxSslTotal);
+            hcm.stats.gauge_inc(HttpStat::DownstreamCxSslActive);
+        }
         let mut conn = h1::ServerConn::new(io, read, hcm.h1.clone());
         async move {
             let codec = match hcm.config.codec {
@@ -95,6 +99,9 @@ impl HttpConnection {
     fn count_end(&self, hcm: &WorkerHcm, closed: Closed) {
         let stats = &hcm.stats;
         stats.gauge_dec(HttpStat::DownstreamCxActive);
+        if self.info.is_tls {
+            stats.gauge_dec(HttpStat::DownstreamCxSslActive);
+        }
         stats.inc(HttpStat::DownstreamCxDestroy);
         stats.inc(match closed {
             Closed::Local => HttpStat::DownstreamCxDestroyLocal,

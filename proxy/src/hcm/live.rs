@@ -124,6 +124,10 @@ impl HcmSlot {
         let live = self.live.borrow();
         let stats = &live.stats;
         stats.inc(HttpStat::DownstreamCxTotal);
+        if info.is_tls {
+            stats.inc(HttpStat::DownstreamCxSslTotal);
+            stats.gauge_add(HttpStat::DownstreamCxSslActive, 0);
+        }
         stats.inc(HttpStat::DownstreamCxDestroy);
         stats.inc(match told {
             true => HttpStat::DownstreamCxDestroyLocal,

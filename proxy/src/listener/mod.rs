@@ -49,7 +49,7 @@ pub struct WorkerListener {
     pub worker_stats: Block<ListenerWorkerStat>,
     pub logs: AccessLogs,
     /// Where a filter chain's transport socket is TLS.
-    pub ssl: Option<SslStats>,
+    pub ssl: Option<Rc<SslStats>>,
     filters: ListenerFilters,
 }
 
@@ -119,7 +119,7 @@ impl WorkerListener {
             context.count_in(&scope);
         }
         Rc::new(Self {
-            ssl: is_tls.then(|| SslStats::new(&scope, true, worker.index)),
+            ssl: is_tls.then(|| Rc::new(SslStats::new(&scope, true, worker.index))),
             chains: WorkerChains::new(&config, &worker),
             stats: scope.block(worker.index),
             config_stats: scope.block(worker.index),

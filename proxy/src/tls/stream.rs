@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -19,6 +20,7 @@ use rustls::{AlertDescription, ContentType, ExtractedSecrets, ProtocolVersion};
 use super::failure;
 use super::info::TlsInfo;
 use super::record::{Key, MAX_PLAIN, RecordError, RecordHeader};
+use super::stats::SslStats;
 use crate::io::Io;
 
 /// Plaintext encrypted for one system call.
@@ -89,6 +91,7 @@ pub struct TlsStream {
     /// Reading or writing has failed: nothing more is said to the peer.
     failed: bool,
     failure: Option<Arc<str>>,
+    stats: Option<Rc<SslStats>>,
 }
 
 impl fmt::Debug for TlsStream {
@@ -143,7 +146,13 @@ impl TlsStream {
             closed: false,
             failed: false,
             failure: None,
+            stats: None,
         })
+    }
+
+    /// Where a failure is counted.
+    pub(crate) fn count_in(&mut self, stats: Option<Rc<SslStats>>) {
+        self.stats = stats;
     }
 
     /// What is below.
@@ -435,6 +444,9 @@ impl TlsStream {
     fn fail(&mut self, violation: Violation) {
         self.failed = true;
         self.failure = Some(violation.reason);
+        if let Some(stats) = &self.stats {
+            stats.broken();
+        }
         if let Some(alert) = violation.alert {
             let fatal = [2, u8::from(alert)];
             if self.tx.seal(ContentType::Alert, &fatal, &mut self.outgoing).is_ok() {

@@ -330,6 +330,23 @@ impl PeerVerifier {
     }
 }
 
+/// How peers may sign, in BoringSSL's order of preference.
+fn schemes(algorithms: &WebPkiSupportedAlgorithms) -> Vec<SignatureScheme> {
+    const FIRST: [SignatureScheme; 8] = [
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::RSA_PSS_SHA256,
+        SignatureScheme::RSA_PKCS1_SHA256,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+        SignatureScheme::RSA_PSS_SHA384,
+        SignatureScheme::RSA_PKCS1_SHA384,
+        SignatureScheme::RSA_PSS_SHA512,
+        SignatureScheme::RSA_PKCS1_SHA512,
+    ];
+    let mut all = algorithms.supported_schemes();
+    all.sort_by_key(|scheme| FIRST.iter().position(|f| f == scheme).unwrap_or(FIRST.len()));
+    all
+}
+
 /// An instant at which the certificate is valid: that of the chain is then checked there.
 fn inside_validity(leaf: &[u8]) -> Option<UnixTime> {
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
@@ -505,7 +522,7 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        schemes(&self.algorithms)
     }
 }
 
@@ -543,6 +560,6 @@ impl ServerCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        schemes(&self.algorithms)
     }
 }
