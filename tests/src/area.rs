@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::tls::Offer;
+
 /// A whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +51,8 @@ pub struct Case {
     pub via: Option<String>,
     #[serde(default)]
     pub protocol: Protocol,
+    /// The client speaks TLS.
+    pub tls: Option<Offer>,
     #[serde(flatten)]
     pub request: Request,
     /// Further requests on the same connection, after the first was answered.

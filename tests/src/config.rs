@@ -5,7 +5,8 @@
 //! `routes: [...]` stands for one virtual host, an HTTP filter may be `{fault: {...}}`, and the
 //! router is appended. A cluster is `{name, up: NAME or [NAMES], h2: true, ...Cluster}`; each `up`
 //! is a scripted upstream, `refused…` a port nobody listens on, `pipe…` a Unix socket.
-//! In all strings `${port:LISTENER}`, `${up:NAME}`, `${dir}` are filled in per proxy.
+//! In all strings `${port:LISTENER}`, `${up:NAME}`, `${dir}`, `${certs}` are filled in per proxy.
+//! `tls_log: true` in a connection manager or TCP proxy adds the operators over TLS to its access log.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::area::Area;
-use crate::observe::LOG_FIELDS;
+use crate::observe::{LOG_FIELDS, TLS_LOG_FIELDS};
 
 /// Where one proxy's ports and files are.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,8 @@ pub struct Places {
     pub listeners: BTreeMap<String, u16>,
     pub upstreams: BTreeMap<String, u16>,
     pub dir: String,
+    /// See [`crate::tls::certificates`].
+    pub certs: String,
 }
 
 const HTTP_FILTERS: &[(&str, &str, &str)] = &[
@@ -163,7 +166,8 @@ fn hcm(name: &str, short: Value, defaults: &Value) -> Result<Value> {
     let filters: Vec<_> = filters.into_iter().map(http_filter).collect();
     map.insert("http_filters".into(), Value::Array(filters));
     map.entry("stat_prefix").or_insert_with(|| json!(name));
-    map.entry("access_log").or_insert_with(|| access_log(LOG_FIELDS));
+    let log = log(map.remove("tls_log"));
+    map.entry("access_log").or_insert(log);
     map.entry("delayed_close_timeout").or_insert_with(|| json!("0.05s"));
     map.insert(
         "@type".into(),
@@ -187,10 +191,18 @@ fn http_filter(short: Value) -> Value {
 fn tcp_proxy(name: &str, mut short: Value) -> Value {
     if let Some(map) = short.as_object_mut() {
         map.entry("stat_prefix").or_insert_with(|| json!(name));
-        map.entry("access_log").or_insert_with(|| access_log(LOG_FIELDS));
+        let log = log(map.remove("tls_log"));
+        map.entry("access_log").or_insert(log);
         map.insert("@type".into(), json!("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"));
     }
     json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": short})
+}
+
+fn log(tls: Option<Value>) -> Value {
+    match tls {
+        Some(Value::Bool(true)) => access_log(&[LOG_FIELDS, TLS_LOG_FIELDS].concat()),
+        _ => access_log(LOG_FIELDS),
+    }
 }
 
 /// An access log of one line per request with these operators.
@@ -313,6 +325,8 @@ pub fn fill_text(text: &str, places: &Places) -> Result<String> {
         let name = &rest[at + 2..end];
         if name == "dir" {
             out.push_str(&places.dir);
+        } else if name == "certs" {
+            out.push_str(&places.certs);
         } else if name.starts_with("repeat:") {
             out.push_str(&rest[at..=end]);
         } else {

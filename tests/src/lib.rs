@@ -18,5 +18,6 @@ pub mod ports;
 pub mod proxy;
 pub mod sandbox;
 pub mod stats;
+pub mod tls;
 pub mod upstream;
 pub mod wire;

@@ -79,6 +79,49 @@ pub const LOG_FIELDS: &[(&str, &str)] = &[
     ("HOSTNAME", "%HOSTNAME%"),
 ];
 
+/// The operators over TLS.
+pub const TLS_LOG_FIELDS: &[(&str, &str)] = &[
+    ("DOWN_VERSION", "%DOWNSTREAM_TLS_VERSION%"),
+    ("DOWN_CIPHER", "%DOWNSTREAM_TLS_CIPHER%"),
+    ("DOWN_SESSION", "%DOWNSTREAM_TLS_SESSION_ID%"),
+    ("DOWN_PEER_URI", "%DOWNSTREAM_PEER_URI_SAN%"),
+    ("DOWN_PEER_DNS", "%DOWNSTREAM_PEER_DNS_SAN%"),
+    ("DOWN_PEER_IP", "%DOWNSTREAM_PEER_IP_SAN%"),
+    ("DOWN_PEER_EMAIL", "%DOWNSTREAM_PEER_EMAIL_SAN%"),
+    ("DOWN_PEER_OTHER", "%DOWNSTREAM_PEER_OTHERNAME_SAN%"),
+    ("DOWN_PEER_SUBJECT", "%DOWNSTREAM_PEER_SUBJECT%"),
+    ("DOWN_PEER_ISSUER", "%DOWNSTREAM_PEER_ISSUER%"),
+    ("DOWN_PEER_SERIAL", "%DOWNSTREAM_PEER_SERIAL%"),
+    ("DOWN_PEER_256", "%DOWNSTREAM_PEER_FINGERPRINT_256%"),
+    ("DOWN_PEER_1", "%DOWNSTREAM_PEER_FINGERPRINT_1%"),
+    ("DOWN_PEER_CERT", "%DOWNSTREAM_PEER_CERT%"),
+    ("DOWN_PEER_START", "%DOWNSTREAM_PEER_CERT_V_START%"),
+    ("DOWN_PEER_END", "%DOWNSTREAM_PEER_CERT_V_END(%Y-%m-%d %H:%M)%"),
+    ("DOWN_CHAIN_256", "%DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256%"),
+    ("DOWN_CHAIN_1", "%DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1%"),
+    ("DOWN_CHAIN_SERIALS", "%DOWNSTREAM_PEER_CHAIN_SERIALS%"),
+    ("DOWN_LOCAL_URI", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+    ("DOWN_LOCAL_DNS", "%DOWNSTREAM_LOCAL_DNS_SAN%"),
+    ("DOWN_LOCAL_IP", "%DOWNSTREAM_LOCAL_IP_SAN%"),
+    ("DOWN_LOCAL_EMAIL", "%DOWNSTREAM_LOCAL_EMAIL_SAN%"),
+    ("DOWN_LOCAL_SUBJECT", "%DOWNSTREAM_LOCAL_SUBJECT%"),
+    ("DOWN_FAILURE", "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"),
+    ("UP_VERSION", "%UPSTREAM_TLS_VERSION%"),
+    ("UP_CIPHER", "%UPSTREAM_TLS_CIPHER%"),
+    ("UP_SESSION", "%UPSTREAM_TLS_SESSION_ID%"),
+    ("UP_PEER_SUBJECT", "%UPSTREAM_PEER_SUBJECT%"),
+    ("UP_PEER_ISSUER", "%UPSTREAM_PEER_ISSUER%"),
+    ("UP_PEER_CERT", "%UPSTREAM_PEER_CERT%"),
+    ("UP_PEER_URI", "%UPSTREAM_PEER_URI_SAN%"),
+    ("UP_PEER_DNS", "%UPSTREAM_PEER_DNS_SAN%"),
+    ("UP_PEER_IP", "%UPSTREAM_PEER_IP_SAN%"),
+    ("UP_PEER_START", "%UPSTREAM_PEER_CERT_V_START%"),
+    ("UP_PEER_END", "%UPSTREAM_PEER_CERT_V_END(%F)%"),
+    ("UP_LOCAL_URI", "%UPSTREAM_LOCAL_URI_SAN%"),
+    ("UP_LOCAL_DNS", "%UPSTREAM_LOCAL_DNS_SAN%"),
+    ("UP_LOCAL_IP", "%UPSTREAM_LOCAL_IP_SAN%"),
+];
+
 /// The lines of one case, in the order of the facts.
 #[derive(Debug, Clone, Default)]
 pub struct Observation {
@@ -211,6 +254,8 @@ impl Normaliser {
         };
         match name {
             "START_TIME" | "START_TIME_CUSTOM" => digits(value),
+            // Chance; that there is one is not.
+            "DOWN_SESSION" | "UP_SESSION" if value.len() > 1 => "<session>".into(),
             _ if name.ends_with("DURATION") || name.ends_with("_ID") && name != "REQUEST_ID" => {
                 if value.parse::<u64>().is_ok() {
                     "<number>".into()

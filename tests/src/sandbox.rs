@@ -16,6 +16,7 @@ use crate::observe::{Normaliser, Observation};
 use crate::ports;
 use crate::proxy::{Kind, Proxy};
 use crate::stats::{Filter, Snapshot, parse};
+use crate::tls::{Front, certificates};
 use crate::upstream::Upstreams;
 
 /// How long statistics may take to come to rest after a case.
@@ -46,6 +47,7 @@ impl Sandbox {
             admin: ports::free()?,
             upstreams: upstreams.ports().clone(),
             dir: dir.path().display().to_string(),
+            certs: certificates::directory()?.display().to_string(),
             ..Places::default()
         };
         for (name, port) in upstreams.ports().iter().filter(|(name, _)| name.starts_with("pipe")) {
@@ -89,7 +91,14 @@ impl Sandbox {
         let before = self.stats().await?;
         self.upstreams.begin(&case.upstream, case.protocol == Protocol::Tcp);
         let linger = Duration::from_millis(case.linger_ms) * patience;
-        let to = self.address(case).await?;
+        let mut to = self.address(case).await?;
+        let front = match &case.tls {
+            Some(offer) => Some(Front::start(offer, to).await?),
+            None => None,
+        };
+        if let Some(front) = &front {
+            to = front.address;
+        }
         let mut lines = match case.protocol {
             Protocol::H1 | Protocol::Tcp => {
                 let client = h1::Client::connect(to, &self.upstreams, &self.normaliser).await?;
@@ -98,9 +107,13 @@ impl Sandbox {
             Protocol::H2 => h2::run(to, case, &self.upstreams, &self.normaliser, linger).await?,
             Protocol::H2Raw => h2_raw::run(to, case, linger).await?,
         };
+        if let Some(front) = front {
+            lines.extend(front.finish().await);
+        }
         self.settle("listener.", "downstream_cx_active").await?;
         self.upstreams.close_all().await;
         let after = self.settle("cluster.", "upstream_cx_active").await?;
+        lines.extend(self.upstreams.tls_lines());
 
         let mut seen = self.upstreams.seen();
         // Which connection came first is chance between upstreams, not within one.

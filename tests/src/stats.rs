@@ -12,7 +12,7 @@ pub const IGNORED: &[(&str, &str)] = &[
         "process facts, not caused by requests",
     ),
     (
-        r"(runtime|filesystem|access_logs|dns|envoy|tls_inspector|vhds)\..*",
+        r"(runtime|filesystem|access_logs|dns|envoy|vhds)\..*",
         "not caused by requests, or timing of flushes",
     ),
     (r"http\.admin\..*|listener\.admin\..*", "the harness itself asks the admin port"),

@@ -46,6 +46,7 @@ areas! {
     stats_config,
     tcp,
     timeouts,
+    tls_inspector,
     upgrades,
     upstreams,
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::area::Answer;
 use crate::ports;
+use crate::tls::{self, Lines};
 
 /// One request (or TCP connection) as an upstream saw it.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +57,7 @@ pub struct Upstreams {
     shared: Shared,
     epoch: watch::Sender<u64>,
     ports: BTreeMap<String, u16>,
+    tls: Lines,
     /// Bound and never listening: connections are refused.
     _refused: Vec<TcpSocket>,
 }
@@ -74,6 +76,7 @@ impl Upstreams {
         };
         let mut ports = BTreeMap::new();
         let mut refused = Vec::new();
+        let lines = Lines::default();
         for name in names {
             let port = ports::free()?;
             ports.insert(name.clone(), port);
@@ -83,10 +86,16 @@ impl Upstreams {
                 refused.push(socket);
                 continue;
             }
-            let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+            let mut listener = TcpListener::bind(("127.0.0.1", port)).await?;
+            if tls::is_tls(name) {
+                let inner = TcpListener::bind("127.0.0.1:0").await?;
+                let to = inner.local_addr()?.port();
+                let outer = std::mem::replace(&mut listener, inner);
+                tokio::spawn(tls::serve(outer, name.clone(), to, lines.clone()));
+            }
             tokio::spawn(accept(listener, name.clone(), shared.clone(), watcher.clone()));
         }
-        Ok(Self { shared, epoch, ports, _refused: refused })
+        Ok(Self { shared, epoch, ports, tls: lines, _refused: refused })
     }
 
     /// Ports by upstream name.
@@ -112,6 +121,14 @@ impl Upstreams {
             }
         })
         .await;
+    }
+
+    /// What the upstreams that speak TLS have seen of it since the last call, in no particular order.
+    #[must_use]
+    pub fn tls_lines(&self) -> Vec<String> {
+        let mut lines = self.tls.take();
+        lines.sort();
+        lines
     }
 
     /// What was received in this case so far.
