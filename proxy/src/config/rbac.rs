@@ -61,8 +61,7 @@ pub enum RbacRule {
     DirectRemoteIp(Cidr),
     /// The client, `x-forwarded-for` believed as the connection manager believes it.
     RemoteIp(Cidr),
-    /// A peer certificate, one of whose names matches where there is a matcher: a URI, else a DNS name, else the
-    /// subject.
+    /// TLS; where there is a matcher, a peer certificate of which a URI, a DNS name or the subject matches.
     Authenticated(Option<StringMatcher>),
 }
 
@@ -157,7 +156,8 @@ impl RbacRule {
 
 fn is_authenticated(connection: &ConnectionInfo, name: Option<&StringMatcher>) -> bool {
     let Some(tls) = connection.tls.get() else { return false };
-    let Some(name) = name else { return tls.peer.is_some() };
+    // Without a name TLS itself is enough, as in Envoy.
+    let Some(name) = name else { return true };
     let certificate = tls.peer_certificate();
     let mut sans = certificate.into_iter().flat_map(|c| c.uri_sans().chain(c.dns_sans()));
     sans.any(|san| name.matches(san.as_bytes()))

@@ -159,7 +159,8 @@ fn peers_by_their_certificates() {
     assert!(!admits(&both, exact("spiffe://td/")));
     let nobody = connection();
     let _ = nobody.tls.set(Arc::new(TlsInfo::default()));
-    assert!(!admits(&nobody, None));
+    assert!(admits(&nobody, None), "as in Envoy");
+    assert!(!admits(&nobody, exact("CN=a")));
 }
 
 #[test]
