@@ -166,7 +166,9 @@ pub(super) fn client_failure(info: &StreamInfo) -> Option<&str> {
     if let Some(reason) = info.connection.transport_failure.get() {
         return Some(reason);
     }
-    let TlsInspection::NotFound(reason) = info.connection.tls_inspection else { return None };
+    // Of the connection: a stream of HTTP does not have it.
+    let inspected = info.connection.tls_inspection;
+    let (TlsInspection::NotFound(reason), None) = (inspected, info.protocol) else { return None };
     Some(match reason {
         NotTls::HttpRequest => {
             "TLS_error|error:1000009c:SSL routines:OPENSSL_internal:HTTP_REQUEST:TLS_error_end"
@@ -177,8 +179,17 @@ pub(super) fn client_failure(info: &StreamInfo) -> Option<&str> {
         NotTls::WrongVersion => {
             "TLS_error|error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end"
         }
+        NotTls::RecordTooLong => {
+            "TLS_error|error:10000092:SSL routines:OPENSSL_internal:ENCRYPTED_LENGTH_TOO_LONG:TLS_error_end"
+        }
+        NotTls::TooLong => {
+            "TLS_error|error:10000096:SSL routines:OPENSSL_internal:EXCESSIVE_MESSAGE_SIZE:TLS_error_end"
+        }
+        NotTls::Unexpected => {
+            "TLS_error|error:100000df:SSL routines:OPENSSL_internal:UNEXPECTED_MESSAGE:TLS_error_end"
+        }
         NotTls::Malformed => {
-            "TLS_error|error:10000089:SSL routines:OPENSSL_internal:DECODE_ERROR:TLS_error_end"
+            "TLS_error|error:10000083:SSL routines:OPENSSL_internal:CLIENTHELLO_PARSE_FAILED:TLS_error_end"
         }
     })
 }

@@ -248,10 +248,8 @@ fn inspect_tls(
             Step::Refuse
         }
         Inspected::NotTls(_) if config.close_on_parsing_errors => {
-            if read.len() >= limit {
-                stats.inc(Stat::ClientHelloTooLarge);
-                found.tls = TlsInspection::TooLarge;
-            }
+            let too_large = read.len() >= limit;
+            stats.inc(if too_large { Stat::ClientHelloTooLarge } else { Stat::TlsNotFound });
             Step::Refuse
         }
         Inspected::NotTls(reason) => {

@@ -29,7 +29,13 @@ pub enum NotTls {
     HttpsProxyRequest,
     /// They do not begin with the header of a TLS record.
     WrongVersion,
-    /// Some message of TLS, but not a ClientHello that anybody would accept.
+    /// A record or message of another kind.
+    Unexpected,
+    /// A message that is longer than any ClientHello.
+    TooLong,
+    /// A record that is longer than any.
+    RecordTooLong,
+    /// A ClientHello that nobody would accept.
     Malformed,
 }
 
@@ -72,7 +78,7 @@ pub fn inspect(bytes: &[u8], limit: usize) -> (Inspected, usize) {
         },
         Err(Incomplete::More) if bytes.len() >= limit => (Inspected::TooLarge, seen.len()),
         Err(Incomplete::More) => (Inspected::More, seen.len()),
-        Err(Incomplete::Malformed(at)) => (Inspected::NotTls(NotTls::Malformed), at),
+        Err(Incomplete::Malformed(reason, at)) => (Inspected::NotTls(reason), at),
     }
 }
 
@@ -99,7 +105,7 @@ fn plain_text(bytes: &[u8]) -> Option<NotTls> {
 enum Incomplete {
     More,
     /// The bytes up to here are no ClientHello.
-    Malformed(usize),
+    Malformed(NotTls, usize),
 }
 
 /// The first handshake message without its header, out of as many records as it takes, and where the last of these
@@ -111,11 +117,11 @@ fn client_hello_message(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, usize), Incomple
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         at += RECORD_HEADER;
         empty = if length == 0 { empty + 1 } else { 0 };
-        if (*content, *major) != (CONTENT_HANDSHAKE, 3)
-            || length > MAX_RECORD
-            || empty > MAX_EMPTY_RECORDS
-        {
-            return Err(Incomplete::Malformed(at));
+        if length > MAX_RECORD {
+            return Err(Incomplete::Malformed(NotTls::RecordTooLong, at));
+        }
+        if (*content, *major) != (CONTENT_HANDSHAKE, 3) || empty > MAX_EMPTY_RECORDS {
+            return Err(Incomplete::Malformed(NotTls::Unexpected, at));
         }
         let end = at + length;
         let fragment = &bytes[at..end.min(bytes.len())];
@@ -125,13 +131,13 @@ fn client_hello_message(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, usize), Incomple
         } else if !fragment.is_empty() {
             message.to_mut().extend_from_slice(fragment);
         }
-        if message.first().is_some_and(|kind| *kind != MESSAGE_CLIENT_HELLO) {
-            return Err(Incomplete::Malformed(at.min(bytes.len())));
-        }
-        let Some([_, l0, l1, l2]) = message.get(..4) else { continue };
+        let Some([kind, l0, l1, l2]) = message.get(..4) else { continue };
         let whole = 4 + u32::from_be_bytes([0, *l0, *l1, *l2]) as usize;
         if whole - 4 > MAX_CLIENT_HELLO as usize {
-            return Err(Incomplete::Malformed(at.min(bytes.len())));
+            return Err(Incomplete::Malformed(NotTls::TooLong, at.min(bytes.len())));
+        }
+        if *kind != MESSAGE_CLIENT_HELLO {
+            return Err(Incomplete::Malformed(NotTls::Unexpected, at.min(bytes.len())));
         }
         if message.len() < whole {
             continue;

@@ -80,12 +80,12 @@ fn plain_bytes_are_told_at_once() {
     assert_eq!(plain(b"CONNECT a:1 HTTP/1.1\r\n"), NotTls::HttpsProxyRequest);
     assert_eq!(plain(b"\x16\x02\x01\x00\x00"), NotTls::WrongVersion);
     assert_eq!(plain(b"\x15\x03\x01\x00\x02\x01\x00"), NotTls::WrongVersion);
-    assert_eq!(plain(b"\x16\x03\x01\x40\x01"), NotTls::Malformed);
-    assert_eq!(plain(b"\x16\x03\x01\x00\x04\x02"), NotTls::Malformed);
-    assert_eq!(plain(b"\x16\x03\x01\x00\x04\x01\xff\x00\x00"), NotTls::Malformed);
+    assert_eq!(plain(b"\x16\x03\x01\x40\x01"), NotTls::RecordTooLong);
+    assert_eq!(plain(b"\x16\x03\x01\x00\x04\x02\x00\x00\x00"), NotTls::Unexpected);
+    assert_eq!(plain(b"\x16\x03\x01\x00\x04\x01\xff\x00\x00"), NotTls::TooLong);
     let empty = b"\x16\x03\x01\x00\x00".repeat(MAX_EMPTY_RECORDS);
     assert_eq!(verdict(&empty), Inspected::More);
-    assert_eq!(plain(&b"\x16\x03\x01\x00\x00".repeat(MAX_EMPTY_RECORDS + 1)), NotTls::Malformed);
+    assert_eq!(plain(&b"\x16\x03\x01\x00\x00".repeat(MAX_EMPTY_RECORDS + 1)), NotTls::Unexpected);
 }
 
 #[test]
