@@ -117,6 +117,10 @@ impl TcpConnection {
         let mut clocks = Clocks::new(&self.worker, &proxy.config, &info);
         let mut early = Early { read, finished: false };
         let connected = self.connect(&mut io, &mut early, &mut clocks, &mut info).await;
+        if connected.is_none() && !early.read.is_empty() {
+            // Nobody takes what the client has sent.
+            io.reset_on_drop();
+        }
         if let Some(mut lease) = connected {
             if proxy.config.flush_log_on_connected {
                 proxy.log(&info, AccessLogType::TcpUpstreamConnected);
