@@ -13,6 +13,7 @@ pub mod differential;
 pub mod ledger;
 pub mod load;
 pub mod mesh;
+pub mod namespace;
 pub mod observe;
 pub mod ports;
 pub mod proxy;

@@ -1,5 +1,6 @@
 //! One proxy process, Envoy or Outrigger, started with the same flags.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -67,11 +68,29 @@ impl Proxy {
     /// When the process cannot be started, exits, or does not become ready in time; the message
     /// holds the end of its log.
     pub async fn start(kind: Kind, config: &Path, admin: u16, extra: &[&str]) -> Result<Self> {
+        Self::start_in_group(kind, config, admin, extra, None).await
+    }
+
+    /// As `start`, in a group of its own: what redirect rules can tell it by.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub async fn start_in_group(
+        kind: Kind,
+        config: &Path,
+        admin: u16,
+        extra: &[&str],
+        group: Option<u32>,
+    ) -> Result<Self> {
         let log = config.with_file_name(format!("{}.log", kind.name()));
         let out = std::fs::File::create(&log)?;
         let concurrency: &[&str] =
             if extra.contains(&"--concurrency") { &[] } else { &["--concurrency", "1"] };
-        let child = Command::new(kind.binary())
+        let mut command = Command::new(kind.binary());
+        if let Some(group) = group {
+            command.gid(group);
+        }
+        let child = command
             .arg("-c")
             .arg(config)
             .args(concurrency)
