@@ -152,6 +152,8 @@ func main() {
 		log.Fatal(err)
 	}
 	snapshots := cache.NewSnapshotCache(true, everyone{}, nil)
+	// Where a stream asks for one name of many, the others must not hold its answer back.
+	single := cache.NewSnapshotCache(false, everyone{}, nil)
 	current := ""
 	refresh := func() {
 		snapshot, version, err := load(*resources)
@@ -162,9 +164,11 @@ func main() {
 		if version == current {
 			return
 		}
-		if err := snapshots.SetSnapshot(context.Background(), "", snapshot); err != nil {
-			log.Print(err)
-			return
+		for _, to := range []cache.SnapshotCache{snapshots, single} {
+			if err := to.SetSnapshot(context.Background(), "", snapshot); err != nil {
+				log.Print(err)
+				return
+			}
 		}
 		current = version
 	}
@@ -174,9 +178,10 @@ func main() {
 			refresh()
 		}
 	}()
-	xds := server.NewServer(context.Background(), snapshots, callbacks())
 	rpc := grpc.NewServer()
-	discovery.RegisterAggregatedDiscoveryServiceServer(rpc, xds)
+	ads := server.NewServer(context.Background(), snapshots, callbacks())
+	discovery.RegisterAggregatedDiscoveryServiceServer(rpc, ads)
+	xds := server.NewServer(context.Background(), single, callbacks())
 	cluster.RegisterClusterDiscoveryServiceServer(rpc, xds)
 	endpoint.RegisterEndpointDiscoveryServiceServer(rpc, xds)
 	listener.RegisterListenerDiscoveryServiceServer(rpc, xds)
