@@ -393,6 +393,13 @@ impl fmt::Debug for FilterState {
     }
 }
 
+/// How many messages of a gRPC call have begun.
+#[derive(Debug, Clone, Copy)]
+pub struct GrpcMessages {
+    pub request: u64,
+    pub response: u64,
+}
+
 /// The facts of one stream (HTTP) or connection (TCP).
 #[derive(Debug)]
 pub struct StreamInfo {
@@ -428,6 +435,8 @@ pub struct StreamInfo {
     /// `%CUSTOM_FLAGS%`: comma-separated names that filters set.
     pub custom_flags: std::borrow::Cow<'static, str>,
     pub state: FilterState,
+    /// Left by `grpc_stats` with `emit_filter_state`.
+    pub grpc_messages: Option<GrpcMessages>,
     pub is_health_check: bool,
     pub is_internal: bool,
     /// The request is sampled for tracing: what `traceable_filter` looks at.
@@ -467,6 +476,7 @@ impl StreamInfo {
             earlier_attempts: Vec::new(),
             custom_flags: std::borrow::Cow::Borrowed(""),
             state: FilterState::default(),
+            grpc_messages: None,
             is_health_check: false,
             is_internal: false,
             is_traced: false,

@@ -30,6 +30,7 @@ pub struct Places {
 const HTTP_FILTERS: &[(&str, &str, &str)] = &[
     ("router", "envoy.filters.http.router", "router.v3.Router"),
     ("fault", "envoy.filters.http.fault", "fault.v3.HTTPFault"),
+    ("grpc_stats", "envoy.filters.http.grpc_stats", "grpc_stats.v3.FilterConfig"),
     ("cors", "envoy.filters.http.cors", "cors.v3.Cors"),
     ("rbac", "envoy.filters.http.rbac", "rbac.v3.RBAC"),
     ("buffer", "envoy.filters.http.buffer", "buffer.v3.Buffer"),

@@ -29,6 +29,7 @@ areas! {
     filter_settings,
     filters,
     forwarded,
+    grpc_stats,
     header_ops,
     headers,
     http1,

@@ -6,6 +6,7 @@
 pub mod circuit_breaker;
 pub mod codes;
 pub mod dns;
+pub mod grpc;
 pub mod host;
 pub mod original_dst;
 mod shared;
@@ -65,6 +66,8 @@ pub struct ClusterContext {
     http2: OnceCell<Block<Http2Stat>>,
     /// Where a transport socket of the cluster is TLS.
     pub ssl: Option<Rc<SslStats>>,
+    /// Made with the first call that is counted.
+    grpc: OnceCell<grpc::GrpcCalls>,
     pub codes: codes::ClusterCodes,
     /// `None` unless the configuration asks for some of it.
     pub tracked: Option<Tracked>,
@@ -93,6 +96,11 @@ impl ClusterContext {
     pub fn http2_counters(&self) -> h2::Counters {
         let codec = self.http2.get_or_init(|| self.shared.scope.scope("http2").block(self.worker));
         h2::Counters { codec: codec.clone(), traffic: h2::Traffic::Upstream(self.stats.clone()) }
+    }
+
+    /// gRPC calls, as the filter `grpc_stats` counts them.
+    pub fn grpc(&self) -> &grpc::GrpcCalls {
+        self.grpc.get_or_init(|| grpc::GrpcCalls::new(self.shared.scope.scope("grpc"), self.worker))
     }
 
     /// A number that no other connection of the process has.
@@ -209,6 +217,7 @@ impl WorkerCluster {
             http2: OnceCell::new(),
             ssl: (shared.config.transport.is_tls())
                 .then(|| Rc::new(SslStats::new(&shared.scope, false, worker))),
+            grpc: OnceCell::new(),
             codes: codes::ClusterCodes::new(shared.scope.clone(), worker),
             tracked: Tracked::new(&shared, worker),
             timers,

@@ -1,4 +1,4 @@
-//! Operators over metadata, and `%GRPC_STATUS%`.
+//! Operators over metadata, and those of gRPC calls.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::Ctx;
 use super::address::write_display;
 use super::json::write_value;
 use super::operator::{GrpcStatusFormat, MetadataOf, Shape, text};
-use crate::stream_info::StreamInfo;
+use crate::stream_info::{GrpcMessages, StreamInfo};
 
 /// A looked-up piece of metadata.
 pub(super) enum Looked<'a> {
@@ -56,6 +56,26 @@ pub(super) fn metadata<'a>(
         MetadataOf::VirtualHost => &info.virtual_host_metadata,
     };
     compiled.as_ref()?.get(namespace)?.as_object()
+}
+
+pub(super) fn write_grpc_messages(info: &StreamInfo, plain: bool, out: &mut Vec<u8>) -> Shape {
+    let Some(GrpcMessages { request, response }) = info.grpc_messages else {
+        return Shape::Missing;
+    };
+    if plain {
+        write_display(&format_args!("{request},{response}"), out);
+        return Shape::Text;
+    }
+    // Protobuf's JSON: zero is left out, 64 bits are a string.
+    out.push(b'{');
+    for (name, count) in [("request", request), ("response", response)] {
+        if count > 0 {
+            let comma = if out.ends_with(b"{") { "" } else { "," };
+            write_display(&format_args!(r#"{comma}"{name}MessageCount":"{count}""#), out);
+        }
+    }
+    out.push(b'}');
+    Shape::Json
 }
 
 pub(super) fn write_grpc_status(

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::address::{write_address, write_attempted, write_host_name};
 use super::json::write_value;
-use super::metadata::{Looked, metadata, write_grpc_status};
+use super::metadata::{Looked, metadata, write_grpc_messages, write_grpc_status};
 use super::request::{
     find_header, headers_bytes, path, write_query, write_query_param, write_server_name,
     write_stream_id,
@@ -69,6 +69,10 @@ pub(super) enum Kind {
     },
     FilterState {
         key: Box<str>,
+        plain: bool,
+    },
+    /// What `grpc_stats` leaves.
+    GrpcMessages {
         plain: bool,
     },
     Protocol {
@@ -260,6 +264,7 @@ impl Kind {
                 }
                 None => Shape::Missing,
             },
+            Self::GrpcMessages { plain } => write_grpc_messages(info, *plain, out),
             Self::Protocol { upstream } => {
                 let protocol = if *upstream { info.upstream.protocol } else { info.protocol };
                 text(out, protocol.map(|p| p.as_str().as_bytes()))

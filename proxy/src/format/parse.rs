@@ -259,6 +259,9 @@ pub(super) fn typed_metadata(parameters: &str) -> Result<Kind, FormatError> {
     metadata(of, rest)
 }
 
+/// The object that `grpc_stats` leaves.
+const GRPC_MESSAGES: &str = "envoy.filters.http.grpc_stats";
+
 pub(super) fn filter_state(parameters: &str) -> Result<Kind, FormatError> {
     let mut parts = parameters.splitn(3, ':');
     let key = parts.next().filter(|key| !key.is_empty()).ok_or(FormatError::FilterStateKey)?;
@@ -270,11 +273,12 @@ pub(super) fn filter_state(parameters: &str) -> Result<Kind, FormatError> {
     if (serialize == "FIELD") != field.is_some() {
         return Err(FormatError::FilterStateField);
     }
-    Ok(if field.is_some() {
-        // String objects have no fields.
-        Kind::Never
-    } else {
-        Kind::FilterState { key: key.into(), plain: serialize == "PLAIN" }
+    let plain = serialize == "PLAIN";
+    Ok(match (key, field) {
+        (GRPC_MESSAGES, None) => Kind::GrpcMessages { plain },
+        // No object that there is has fields.
+        (_, Some(_)) => Kind::Never,
+        (_, None) => Kind::FilterState { key: key.into(), plain },
     })
 }
 

@@ -212,7 +212,10 @@ impl ActiveStream<'_> {
 
     /// Whether the frame just taken was the request's last; if so its end is taken too.
     pub fn take_end(&mut self) -> bool {
-        if self.inbound.ended || self.chain.reads_request() || !self.inbound.collected.is_empty() {
+        if self.inbound.ended
+            || self.chain.reads_request_end()
+            || !self.inbound.collected.is_empty()
+        {
             return false;
         }
         let end = self.down.is_end();

@@ -272,7 +272,9 @@ impl ActiveStream<'_> {
             match frame {
                 Some(Frame::Data(data)) => {
                     self.info.bytes_sent += data.len() as u64;
-                    let last = source.is_end() && !self.chain.reads_response();
+                    let last = source.is_end()
+                        && !self.chain.reads_response_end()
+                        && self.outbound.collected.is_empty();
                     self.down.send_data(data, last);
                     if last {
                         return Ok(true);

@@ -371,6 +371,7 @@ impl<'a> ActiveStream<'a> {
         let cx = FilterContext::new(
             &mut self.request,
             &mut self.info,
+            self.cluster.as_deref(),
             &mut self.route,
             &self.worker,
             self.now,

@@ -94,6 +94,7 @@ registry! {
     Buffer = buffer,
     Fault = fault,
     LocalRateLimit = local_ratelimit,
+    GrpcStats = grpc_stats,
 }
 
 impl std::fmt::Debug for FilterConfig {
@@ -128,6 +129,9 @@ pub struct FilterChain {
     /// A filter wants to see request (response) frames: without, bodies pass untouched.
     request_frames: bool,
     response_frames: bool,
+    /// And one of them wants to see where they end.
+    request_end: bool,
+    response_end: bool,
 }
 
 impl FilterChain {
@@ -165,9 +169,19 @@ impl FilterChain {
         self.response_frames
     }
 
+    /// A filter wants to see the request's end.
+    pub fn reads_request_end(&self) -> bool {
+        self.request_end
+    }
+
+    /// A filter wants to see the response's end.
+    pub fn reads_response_end(&self) -> bool {
+        self.response_end
+    }
+
     /// What is left of the response passes without the filters.
     pub fn pass_response(&mut self) {
-        self.response_frames = false;
+        (self.response_frames, self.response_end) = (false, false);
     }
 
     pub fn request_head(&mut self, at: usize, cx: &mut FilterContext<'_>, end: bool) -> Flow {
@@ -177,6 +191,7 @@ impl FilterChain {
         let flow = filter.on_request_head(cx, end);
         entry.wants_request = filter.wants_request_frames();
         self.request_frames |= entry.wants_request;
+        self.request_end |= entry.wants_request && filter.wants_end();
         flow
     }
 
@@ -222,6 +237,7 @@ impl FilterChain {
         let flow = filter.on_response_head(cx, head, end);
         entry.wants_response = filter.wants_response_frames();
         self.response_frames |= entry.wants_response;
+        self.response_end |= entry.wants_response && filter.wants_end();
         flow
     }
 

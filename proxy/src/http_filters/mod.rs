@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod chain;
 pub mod cors;
 pub mod fault;
+pub mod grpc_stats;
 pub mod header_mutation;
 pub mod local_ratelimit;
 pub mod query_mutation;
@@ -22,6 +23,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
+use crate::cluster::WorkerCluster;
 use crate::codec::head::HeaderList;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::config::compile::diagnostic::FieldPath;
@@ -54,6 +56,8 @@ pub struct FilterContext<'a> {
     /// The request head; hooks of the response may read it, its changes have no effect then.
     pub request: &'a mut RequestHead,
     pub info: &'a mut StreamInfo,
+    /// The cluster of the matched route, where there is one.
+    pub cluster: Option<&'a WorkerCluster>,
     /// The matched route, if any; `clear` makes the router match again.
     pub route: &'a mut RouteState,
     pub worker: &'a WorkerContext,
@@ -67,12 +71,13 @@ impl<'a> FilterContext<'a> {
     pub(crate) fn new(
         request: &'a mut RequestHead,
         info: &'a mut StreamInfo,
+        cluster: Option<&'a WorkerCluster>,
         route: &'a mut RouteState,
         worker: &'a WorkerContext,
         now: Instant,
         hcm_stats: &'a crate::hcm::HcmScope,
     ) -> Self {
-        Self { request, info, route, worker, now, hcm_stats, slot: NameId::NONE }
+        Self { request, info, cluster, route, worker, now, hcm_stats, slot: NameId::NONE }
     }
 
     /// This filter's configuration for the matched route, most specific level first.
@@ -145,6 +150,12 @@ pub trait HttpFilter {
     /// Whether the response's data and trailers are shown to this filter; asked once, after its head hook.
     fn wants_response_frames(&self) -> bool {
         false
+    }
+
+    /// Whether the data hooks of a filter that sees frames are to be called for the end of a body, too. Without, an end
+    /// that came with the last frame leaves with it.
+    fn wants_end(&self) -> bool {
+        true
     }
 }
 

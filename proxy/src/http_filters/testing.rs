@@ -64,6 +64,7 @@ impl TestStream {
         hook(&mut FilterContext {
             request: &mut self.request,
             info: &mut self.info,
+            cluster: None,
             route: &mut self.route,
             worker: &self.worker,
             now: self.now,

@@ -31,6 +31,9 @@ pub mod tcp_proxy;
 pub mod tls;
 pub mod upstream_http;
 
+#[cfg(test)]
+mod istiod_tests;
+
 use crate::http_filters::ExtraFilters;
 use crate::tls::Secrets;
 
