@@ -3,26 +3,30 @@
 //!
 //! The ranges are those of the `validate.rules` in the proto files and of Envoy's own checks.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
+use prost::Message as ProstMessage;
 
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::core::{
     BindConfig, ConfigAddress, ExtraSource, Fraction, Locality, Metadata, RuntimeDouble,
     RuntimeFraction, SocketFamily, SocketOption, SocketOptionValue, SocketState, TcpKeepalive,
 };
+use crate::config::json::schema::Message;
+use crate::config::json::{resolve_typed_struct, wire};
 use crate::config::pb::envoy::config::core::v3 as pb;
 use crate::config::pb::envoy::r#type::v3 as pb_type;
 use crate::config::pb::google::protobuf as pb_google;
+use crate::config::support;
 
 /// Envoy's upper bound of a duration's seconds: `google/protobuf/duration.proto`.
 const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
 
 /// Unpacks a `google.protobuf.Any` of a known type; errors name the type that was found or what does not decode.
-pub fn unpack_any<T: Message + prost::Name + Default>(
+pub fn unpack_any<T: ProstMessage + prost::Name + Default>(
     any: &pb_google::Any,
     path: &FieldPath<'_>,
 ) -> Option<T> {
@@ -43,6 +47,27 @@ pub fn unpack_any<T: Message + prost::Name + Default>(
 /// The message name of an Any: its type URL after the last slash.
 pub fn any_type(any: &pb_google::Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
+}
+
+/// What an `Any` is about: a `TypedStruct` of a type of the API becomes that type. One of another type keeps that type's
+/// name, so that who asks for it is told of what is not built.
+pub fn resolve_any<'a>(any: &'a pb_google::Any, path: &FieldPath<'_>) -> Cow<'a, pb_google::Any> {
+    match resolve_typed_struct(any) {
+        None => Cow::Borrowed(any),
+        Some(Ok(resolved)) => {
+            support::check(&resolved.type_url, &resolved.value, path);
+            Cow::Owned(resolved)
+        }
+        Some(Err(problems)) => {
+            let type_url = wire::string_field(&any.value, 1);
+            if Message::by_type_url(type_url).is_some() {
+                for problem in problems {
+                    path.error(format_args!("{}: {}", problem.path, problem.reason));
+                }
+            }
+            Cow::Owned(pb_google::Any { type_url: type_url.to_owned(), value: Vec::new() })
+        }
+    }
 }
 
 /// A duration of zero or more.

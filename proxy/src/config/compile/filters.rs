@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::CompileContext;
-use super::core::{any_type, unpack_any};
+use super::core::{any_type, resolve_any, unpack_any};
 use super::diagnostic::FieldPath;
 use crate::config::filter_chain::{NetworkFilter, Terminal};
 use crate::config::hcm::HttpFilter;
@@ -25,6 +25,9 @@ use crate::http_filters::chain::FilterConfig;
 /// Type of the terminal HTTP filter.
 pub const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
+/// A network filter that only looks on (unless it injects delays).
+const MONGO_PROXY: &str = "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy";
+
 /// Compiles a chain's network filters: those before the last, and the last, which must be terminal.
 pub fn compile_network_filters(
     pb: &[pb_listener::Filter],
@@ -37,10 +40,12 @@ pub fn compile_network_filters(
         let at = path.index("filters", i);
         let Some(any) = typed_config(filter, &at) else { continue };
         let at = at.field("typed_config");
-        match any_type(any) {
+        let any = resolve_any(any, &at);
+        match any_type(&any) {
             network_rbac::TYPE => {
-                filters.extend(network_rbac::compile(any, &at).map(NetworkFilter::Rbac));
+                filters.extend(network_rbac::compile(&any, &at).map(NetworkFilter::Rbac));
             }
+            MONGO_PROXY => at.ignored("bytes pass, but what they say is not counted"),
             other if is_terminal(other) => {
                 at.error(format_args!(
                     "terminal filter {:?} must be the last filter in a network filter chain",
@@ -53,6 +58,7 @@ pub fn compile_network_filters(
     let at = path.index("filters", before.len());
     let any = typed_config(last, &at)?;
     let at = at.field("typed_config");
+    let any = &*resolve_any(any, &at);
     let terminal = match any_type(any) {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
             let pb = unpack_any::<pb_hcm::HttpConnectionManager>(any, &at)?;
@@ -63,7 +69,7 @@ pub fn compile_network_filters(
             let pb = unpack_any::<TcpProxy>(any, &at)?;
             Terminal::TcpProxy(Arc::new(super::tcp_proxy::compile_tcp_proxy(&pb, &at)?))
         }
-        "envoy.extensions.filters.network.rbac.v3.RBAC" => {
+        network_rbac::TYPE | MONGO_PROXY => {
             at.error(format_args!(
                 "non-terminal filter {:?} is the last filter in a network filter chain",
                 last.name
@@ -137,6 +143,7 @@ pub fn compile_http_filters(
             }
         };
         let at = at.field("typed_config");
+        let any = &*resolve_any(any, &at);
         if any_type(any) == ROUTER {
             if i == last {
                 out.router = unpack_any::<Router>(any, &at);
