@@ -13,6 +13,7 @@ use outrigger::cluster::host::{HostSet, HostSpec};
 use outrigger::cluster::{ClusterMap, SharedCluster, WorkerClusters};
 use outrigger::config::compile::CompileContext;
 use outrigger::config::compile::configuration::{Configuration, load_configuration};
+use outrigger::config::compile::slots::Slots;
 use outrigger::config::core::Locality;
 use outrigger::config::endpoint::HealthStatus;
 use outrigger::hcm::request_headers::LocalInfo;
@@ -79,7 +80,9 @@ fn configuration(filters: &str) -> Configuration {
     let line: [OsString; 3] = ["outrigger".into(), "--config-yaml".into(), yaml.into()];
     let Ok(Command::Run(options)) = Command::parse(line) else { panic!("a command line") };
     let extra_filters = &ExtraFilters::default();
-    load_configuration(&options, &CompileContext { extra_filters, secrets: &Secrets::default() }).expect("a configuration")
+    let (secrets, slots) = (&Secrets::default(), &Slots::default());
+    load_configuration(&options, &CompileContext { extra_filters, secrets, slots })
+        .expect("a configuration")
 }
 
 /// A worker without sockets, its upstream, and a client's connection to it.
@@ -107,7 +110,7 @@ fn start(filters: &str) -> Io {
     spawn_local(async move { timers.drive().await });
     spawn_local(serve_upstream(MemoryListener::bind(UPSTREAM)));
     let listener = configuration.listeners.into_iter().next().expect("one").1;
-    let listener = WorkerListener::new(Arc::new(listener), 0, worker);
+    let listener = WorkerListener::new(Arc::new(listener), 0, worker, None);
     let (client, server) = Io::pair(64 * 1024);
     listener.admit(server, Address::Ip(([10, 0, 0, 1], 40_000).into()), None);
     client

@@ -26,7 +26,7 @@ pub use bind::AdminListener;
 pub use state::{
     AdminAddress, AdminState, CertificateDetails, CertificateStatus, ClusterStatus, ConfigKind,
     ConfigResource, ConfigState, DrainListeners, HostHealth, HostStats, HostStatus, ListenerStatus,
-    RejectedUpdate, RuntimeEntry, RuntimeValues, ServerState, Thresholds,
+    RejectedResource, RejectedUpdate, RuntimeEntry, RuntimeValues, ServerState, Thresholds,
 };
 
 /// The admin interface.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::config::compile::diagnostic::Diagnostic;
 use crate::config::pb::envoy::admin::v3::CommandLineOptions;
+use crate::stream_info::Address;
 
 /// The server behind the admin interface.
 pub trait AdminState: 'static {
@@ -57,6 +58,17 @@ pub trait AdminState: 'static {
 
     /// `/config_ignored`: every field that was applied without.
     fn ignored_configuration(&self) -> Vec<Diagnostic>;
+
+    /// `/rejected`: resources whose newest version was not taken.
+    fn rejected(&self) -> Vec<RejectedResource> {
+        Vec::new()
+    }
+
+    /// `version_info` of a whole type in `/config_dump`; empty for kinds without one.
+    fn config_version(&self, kind: ConfigKind) -> String {
+        let _ = kind;
+        String::new()
+    }
 
     /// `/drain_listeners`.
     fn drain_listeners(&self, how: DrainListeners);
@@ -114,6 +126,16 @@ impl std::fmt::Display for AdminAddress {
             Self::Socket(address) => address.fmt(f),
             Self::Pipe(path) => path.display().fmt(f),
             Self::Internal(listener, endpoint) => write!(f, "envoy://{listener}/{endpoint}"),
+        }
+    }
+}
+
+impl From<&Address> for AdminAddress {
+    fn from(address: &Address) -> Self {
+        match address {
+            Address::Ip(address) => Self::Socket(*address),
+            Address::Pipe(path) => Self::Pipe(path.to_string().into()),
+            Address::Internal(name) => Self::Internal(name.to_string(), String::new()),
         }
     }
 }
@@ -216,6 +238,8 @@ pub enum ConfigState {
     Active,
     Warming,
     Draining,
+    /// No version of it was ever taken.
+    Rejected,
 }
 
 /// One resource of `/config_dump`.
@@ -241,6 +265,24 @@ pub struct RejectedUpdate {
     pub last_update_attempt: SystemTime,
     /// Field paths and reasons.
     pub details: String,
+    /// The message in protobuf form.
+    pub value: Bytes,
+}
+
+/// One of `/rejected`.
+#[derive(Debug, Clone)]
+pub struct RejectedResource {
+    /// `cluster`, `listener` and so on.
+    pub kind: &'static str,
+    pub name: String,
+    pub version: String,
+    /// No good version has come since then.
+    pub since: SystemTime,
+    pub last_attempt: SystemTime,
+    /// The version before serves.
+    pub last_good_in_force: bool,
+    /// Field path (empty: the whole resource) and reason.
+    pub problems: Vec<(String, String)>,
 }
 
 /// `/runtime`: values by layer.

@@ -155,6 +155,7 @@ impl AdminState for Sample {
             ConfigKind::Clusters => {
                 let mut rejected = cluster("late", ConfigState::Active);
                 rejected.rejected = Some(RejectedUpdate {
+                    value: Bytes::new(),
                     version: "8".into(),
                     last_update_attempt: then(),
                     details: "name: too long".into(),

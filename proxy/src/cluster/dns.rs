@@ -116,6 +116,19 @@ impl DnsDiscovery {
         Some(Self { tasks: tasks.collect(), initialised })
     }
 
+    /// Whether the first answer, good or bad, has come.
+    pub fn is_initialised(&self) -> bool {
+        *self.initialised.borrow()
+    }
+
+    /// As `initialised`, for who does not hold the discovery; ends with it too.
+    pub fn wait(&self) -> impl Future<Output = ()> + 'static {
+        let mut initialised = self.initialised.clone();
+        async move {
+            let _ = initialised.wait_for(|done| *done).await;
+        }
+    }
+
     /// Waits for the first answer, good or bad. Cancel-safe.
     pub async fn initialised(&mut self) {
         // The sender lives as long as the tasks; without tasks the value is true from the start.
@@ -150,7 +163,7 @@ impl State {
     fn options(&self) -> &DnsOptions {
         match &self.cluster.config.discovery {
             Discovery::StrictDns(options) => options,
-            Discovery::Static | Discovery::OriginalDst(_) => {
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
                 unreachable!("discovery runs for STRICT_DNS clusters only")
             }
         }
@@ -246,7 +259,12 @@ impl State {
             })
         });
         let old = self.cluster.hosts();
-        self.cluster.publish(HostSet::build(config, Some(&old), specs.collect()));
+        self.cluster.publish(HostSet::build(
+            config,
+            &config.load_assignment,
+            Some(&old),
+            specs.collect(),
+        ));
         let stats = self.cluster.scope.shared::<ClusterEndpointStat>();
         stats.add(ClusterEndpointStat::DefaultTotalMatchCount, resolved as u64);
         let heaviest = self.cluster.hosts().hosts.iter().map(|host| host.weight()).max();

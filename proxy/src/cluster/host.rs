@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::config::cluster::Cluster;
 use crate::config::core::{ConfigAddress, Locality, Metadata};
-use crate::config::endpoint::HealthStatus;
+use crate::config::endpoint::{HealthStatus, LoadAssignment};
 use crate::load_balancer::priority::{PriorityHealth, PriorityLoads};
 use crate::stream_info::Address;
 use crate::tls::ClientContext;
@@ -225,7 +225,12 @@ pub struct HostSet {
 
 impl HostSet {
     /// A set of hosts; those of `old` that are the same stay, with their counts. Hosts that are gone are marked.
-    pub fn build(cluster: &Cluster, old: Option<&Self>, specs: Vec<HostSpec>) -> Self {
+    pub fn build(
+        cluster: &Cluster,
+        assignment: &LoadAssignment,
+        old: Option<&Self>,
+        specs: Vec<HostSpec>,
+    ) -> Self {
         let mut kept: FxHashMap<&Address, &Arc<Host>> = old
             .map(|set| set.hosts.iter().map(|host| (&host.address, host)).collect())
             .unwrap_or_default();
@@ -246,11 +251,14 @@ impl HostSet {
         for host in kept.values() {
             host.mark_removed();
         }
-        Self::from_hosts(cluster, hosts.into())
+        Self::from_hosts(cluster, assignment, hosts.into())
     }
 
-    pub(super) fn from_hosts(cluster: &Cluster, hosts: Box<[Arc<Host>]>) -> Self {
-        let assignment = &cluster.load_assignment;
+    pub(super) fn from_hosts(
+        cluster: &Cluster,
+        assignment: &LoadAssignment,
+        hosts: Box<[Arc<Host>]>,
+    ) -> Self {
         let count = hosts.last().map_or(1, |host| host.priority + 1);
         let mut priorities = Vec::with_capacity(count as usize);
         let mut health = Vec::with_capacity(count as usize);
@@ -293,11 +301,20 @@ impl HostSet {
 
     /// The set of a `STATIC` cluster.
     pub fn of_static(cluster: &Cluster, old: Option<&Self>) -> Self {
-        let specs = cluster.load_assignment.endpoints().filter_map(|(locality, endpoint)| {
+        Self::of_assignment(cluster, &cluster.load_assignment, old)
+    }
+
+    /// The set that a load assignment of addresses gives.
+    pub fn of_assignment(
+        cluster: &Cluster,
+        assignment: &LoadAssignment,
+        old: Option<&Self>,
+    ) -> Self {
+        let specs = assignment.endpoints().filter_map(|(locality, endpoint)| {
             let address = match &endpoint.address {
                 ConfigAddress::Ip { addr, .. } => Address::Ip(*addr),
                 ConfigAddress::Pipe { path, .. } => Address::Pipe(path.clone()),
-                // The compiler lets no name into a static cluster.
+                // The compiler lets names into DNS clusters only.
                 ConfigAddress::Dns { .. } => return None,
             };
             Some(HostSpec {
@@ -310,7 +327,7 @@ impl HostSet {
                 health: endpoint.health,
             })
         });
-        Self::build(cluster, old, specs.collect())
+        Self::build(cluster, assignment, old, specs.collect())
     }
 
     /// Whether any two hosts differ in weight.

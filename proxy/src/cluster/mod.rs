@@ -3,6 +3,7 @@
 //!
 //! A worker reads the newest host set at each pick; only a changed generation costs more than one load.
 
+mod assignment;
 pub mod circuit_breaker;
 pub mod codes;
 pub mod dns;
@@ -321,6 +322,14 @@ impl WorkerCluster {
         }
     }
 
+    /// Its connections end once they are idle: another version has taken its place, or none has.
+    fn retire(&self) {
+        for host in self.view.borrow().hosts.iter().flatten() {
+            host.pools.drain();
+        }
+        self.destinations.borrow().values().for_each(|host| host.pools.drain());
+    }
+
     /// The host set as of the last pick.
     pub fn host_set(&self) -> Arc<HostSet> {
         self.view.borrow().set.clone()
@@ -383,10 +392,31 @@ impl WorkerClusters {
         self.inflated.get()
     }
 
-    /// See `WorkerCluster::refresh`.
-    pub fn refresh(&self) {
-        let known: Vec<_> = self.known.borrow().values().cloned().collect();
-        known.iter().for_each(|cluster| cluster.refresh());
+    /// The cluster of a name has changed or gone: who asks next gets the newest one. Streams keep theirs.
+    pub fn forget(&self, name: &str) {
+        let mut known = self.known.borrow_mut();
+        // This worker may have asked the map before control's word reached it.
+        let newest = self.map.get(name);
+        let is_newest = |cluster: &WorkerCluster| {
+            newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, &cluster.shared))
+        };
+        if known.get(name).is_some_and(|cluster| is_newest(cluster)) {
+            return;
+        }
+        let old = known.remove(name);
+        drop(known);
+        if let Some(cluster) = old {
+            self.inflated.set(self.inflated.get() - 1);
+            cluster.retire();
+        }
+    }
+
+    /// `WorkerCluster::refresh` of one cluster, if it is in use here.
+    pub fn refresh_one(&self, name: &str) {
+        let known = self.known.borrow().get(name).cloned();
+        if let Some(cluster) = known {
+            cluster.refresh();
+        }
     }
 }
 

@@ -1,15 +1,23 @@
 //! One cluster as all workers share it: configuration, circuit breakers, the newest host set.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use rustc_hash::FxHashMap;
+use bytes::Bytes;
+use prost::Message as _;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Health, HostSet};
 use super::original_dst::Destinations;
 use crate::config::cluster::{Cluster, Discovery, RoutingPriority};
+use crate::config::compile::diagnostic::Diagnostics;
+use crate::config::compile::endpoint::compile_load_assignment;
+use crate::config::endpoint::LoadAssignment;
+use crate::config::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::stats::names::{
     CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
     ClusterStat, ClusterSubsetStat, ClusterUpdateStat, Http1Stat, Http2Stat,
@@ -31,6 +39,8 @@ pub struct SharedCluster {
     generation: AtomicU64,
     /// The hosts of an `ORIGINAL_DST` cluster, in place of `hosts`.
     pub(super) destinations: Destinations,
+    /// EDS: the assignment of a cluster whose hosts nobody has asked for yet.
+    assignment: Mutex<Option<Bytes>>,
 }
 
 impl SharedCluster {
@@ -60,6 +70,7 @@ impl SharedCluster {
             hosts: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
             destinations: Destinations::default(),
+            assignment: Mutex::new(None),
         };
         cluster.update_stats().gauge_set(ClusterUpdateStat::WarmingState, 0);
         cluster.write_first_membership();
@@ -90,26 +101,65 @@ impl SharedCluster {
         if let Some(set) = self.hosts.load_full() {
             return set;
         }
-        let made = Arc::new(self.first_hosts());
-        // Another thread may have been faster: all must see the same hosts.
-        let previous = self.hosts.compare_and_swap(&None::<Arc<HostSet>>, Some(made.clone()));
-        previous.as_ref().map_or(made, Arc::clone)
+        // One thread makes them, from the newest assignment: all must see the same hosts.
+        let mut assignment = self.assignment();
+        if let Some(set) = self.hosts.load_full() {
+            return set;
+        }
+        let made = Arc::new(self.first_hosts(assignment.take().as_deref()));
+        self.hosts.store(Some(made.clone()));
+        made
+    }
+
+    fn assignment(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new assignment of endpoints: `compiled` of `bytes`. Where nobody has used the cluster only the bytes are kept.
+    /// Gives whether the hosts of somebody have changed.
+    pub fn assign(&self, compiled: &LoadAssignment, bytes: &Bytes) -> bool {
+        let mut waiting = self.assignment();
+        if let Some(old) = self.hosts.load_full() {
+            drop(waiting);
+            self.publish(HostSet::of_assignment(&self.config, compiled, Some(&old)));
+            return true;
+        }
+        *waiting = Some(bytes.clone());
+        drop(waiting);
+        let count =
+            |health| compiled.endpoints().filter(|(_, e)| Health::from(e.health) == health).count();
+        let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
+        self.write_membership(compiled.endpoints().count(), healthy, degraded);
+        false
+    }
+
+    /// The assignment that nobody has used yet.
+    pub fn unused_assignment(&self) -> Option<LoadAssignment> {
+        self.assignment().as_deref().map(decode_assignment)
     }
 
     /// The newest host set where somebody has used it.
     pub fn hosts_if_made(&self) -> Option<Arc<HostSet>> {
         if matches!(self.config.discovery, Discovery::OriginalDst(_)) {
             let all = self.destinations.all();
-            return Some(Arc::new(HostSet::from_hosts(&self.config, all)));
+            return Some(Arc::new(HostSet::from_hosts(
+                &self.config,
+                &self.config.load_assignment,
+                all,
+            )));
         }
         self.hosts.load_full()
     }
 
-    fn first_hosts(&self) -> HostSet {
+    fn first_hosts(&self, assignment: Option<&[u8]>) -> HostSet {
+        if let Some(bytes) = assignment {
+            return HostSet::of_assignment(&self.config, &decode_assignment(bytes), None);
+        }
         match self.config.discovery {
             Discovery::Static => HostSet::of_static(&self.config, None),
-            Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {
-                HostSet::build(&self.config, None, Vec::new())
+            Discovery::StrictDns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
+                let assignment = &self.config.load_assignment;
+                HostSet::build(&self.config, assignment, None, Vec::new())
             }
         }
     }
@@ -150,7 +200,7 @@ impl SharedCluster {
                     stats.add(ClusterEndpointStat::DefaultTotalMatchCount, total as u64);
                 }
             }
-            Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {}
+            Discovery::StrictDns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {}
         }
     }
 
@@ -212,29 +262,90 @@ impl SharedCluster {
     }
 }
 
+/// An assignment that has compiled before.
+fn decode_assignment(bytes: &[u8]) -> LoadAssignment {
+    let found = Diagnostics::default();
+    ClusterLoadAssignment::decode(bytes)
+        .map(|pb| compile_load_assignment(&pb, false, &found.root()))
+        .unwrap_or_default()
+}
+
+/// How many parts the map of clusters has: a change copies one of them.
+const SHARDS: usize = 64;
+
+type Shard = FxHashMap<Arc<str>, Arc<SharedCluster>>;
+
 /// Every cluster of the process by name; read by workers, changed by the control thread.
-#[derive(Debug, Default)]
+///
+/// In parts, so that one changed cluster among thousands costs a copy of a few dozen pointers.
 pub struct ClusterMap {
-    clusters: ArcSwap<FxHashMap<Arc<str>, Arc<SharedCluster>>>,
+    shards: Box<[ArcSwap<Shard>]>,
+}
+
+impl Default for ClusterMap {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| ArcSwap::default()).collect() }
+    }
+}
+
+impl fmt::Debug for ClusterMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len: usize = self.shards.iter().map(|shard| shard.load().len()).sum();
+        write!(f, "ClusterMap({len})")
+    }
 }
 
 impl ClusterMap {
     pub fn new(clusters: impl IntoIterator<Item = Arc<SharedCluster>>) -> Self {
-        let by_name = clusters.into_iter().map(|c| (c.config.name.clone(), c)).collect();
-        Self { clusters: ArcSwap::from_pointee(by_name) }
+        let mut shards: Vec<Shard> = (0..SHARDS).map(|_| Shard::default()).collect();
+        for cluster in clusters {
+            let name = cluster.config.name.clone();
+            shards[shard_of(&name)].insert(name, cluster);
+        }
+        Self { shards: shards.into_iter().map(ArcSwap::from_pointee).collect() }
+    }
+
+    fn shard(&self, name: &str) -> &ArcSwap<Shard> {
+        &self.shards[shard_of(name)]
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<SharedCluster>> {
-        self.clusters.load().get(name).cloned()
+        self.shard(name).load().get(name).cloned()
+    }
+
+    /// Puts a cluster in force. Only one thread may change the map.
+    pub fn insert(&self, cluster: Arc<SharedCluster>) {
+        let shard = self.shard(&cluster.config.name);
+        let mut changed = Shard::clone(&shard.load());
+        changed.insert(cluster.config.name.clone(), cluster);
+        shard.store(Arc::new(changed));
+    }
+
+    /// Takes a cluster out. Only one thread may change the map.
+    pub fn remove(&self, name: &str) {
+        let shard = self.shard(name);
+        let mut changed = Shard::clone(&shard.load());
+        changed.remove(name);
+        shard.store(Arc::new(changed));
     }
 
     /// All clusters, in no order.
     pub fn all(&self) -> Vec<Arc<SharedCluster>> {
-        self.clusters.load().values().cloned().collect()
+        let shards = self.shards.iter();
+        shards.flat_map(|shard| shard.load().values().cloned().collect::<Vec<_>>()).collect()
     }
 
     /// See `SharedCluster::write_breaker_gauges`.
     pub fn write_breaker_gauges(&self) {
-        self.clusters.load().values().for_each(|cluster| cluster.write_breaker_gauges());
+        for shard in &self.shards {
+            shard.load().values().for_each(|cluster| cluster.write_breaker_gauges());
+        }
     }
+}
+
+fn shard_of(name: &str) -> usize {
+    let mut hasher = FxHasher::default();
+    name.hash(&mut hasher);
+    // The upper bits are the well mixed ones.
+    (hasher.finish() >> 32) as usize % SHARDS
 }

@@ -6,28 +6,42 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::SharedCluster;
 use super::host::{Host, HostSet};
-use crate::admin::{AdminAddress, ClusterStatus, HostHealth, HostStats, HostStatus, Thresholds};
+use crate::admin::{ClusterStatus, HostHealth, HostStats, HostStatus, Thresholds};
 use crate::config::cluster::{self, Discovery};
-use crate::config::endpoint::HealthStatus;
-use crate::stream_info::Address;
+use crate::config::endpoint::{HealthStatus, LoadAssignment};
 
 impl SharedCluster {
+    /// The hosts, for who only looks at them.
+    pub(super) fn hosts_as_they_are(&self) -> Arc<HostSet> {
+        let config = &self.config;
+        let assignment = match (self.hosts_if_made(), &config.discovery) {
+            (Some(set), _) => return set,
+            (None, Discovery::Static) => None,
+            (None, Discovery::Eds(_)) => Some(self.unused_assignment().unwrap_or_default()),
+            (None, Discovery::StrictDns(_) | Discovery::OriginalDst(_)) => {
+                Some(LoadAssignment::default())
+            }
+        };
+        let assignment = assignment.as_ref().unwrap_or(&config.load_assignment);
+        Arc::new(HostSet::of_assignment(config, assignment, None))
+    }
+
     /// For `/clusters`. Makes no hosts that were not there.
     pub fn status(&self) -> ClusterStatus {
         let config = &self.config;
-        let hosts = match (self.hosts_if_made(), &config.discovery) {
-            (Some(set), _) => set.hosts.iter().map(|host| host_status(host)).collect(),
-            (None, Discovery::Static) => {
-                let set = HostSet::of_static(config, None);
-                set.hosts.iter().map(|host| host_status(host)).collect()
+        let set = self.hosts_as_they_are();
+        let hosts = set.hosts.iter().map(|host| host_status(host)).collect();
+        let eds_service_name = match &config.discovery {
+            Discovery::Eds(eds) => eds.written_name.to_string(),
+            Discovery::Static | Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {
+                String::new()
             }
-            (None, Discovery::StrictDns(_) | Discovery::OriginalDst(_)) => Vec::new(),
         };
         ClusterStatus {
             name: Arc::clone(&config.name),
             observability_name: config.observability_name().to_string(),
             added_via_api: false,
-            eds_service_name: String::new(),
+            eds_service_name,
             default_thresholds: thresholds(&config.circuit_breakers.default),
             high_thresholds: thresholds(&config.circuit_breakers.high),
             hosts,
@@ -48,11 +62,7 @@ fn host_status(host: &Host) -> HostStatus {
     let status = host.health_status();
     let stats = &host.stats;
     HostStatus {
-        address: match &host.address {
-            Address::Ip(address) => AdminAddress::Socket(*address),
-            Address::Pipe(path) => AdminAddress::Pipe(path.to_string().into()),
-            Address::Internal(name) => AdminAddress::Internal(name.to_string(), String::new()),
-        },
+        address: (&host.address).into(),
         hostname: host.hostname.as_deref().unwrap_or_default().to_owned(),
         health: HostHealth {
             failed_eds_health: matches!(

@@ -9,6 +9,7 @@ use crate::codec::name::HeaderName;
 use crate::config::core::{BindConfig, Metadata, RuntimeDouble, TcpKeepalive};
 use crate::config::endpoint::LoadAssignment;
 use crate::config::protocol_options::UpstreamHttpOptions;
+use crate::config::source::ConfigSource;
 use crate::tls::ClientContext;
 
 /// `core.v3.RoutingPriority`: which circuit breakers a request counts against.
@@ -26,6 +27,7 @@ pub enum Discovery {
     Static,
     StrictDns(Box<DnsOptions>),
     OriginalDst(Box<OriginalDst>),
+    Eds(Box<EdsOptions>),
 }
 
 /// What an `ORIGINAL_DST` cluster goes by: its `original_dst_lb_config` and `cleanup_interval`. Metadata comes before
@@ -40,6 +42,16 @@ pub struct OriginalDst {
     pub port_override: Option<u16>,
     /// How long a host that nobody picks stays, at least. Default 5 s.
     pub cleanup_interval: Duration,
+}
+
+/// `Cluster.EdsClusterConfig`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdsOptions {
+    pub source: ConfigSource,
+    /// The name to ask for: `service_name`, or the cluster's.
+    pub service_name: Arc<str>,
+    /// `service_name` as it was written, for `/clusters`; empty where it was not.
+    pub written_name: Arc<str>,
 }
 
 /// `Cluster.DnsLookupFamily`.

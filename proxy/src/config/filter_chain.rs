@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustc_hash::FxHashMap;
 
 use super::cidr::Cidr;
 use super::hcm::HttpConnectionManager;
@@ -20,6 +22,11 @@ use crate::tls::ServerContext;
 /// One chain: transport socket (plain), network filters, one terminal filter.
 #[derive(Debug)]
 pub struct FilterChain {
+    /// Unique in the process; a later version of its listener keeps it for a chain that stays.
+    pub id: u64,
+    /// Of its match, its transport socket and its network filters without the connection manager's body: where these are
+    /// the same, a later version's chain is the same, and keeps its connections.
+    pub identity: u64,
     pub name: Arc<str>,
     /// `None`: plain.
     pub transport: Option<Arc<ServerContext>>,
@@ -27,6 +34,14 @@ pub struct FilterChain {
     pub terminal: Terminal,
     /// Time for the transport socket's handshake.
     pub transport_socket_connect_timeout: Option<Duration>,
+}
+
+impl FilterChain {
+    /// An `id` that no other chain has had.
+    pub fn next_id() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// A network filter before the terminal one.
@@ -118,6 +133,15 @@ pub struct FilterChains {
     ports: BTreeMap<Option<u16>, DestinationIps>,
 }
 
+/// What a listener's earlier version leaves behind.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// Numbers of the chains that no longer exist.
+    pub gone: Vec<u64>,
+    /// Connection managers that were replaced.
+    pub retired: Vec<Arc<HttpConnectionManager>>,
+}
+
 /// Two chains of a listener with equal criteria.
 #[derive(Debug, thiserror::Error)]
 #[error("filter chain '{second}' has the same matching rules defined as '{first}'")]
@@ -134,6 +158,27 @@ impl FilterChains {
 
     pub fn set_default(&mut self, chain: Arc<FilterChain>) {
         self.default = Some(chain);
+    }
+
+    /// Puts these chains in the place of a listener's earlier ones. A chain that is the same takes over the other's number
+    /// and hands its connections the newest connection manager. What the others leave behind is given back.
+    pub fn take_over(&mut self, before: &Self) -> TakenOver {
+        let mut retired = Vec::new();
+        let mut left: FxHashMap<u64, &FilterChain> =
+            before.iter().map(|chain| (chain.identity, &**chain)).collect();
+        for chain in self.chains.iter_mut().chain(self.default.as_mut()) {
+            // Nobody else has a chain of a listener that was not yet published.
+            let Some(chain) = Arc::get_mut(chain) else { continue };
+            let Some(same) = left.remove(&chain.identity) else { continue };
+            chain.id = same.id;
+            if let (Terminal::Http(new), Terminal::Http(old)) =
+                (&mut chain.terminal, &same.terminal)
+            {
+                retired.push(old.swap(new.load_full()));
+                *new = old.clone();
+            }
+        }
+        TakenOver { gone: left.into_values().map(|chain| chain.id).collect(), retired }
     }
 
     /// Adds a chain.

@@ -2,6 +2,8 @@ use super::*;
 
 fn chain(name: &str) -> Arc<FilterChain> {
     Arc::new(FilterChain {
+        id: FilterChain::next_id(),
+        identity: 0,
         name: name.into(),
         filters: Vec::new(),
         terminal: Terminal::Close,

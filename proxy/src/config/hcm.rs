@@ -9,7 +9,7 @@ use super::cidr::Cidr;
 use super::local_reply::LocalReplyConfig;
 use super::name::NameId;
 use super::protocol_options::{CommonHttpOptions, Http1Options, Http2Options};
-use super::route::RouteTable;
+use super::route::slot::Routes;
 use crate::codec::head::Scheme;
 use crate::http_filters::chain::FilterConfig;
 
@@ -18,7 +18,7 @@ use crate::http_filters::chain::FilterConfig;
 pub struct HttpConnectionManager {
     pub stat_prefix: Arc<str>,
     pub codec: CodecType,
-    pub routes: Arc<RouteTable>,
+    pub routes: Routes,
     /// The router, always last, is not in the list.
     pub filters: Arc<[HttpFilter]>,
     pub router: RouterConfig,

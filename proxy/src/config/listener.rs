@@ -38,7 +38,7 @@ pub struct Listener {
 }
 
 /// One listening address.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Bind {
     /// An IP (with `ipv4_compat`) or a pipe.
     pub address: ConfigAddress,

@@ -37,11 +37,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A listener's chains on one worker: what their filters need, made once.
 pub struct WorkerChains {
-    terminals: FxHashMap<*const FilterChain, WorkerTerminal>,
+    /// By the chain's number.
+    terminals: FxHashMap<u64, WorkerTerminal>,
     /// Of chains that have filters before the terminal one.
-    filters: FxHashMap<*const FilterChain, Box<[Rc<WorkerRbac>]>>,
+    filters: FxHashMap<u64, Rc<[Rc<WorkerRbac>]>>,
 }
 
+#[derive(Clone)]
 enum WorkerTerminal {
     Http(Rc<HcmSlot>),
     Tcp(Rc<WorkerTcpProxy>),
@@ -54,16 +56,22 @@ impl fmt::Debug for WorkerChains {
 }
 
 impl WorkerChains {
-    /// The chains live as long as `listener`, whose addresses are the keys.
-    pub fn new(listener: &Listener, worker: &WorkerContext) -> Self {
+    /// `before`: those of the listener's earlier version, of which chains that stay are kept.
+    pub fn new(listener: &Listener, worker: &WorkerContext, before: Option<&Self>) -> Self {
         let mut terminals = FxHashMap::default();
         let mut filters = FxHashMap::default();
         for chain in listener.filter_chains.iter() {
+            if let Some(terminal) = before.and_then(|before| before.terminals.get(&chain.id)) {
+                terminals.insert(chain.id, terminal.clone());
+                let kept = before.and_then(|before| before.filters.get(&chain.id));
+                filters.extend(kept.map(|kept| (chain.id, kept.clone())));
+                continue;
+            }
             if !chain.filters.is_empty() {
                 let live = chain.filters.iter().map(|NetworkFilter::Rbac(rbac)| {
                     Rc::new(WorkerRbac::new(rbac.clone(), worker))
                 });
-                filters.insert(Arc::as_ptr(chain), live.collect());
+                filters.insert(chain.id, live.collect());
             }
             let live = match &chain.terminal {
                 Terminal::Http(published) => WorkerTerminal::Http(Rc::new(HcmSlot::new(
@@ -76,7 +84,7 @@ impl WorkerChains {
                 }
                 Terminal::Close => continue,
             };
-            terminals.insert(Arc::as_ptr(chain), live);
+            terminals.insert(chain.id, live);
         }
         Self { terminals, filters }
     }
@@ -136,11 +144,14 @@ pub fn start(
         return;
     };
     listener.count_start();
+    handle.set_chain(chain.id);
     let entered = Entered { listener, info, handle, stream: Cell::new(None) };
     match chain.transport.clone() {
         None => entered.admit(chain, io, read),
         Some(context) => {
-            tokio::task::spawn_local(entered.secure(chain, context, io, read));
+            let (connections, key) = (entered.listener.worker.connections.clone(), entered.key());
+            let task = tokio::task::spawn_local(entered.secure(chain, context, io, read));
+            connections.set_task(key, task.abort_handle());
         }
     }
 }
@@ -149,9 +160,11 @@ impl Entered {
     /// The connection's bytes are plain from here on: the network filters have their say.
     fn admit(self, chain: Arc<FilterChain>, mut io: Io, mut read: BytesMut) {
         let Some(denial) = self.denial(&chain) else { return self.run(&chain, io, read) };
-        tokio::task::spawn_local(async move {
+        let (connections, key) = (self.listener.worker.connections.clone(), self.handle.key());
+        let task = tokio::task::spawn_local(async move {
             self.deny(&chain, denial, &mut io, &mut read).await;
         });
+        connections.set_task(key, task.abort_handle());
     }
 
     /// Makes the handshake first. `read` is what has come of it.
@@ -210,7 +223,7 @@ impl Entered {
             stream.connection_termination_details =
                 Some("transport socket timeout was reached".into());
         }
-        match self.listener.chains.terminals.get(&Arc::as_ptr(chain)) {
+        match self.listener.chains.terminals.get(&chain.id) {
             Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, 0),
             Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, timed_out, 0),
             None => {}
@@ -220,7 +233,7 @@ impl Entered {
 
     /// Asks the chain's network filters.
     fn denial(&self, chain: &Arc<FilterChain>) -> Option<Denial> {
-        let filters = self.listener.chains.filters.get(&Arc::as_ptr(chain))?;
+        let filters = self.listener.chains.filters.get(&chain.id)?;
         filters.iter().find_map(|rbac| rbac.denial(&self.info))
     }
 
@@ -233,7 +246,7 @@ impl Entered {
         read: &mut BytesMut,
     ) {
         let worker = &self.listener.worker;
-        let terminal = self.listener.chains.terminals.get(&Arc::as_ptr(chain));
+        let terminal = self.listener.chains.terminals.get(&chain.id);
         let half_close = matches!(terminal, Some(WorkerTerminal::Tcp(_)));
         let heard = denial.wait_for_a_byte(io, read, &self.handle, worker).await;
         if heard {
@@ -264,24 +277,27 @@ impl Entered {
     fn run(self, chain: &Arc<FilterChain>, io: Io, read: BytesMut) {
         let (listener, info) = (self.listener.clone(), self.info.clone());
         let worker = listener.worker.clone();
-        match listener.chains.terminals.get(&Arc::as_ptr(chain)) {
+        let (connections, key) = (worker.connections.clone(), self.handle.key());
+        let task = match listener.chains.terminals.get(&chain.id) {
             Some(WorkerTerminal::Http(slot)) => {
                 let slot = slot.clone();
                 let limit = listener.config.per_connection_buffer_limit;
                 let connection = HttpConnection { worker, slot, info, handle: self, limit };
-                tokio::task::spawn_local(connection.serve(io, read));
+                tokio::task::spawn_local(connection.serve(io, read))
             }
             Some(WorkerTerminal::Tcp(proxy)) => {
                 let proxy = proxy.clone();
                 let connection = tcp_proxy::TcpConnection { worker, proxy, info, handle: self };
-                tokio::task::spawn_local(connection.serve(io, read));
+                tokio::task::spawn_local(connection.serve(io, read))
             }
             // No filters: closed at once.
             None => {
                 let stat = ListenerConfigStat::NetworkExtensionConfigMissing;
                 listener.config_stats.inc(stat);
+                return;
             }
-        }
+        };
+        connections.set_task(key, task.abort_handle());
     }
 }
 

@@ -11,6 +11,8 @@ use super::HcmScope;
 use crate::access_log::AccessLogs;
 use crate::codec::{h1, h2};
 use crate::config::hcm::HttpConnectionManager;
+use crate::config::route::RouteTable;
+use crate::config::route::slot::Routes;
 use crate::http_filters::local_ratelimit;
 use crate::stats::Block;
 use crate::stats::names::{HttpStat, HttpTracingStat, ListenerHttpStat, RouterStat};
@@ -30,6 +32,8 @@ pub struct WorkerHcm {
     pub h2: Arc<h2::Settings>,
     /// Made with the first HTTP/2 connection.
     h2_counters: OnceCell<h2::Counters>,
+    /// The table that the last stream took.
+    routes: RefCell<Arc<RouteTable>>,
 }
 
 impl fmt::Debug for WorkerHcm {
@@ -55,9 +59,8 @@ impl WorkerHcm {
         for filter in config.filters.iter() {
             filter.config.declare(&hcm_scope);
         }
-        config.routes.for_each_filter_config(|config| {
-            local_ratelimit::declare_per_route(config, &hcm_scope)
-        });
+        let routes = config.routes.load();
+        declare_routes(&routes, &hcm_scope);
         let mut h1 = h1::ServerSettings::new(&config.http1, &config.common, Some(kb));
         h1.validate_scheme = config.use_remote_address && config.xff_num_trusted_hops == 0;
         Self {
@@ -69,9 +72,23 @@ impl WorkerHcm {
             h1: Arc::new(h1),
             h2: Arc::new(h2::Settings::new(&config.http2, &config.common, kb)),
             h2_counters: OnceCell::new(),
+            routes: RefCell::new(routes),
             scope: hcm_scope,
             config,
         }
+    }
+
+    /// The newest route table.
+    pub fn routes(&self) -> Arc<RouteTable> {
+        let mut routes = self.routes.borrow_mut();
+        if let Routes::Discovered(slot) = &self.config.routes {
+            let newest = slot.load();
+            if !Arc::ptr_eq(&routes, &newest) {
+                declare_routes(&newest, &self.scope);
+                *routes = newest.clone();
+            }
+        }
+        routes.clone()
     }
 
     /// The counters of an HTTP/2 connection.
@@ -82,6 +99,11 @@ impl WorkerHcm {
         });
         made.clone()
     }
+}
+
+/// Makes the statistics exist that the filters' per-route configurations name.
+fn declare_routes(routes: &RouteTable, scope: &HcmScope) {
+    routes.for_each_filter_config(|config| local_ratelimit::declare_per_route(config, scope));
 }
 
 /// The place where new streams look for their connection manager: remakes the live form when control has

@@ -41,7 +41,14 @@ pub(super) fn admit(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     let hcm = s.hcm.clone();
     let local = s.worker.local.clone();
     let random = (s.worker.random(), s.worker.random());
-    request_headers::mutate(&mut s.request, &mut s.info, &hcm.config, &local, random);
+    request_headers::mutate(
+        &mut s.request,
+        &mut s.info,
+        &hcm.config,
+        s.route.table(),
+        &local,
+        random,
+    );
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::{client_cert, request_id};
 use crate::codec::head::{RequestHead, Scheme};
 use crate::codec::name::{HeaderName, names};
 use crate::config::hcm::HttpConnectionManager;
+use crate::config::route::RouteTable;
 use crate::format::address::IpText;
 use crate::stream_info::{Address, StreamInfo};
 
@@ -52,6 +53,7 @@ pub fn mutate(
     head: &mut RequestHead,
     info: &mut StreamInfo,
     hcm: &HttpConnectionManager,
+    routes: &RouteTable,
     local: &LocalInfo,
     random: (u64, u64),
 ) {
@@ -76,7 +78,7 @@ pub fn mutate(
             remove_all(head, EDGE_REMOVED);
         }
         remove_all(head, EXTERNAL_REMOVED);
-        for name in &hcm.routes.internal_only_headers {
+        for name in &routes.internal_only_headers {
             head.headers.remove(name);
         }
     }

@@ -231,7 +231,7 @@ impl<'a> ActiveStream<'a> {
         }
         let facts = RouteFacts::new(&info.connection, worker.random());
         Self {
-            route: RouteState::new(setup.hcm.config.routes.clone(), facts),
+            route: RouteState::new(setup.hcm.routes(), facts),
             timers: StreamTimers::new(&worker.timers, now),
             worker,
             hcm: setup.hcm,

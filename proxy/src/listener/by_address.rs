@@ -63,6 +63,15 @@ impl ListenersByAddress {
         }
     }
 
+    /// A listener's new version takes over its addresses.
+    pub fn replace(&self, before: &WorkerListener, listener: &Rc<WorkerListener>) {
+        for entry in self.0.borrow_mut().values_mut() {
+            if std::ptr::eq(entry.listener.as_ptr(), before) {
+                entry.listener = Rc::downgrade(listener);
+            }
+        }
+    }
+
     /// A listener takes no more connections.
     pub fn remove(&self, listener: &WorkerListener) {
         self.0.borrow_mut().retain(|_, entry| !std::ptr::eq(entry.listener.as_ptr(), listener));

@@ -8,7 +8,7 @@ pub mod proxy_protocol;
 pub mod sockets;
 pub mod tls_inspector;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -111,7 +111,13 @@ impl Acceptor {
 }
 
 impl WorkerListener {
-    pub fn new(config: Arc<Listener>, number: usize, worker: Rc<WorkerContext>) -> Rc<Self> {
+    /// `before`: its earlier version, of which the filter chains that stay are kept.
+    pub fn new(
+        config: Arc<Listener>,
+        number: usize,
+        worker: Rc<WorkerContext>,
+        before: Option<&Self>,
+    ) -> Rc<Self> {
         let scope = worker.registry.scope(&format!("listener.{}", config.stat_prefix));
         let worker_scope = scope.scope(&format!("worker_{}", worker.index));
         let is_tls = config.filter_chains.iter().any(|chain| chain.transport.is_some());
@@ -120,7 +126,7 @@ impl WorkerListener {
         }
         Rc::new(Self {
             ssl: is_tls.then(|| Rc::new(SslStats::new(&scope, true, worker.index))),
-            chains: WorkerChains::new(&config, &worker),
+            chains: WorkerChains::new(&config, &worker, before.map(|before| &before.chains)),
             stats: scope.block(worker.index),
             config_stats: scope.block(worker.index),
             worker_stats: worker_scope.block(worker.index),
@@ -130,50 +136,6 @@ impl WorkerListener {
             number,
             worker,
         })
-    }
-
-    /// Accepts until `stop`; then takes what is left in the queue and closes the socket.
-    ///
-    /// # Errors
-    /// The socket cannot be registered with the runtime.
-    pub async fn accept_loop(
-        self: Rc<Self>,
-        socket: BoundSocket,
-        stop: StopSignal,
-    ) -> io::Result<()> {
-        let acceptor = Acceptor::new(socket)?;
-        loop {
-            let failed = poll_fn(|cx| {
-                let mut accepted = 0;
-                loop {
-                    match acceptor.poll_accept(cx) {
-                        Poll::Ready(Ok((io, peer))) => {
-                            self.admit(io, peer, acceptor.local());
-                            accepted += 1;
-                            if accepted >= self.config.max_accepts_per_event {
-                                self.count_accepted(accepted);
-                                cx.waker().wake_by_ref();
-                                return Poll::Pending;
-                            }
-                        }
-                        Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
-                        Poll::Pending => break,
-                    }
-                }
-                if accepted > 0 {
-                    self.count_accepted(accepted);
-                }
-                // The queue is empty: closing now refuses nobody who was let in.
-                if stop.poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
-            })
-            .await;
-            let Some(error) = failed else { return Ok(()) };
-            if is_transient(&error) {
-                continue;
-            }
-            tracing::warn!(listener = %self.config.name, %error, "accept failed");
-            self.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
-        }
     }
 
     fn count_accepted(&self, accepted: usize) {
@@ -259,6 +221,73 @@ pub(super) struct Arrival {
     started: Instant,
 }
 
+/// A listener's place on one worker: its newest version, which the accept loops of its sockets serve.
+#[derive(Debug)]
+pub struct ListenerSlot(RefCell<Rc<WorkerListener>>);
+
+impl ListenerSlot {
+    pub fn new(listener: Rc<WorkerListener>) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(listener)))
+    }
+
+    /// The newest version.
+    pub fn current(&self) -> Rc<WorkerListener> {
+        self.0.borrow().clone()
+    }
+
+    /// New connections go to `listener`; gives the version before.
+    pub fn replace(&self, listener: Rc<WorkerListener>) -> Rc<WorkerListener> {
+        self.0.replace(listener)
+    }
+
+    /// Accepts until `stop`; then takes what is left in the queue and closes the socket. Each connection goes to the
+    /// listener's newest version.
+    ///
+    /// # Errors
+    /// The socket cannot be registered with the runtime.
+    pub async fn accept_loop(
+        self: Rc<Self>,
+        socket: BoundSocket,
+        stop: StopSignal,
+    ) -> io::Result<()> {
+        let acceptor = Acceptor::new(socket)?;
+        loop {
+            let failed = poll_fn(|cx| {
+                let mut accepted = 0;
+                let listener = self.current();
+                loop {
+                    match acceptor.poll_accept(cx) {
+                        Poll::Ready(Ok((io, peer))) => {
+                            listener.admit(io, peer, acceptor.local());
+                            accepted += 1;
+                            if accepted >= listener.config.max_accepts_per_event {
+                                listener.count_accepted(accepted);
+                                cx.waker().wake_by_ref();
+                                return Poll::Pending;
+                            }
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Some(error)),
+                        Poll::Pending => break,
+                    }
+                }
+                if accepted > 0 {
+                    listener.count_accepted(accepted);
+                }
+                // The queue is empty: closing now refuses nobody who was let in.
+                if stop.poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+            })
+            .await;
+            let Some(error) = failed else { return Ok(()) };
+            if is_transient(&error) {
+                continue;
+            }
+            let listener = self.current();
+            tracing::warn!(listener = %listener.config.name, %error, "accept failed");
+            listener.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
+        }
+    }
+}
+
 /// What listener filters found out.
 #[derive(Debug)]
 pub struct Found {
@@ -337,7 +366,7 @@ pub struct StopSignal(Rc<Stop>);
 #[derive(Default)]
 struct Stop {
     stopped: Cell<bool>,
-    waker: std::cell::RefCell<Vec<std::task::Waker>>,
+    waker: RefCell<Vec<std::task::Waker>>,
 }
 
 impl fmt::Debug for StopSignal {

@@ -1,11 +1,12 @@
-//! Listening sockets: made once, before the workers start, so that a port that is taken is an error at start.
+//! Listening sockets: bound when their listener is compiled, so that a port that is taken is an error of its
+//! configuration; they listen once it is warm.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::config::core::{ConfigAddress, SocketFamily, SocketOptionValue, SocketState};
 use crate::config::listener::{Bind, Listener};
@@ -38,6 +39,19 @@ impl BoundListener {
             addresses: listener.binds.iter().filter_map(address).collect(),
         }
     }
+
+    /// Lets connections in; before, they are refused.
+    ///
+    /// # Errors
+    /// Something else has come to listen on an address since it was bound.
+    pub fn listen(&self, listener: &Listener) -> Result<(), BindError> {
+        for sockets in &self.workers {
+            for (socket, bind) in sockets.iter().zip(&listener.binds) {
+                socket.listen(listener.backlog, bind).map_err(|source| bind_error(bind, source))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One listening socket of one worker.
@@ -45,6 +59,19 @@ impl BoundListener {
 pub enum BoundSocket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
+}
+
+impl BoundSocket {
+    fn listen(&self, backlog: i32, bind: &Bind) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => {
+                let is_ipv4 = socket.local_addr()?.is_ipv4();
+                SockRef::from(socket).listen(backlog)?;
+                set_options(bind, is_ipv4, SocketState::Listening, socket.as_fd())
+            }
+            Self::Unix(socket) => SockRef::from(socket).listen(backlog),
+        }
+    }
 }
 
 /// A socket that could not be made, in Envoy's words.
@@ -66,20 +93,23 @@ pub fn bind(listener: &Listener, workers: usize) -> Result<BoundListener, BindEr
         addresses: Vec::new(),
     };
     for bind in &listener.binds {
-        let (sockets, address) = bind_address(listener, bind, workers).map_err(|source| {
-            let address = match &bind.address {
-                ConfigAddress::Ip { addr, .. } => addr.to_string(),
-                ConfigAddress::Dns { host, port } => format!("{host}:{port}"),
-                ConfigAddress::Pipe { path, .. } => path.to_string(),
-            };
-            BindError { address, source }
-        })?;
+        let (sockets, address) =
+            bind_address(listener, bind, workers).map_err(|source| bind_error(bind, source))?;
         out.addresses.push(address);
         for (worker, socket) in out.workers.iter_mut().zip(sockets) {
             worker.push(socket);
         }
     }
     Ok(out)
+}
+
+fn bind_error(bind: &Bind, source: io::Error) -> BindError {
+    let address = match &bind.address {
+        ConfigAddress::Ip { addr, .. } => addr.to_string(),
+        ConfigAddress::Dns { host, port } => format!("{host}:{port}"),
+        ConfigAddress::Pipe { path, .. } => path.to_string(),
+    };
+    BindError { address, source }
 }
 
 fn bind_address(
@@ -103,7 +133,7 @@ fn bind_address(
             Ok((sockets, Address::Ip(bound)))
         }
         ConfigAddress::Pipe { path, mode } => {
-            let socket = unix_socket(path, *mode, listener.backlog)?;
+            let socket = unix_socket(path, *mode)?;
             let mut sockets = vec![socket];
             while sockets.len() < workers {
                 sockets.push(sockets[0].try_clone()?);
@@ -142,28 +172,9 @@ fn tcp_socket(
     }
     // Connections inherit it: a response must not wait for the next one (Nagle against delayed ACK).
     socket.set_tcp_nodelay(true)?;
-    let options = |state| {
-        let family = if addr.is_ipv4() { SocketFamily::Ipv4 } else { SocketFamily::Ipv6 };
-        bind.socket_options
-            .iter()
-            .filter(move |o| {
-                o.state == state && (o.family == SocketFamily::Any || o.family == family)
-            })
-            .try_for_each(|option| {
-                let int;
-                let value: &[u8] = match &option.value {
-                    SocketOptionValue::Int(value) => {
-                        int = value.to_ne_bytes();
-                        &int
-                    }
-                    SocketOptionValue::Bytes(bytes) => bytes,
-                };
-                sys::socket::set_option(socket.as_fd(), option.level, option.name, value)
-            })
-    };
-    options(SocketState::Prebind)?;
+    set_options(bind, addr.is_ipv4(), SocketState::Prebind, socket.as_fd())?;
     socket.bind(&SockAddr::from(addr))?;
-    options(SocketState::Bound)?;
+    set_options(bind, addr.is_ipv4(), SocketState::Bound, socket.as_fd())?;
     if let Some(keepalive) = &bind.keepalive {
         let mut params = socket2::TcpKeepalive::new();
         if let Some(time) = keepalive.time {
@@ -181,23 +192,39 @@ fn tcp_socket(
         let value = length.to_ne_bytes();
         sys::socket::set_option(socket.as_fd(), IPPROTO_TCP, TCP_FASTOPEN, &value)?;
     }
-    socket.listen(listener.backlog)?;
-    options(SocketState::Listening)?;
     Ok(socket.into())
 }
 
-fn unix_socket(
-    path: &str,
-    mode: u32,
-    backlog: i32,
-) -> io::Result<std::os::unix::net::UnixListener> {
+/// The options of an address that are set in a state of its socket.
+fn set_options(
+    bind: &Bind,
+    is_ipv4: bool,
+    state: SocketState,
+    socket: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let family = if is_ipv4 { SocketFamily::Ipv4 } else { SocketFamily::Ipv6 };
+    let of_state = bind.socket_options.iter().filter(|option| {
+        option.state == state && (option.family == SocketFamily::Any || option.family == family)
+    });
+    for option in of_state {
+        let int;
+        let value: &[u8] = match &option.value {
+            SocketOptionValue::Int(value) => {
+                int = value.to_ne_bytes();
+                &int
+            }
+            SocketOptionValue::Bytes(bytes) => bytes,
+        };
+        sys::socket::set_option(socket, option.level, option.name, value)?;
+    }
+    Ok(())
+}
+
+fn unix_socket(path: &str, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     if let Some(name) = path.strip_prefix('@') {
-        use std::os::linux::net::SocketAddrExt;
-        let addr = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-        let listener = std::os::unix::net::UnixListener::bind_addr(&addr)?;
-        listener.set_nonblocking(true)?;
-        return Ok(listener);
+        socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
+        return Ok(socket.into());
     }
     // A socket left behind by an earlier process is not an error, as in Envoy.
     match std::fs::remove_file(path) {
@@ -209,6 +236,5 @@ fn unix_socket(
     if mode != 0 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
-    socket.listen(backlog)?;
     Ok(socket.into())
 }

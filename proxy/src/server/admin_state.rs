@@ -9,16 +9,14 @@ use super::args::Options;
 use super::lifecycle::Lifecycle;
 use crate::access_log::AccessLogWriter;
 use crate::admin::{
-    AdminAddress, AdminState, ClusterStatus, ConfigKind, ConfigResource, ConfigState,
-    DrainListeners, ListenerStatus, RuntimeEntry, RuntimeValues, ServerState,
+    AdminState, ClusterStatus, ConfigKind, ConfigResource, ConfigState, DrainListeners,
+    ListenerStatus, RejectedResource, RuntimeEntry, RuntimeValues, ServerState,
 };
-use crate::cluster::ClusterMap;
 use crate::config::compile::diagnostic::Diagnostic;
-use crate::config::json::{RawResource, static_routes, whole_bootstrap};
-use crate::config::listener::{Direction, Listener};
+use crate::config::json::{RawResource, whole_bootstrap};
 use crate::config::runtime;
-use crate::stream_info::Address;
 use crate::telemetry::Log;
+use crate::xds::store::Store;
 
 /// The server behind the admin interface.
 #[derive(Debug)]
@@ -27,10 +25,7 @@ pub struct ServerAdmin {
     pub(super) options: Options,
     pub(super) workers: u32,
     pub(super) node: Bytes,
-    pub(super) listeners: Vec<Arc<Listener>>,
-    pub(super) addresses: Vec<Vec<Address>>,
-    pub(super) clusters: Arc<ClusterMap>,
-    pub(super) cluster_order: Vec<Arc<str>>,
+    pub(super) store: Store,
     pub(super) raw_bootstrap: Bytes,
     pub(super) raw_listeners: Vec<RawResource>,
     pub(super) raw_clusters: Vec<RawResource>,
@@ -39,20 +34,6 @@ pub struct ServerAdmin {
     pub(super) lifecycle: Lifecycle,
     pub(super) access_log: Arc<AccessLogWriter>,
     pub(super) log: Log,
-}
-
-impl ServerAdmin {
-    fn resource(&self, raw: &RawResource) -> ConfigResource {
-        ConfigResource {
-            name: raw.name.clone(),
-            state: ConfigState::Static,
-            version: String::new(),
-            last_updated: self.loaded_at,
-            type_url: raw.type_url,
-            value: raw.bytes.clone(),
-            rejected: None,
-        }
-    }
 }
 
 impl AdminState for ServerAdmin {
@@ -73,27 +54,23 @@ impl AdminState for ServerAdmin {
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {
-        let address = |address: &Address| match address {
-            Address::Ip(addr) => AdminAddress::Socket(*addr),
-            Address::Pipe(path) => AdminAddress::Pipe(path.to_string().into()),
-            Address::Internal(name) => AdminAddress::Internal(name.to_string(), String::new()),
-        };
-        self.listeners
-            .iter()
-            .zip(&self.addresses)
-            .map(|(listener, addresses)| ListenerStatus {
-                name: listener.name.to_string(),
-                addresses: addresses.iter().map(address).collect(),
-            })
-            .collect()
+        self.store.listener_status()
     }
 
     fn cluster_names(&self) -> Vec<Arc<str>> {
-        self.cluster_order.clone()
+        self.store.cluster_names()
     }
 
     fn cluster(&self, name: &str) -> Option<ClusterStatus> {
-        self.clusters.get(name).map(|cluster| cluster.status())
+        self.store.cluster_status(name)
+    }
+
+    fn config_version(&self, kind: ConfigKind) -> String {
+        self.store.whole_version(kind)
+    }
+
+    fn rejected(&self) -> Vec<RejectedResource> {
+        self.store.rejected()
     }
 
     fn config(&self, kind: ConfigKind) -> Vec<ConfigResource> {
@@ -112,23 +89,7 @@ impl AdminState for ServerAdmin {
                 ),
                 rejected: None,
             }],
-            ConfigKind::Clusters => self.raw_clusters.iter().map(|r| self.resource(r)).collect(),
-            ConfigKind::Listeners => self.raw_listeners.iter().map(|r| self.resource(r)).collect(),
-            ConfigKind::Routes => {
-                let routes = self.raw_listeners.iter().flat_map(static_routes);
-                routes
-                    .map(|(name, value)| ConfigResource {
-                        name,
-                        state: ConfigState::Static,
-                        version: String::new(),
-                        last_updated: self.loaded_at,
-                        type_url: "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-                        value,
-                        rejected: None,
-                    })
-                    .collect()
-            }
-            ConfigKind::Endpoints | ConfigKind::ScopedRoutes | ConfigKind::Secrets => Vec::new(),
+            other => self.store.config(other),
         }
     }
 
@@ -148,19 +109,13 @@ impl AdminState for ServerAdmin {
     }
 
     fn ignored_configuration(&self) -> Vec<Diagnostic> {
-        self.ignored.clone()
+        let mut all = self.ignored.clone();
+        all.extend(self.store.ignored());
+        all
     }
 
     fn drain_listeners(&self, how: DrainListeners) {
-        let wanted =
-            |listener: &Listener| !how.inbound_only || listener.direction == Direction::Inbound;
-        let numbers = self
-            .listeners
-            .iter()
-            .enumerate()
-            .filter(|(_, listener)| wanted(listener))
-            .map(|(number, _)| number)
-            .collect();
+        let numbers = self.store.listener_numbers(how.inbound_only);
         self.lifecycle.drain_listeners(numbers, how);
     }
 

@@ -24,7 +24,7 @@ pub struct Lifecycle(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    live: Cell<bool>,
+    stage: Cell<ServerState>,
     health_failed: Cell<bool>,
     draining: Cell<bool>,
     workers: RefCell<Vec<WorkerHandle>>,
@@ -50,7 +50,7 @@ impl Lifecycle {
     pub fn new(options: &Options) -> (Self, ExitWait) {
         let (ended, receiver) = mpsc::unbounded_channel();
         let inner = Inner {
-            live: Cell::new(false),
+            stage: Cell::new(ServerState::PreInitializing),
             health_failed: Cell::new(false),
             draining: Cell::new(false),
             workers: RefCell::default(),
@@ -69,17 +69,16 @@ impl Lifecycle {
         self.0.workers.borrow_mut().push(worker);
     }
 
-    pub fn set_live(&self) {
-        self.0.live.set(true);
+    /// How far the start has come: `PreInitializing`, `Initializing`, `Live`.
+    pub fn set_stage(&self, stage: ServerState) {
+        self.0.stage.set(stage);
     }
 
     pub fn state(&self) -> ServerState {
         if self.0.health_failed.get() || self.0.draining.get() {
             ServerState::Draining
-        } else if self.0.live.get() {
-            ServerState::Live
         } else {
-            ServerState::PreInitializing
+            self.0.stage.get()
         }
     }
 
@@ -92,16 +91,24 @@ impl Lifecycle {
         self.0.quit.notify_one();
     }
 
-    fn tell(&self, command: impl Fn() -> Command) {
+    /// Says the same to every worker that has started, in order.
+    pub fn tell(&self, command: impl Fn() -> Command) {
         for worker in self.0.workers.borrow().iter() {
             // A worker that has ended needs no command.
             let _ = worker.commands.send(command());
         }
     }
 
-    /// Host sets have changed.
-    pub fn refresh_clusters(&self) {
-        self.tell(|| Command::RefreshClusters);
+    /// Says something to every worker by its number.
+    pub fn tell_each(&self, mut command: impl FnMut(usize) -> Command) {
+        for (index, worker) in self.0.workers.borrow().iter().enumerate() {
+            let _ = worker.commands.send(command(index));
+        }
+    }
+
+    /// `--drain-time-s`
+    pub fn drain_time(&self) -> Duration {
+        self.0.drain_time
     }
 
     /// `/drain_listeners` for the listeners of these numbers. Gracefully: connections are told to end and new ones

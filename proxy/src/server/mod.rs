@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 
 use crate::config::compile::CompileContext;
 use crate::config::compile::configuration::load_configuration;
+use crate::config::compile::slots::Slots;
 use crate::config::runtime;
 use crate::http_filters::ExtraFilters;
 use crate::stats::Registry;
@@ -95,10 +96,9 @@ pub fn run(
         escaped: options.log_format_escaped,
         path: options.log_path.clone(),
     })?;
-    let mut configuration = load_configuration(
-        options,
-        &CompileContext { extra_filters, secrets: &Secrets::default() },
-    )?;
+    let (slots, secrets) = (Slots::default(), Secrets::default());
+    let cx = CompileContext { extra_filters, slots: &slots, secrets: &secrets };
+    let mut configuration = load_configuration(options, &cx)?;
     for unknown in &configuration.unknown_fields {
         tracing::warn!("unknown field passed over: {unknown}");
     }
@@ -127,7 +127,9 @@ pub fn run(
     } as usize;
     let registry = Registry::new(std::mem::take(&mut configuration.bootstrap.stats));
     runtime::publish(std::mem::take(&mut configuration.bootstrap.runtime));
-    let prepared = Prepared { configuration, registry, workers, started };
+    let extra_filters = extra_filters.clone();
+    let prepared =
+        Prepared { configuration, extra_filters, slots, secrets, registry, workers, started };
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     control.block_on(local.run_until(serve(prepared, options, log, ready)))

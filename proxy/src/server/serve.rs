@@ -1,32 +1,37 @@
 //! The control thread: starts what a compiled configuration asks for, and serves until the process is to end.
 //!
-//! Order: access log writer, clusters, sockets, admin interface, DNS, workers.
+//! Order: access log writer, clusters, sockets, admin interface; then what is fetched, stage by stage (`xds::store::Stage`);
+//! then the workers. A signal ends the process at any time.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::admin_state::ServerAdmin;
-use super::args::{Mode, Options};
+use super::args::{DrainStrategy, Mode, Options};
 use super::lifecycle::{Exit, Lifecycle};
 use crate::access_log::{AccessLogWriter, FlushOptions, WorkerAccessLogs};
-use crate::admin::{Admin, AdminListener};
-use crate::cluster::dns::{DnsDiscovery, Resolvers};
-use crate::cluster::{ClusterMap, SharedCluster};
+use crate::admin::{Admin, AdminListener, ServerState};
+use crate::cluster::ClusterMap;
+use crate::config::bootstrap::Bootstrap;
 use crate::config::compile::configuration::Configuration;
+use crate::config::compile::slots::Slots;
 use crate::hcm::request_headers::LocalInfo;
-use crate::listener::sockets::{self, BoundListener};
+use crate::http_filters::ExtraFilters;
 use crate::stats::Registry;
-use crate::stats::names::{ClusterManagerStat, ListenerManagerStat, ServerStat};
+use crate::stats::names::ServerStat;
 use crate::telemetry::Log;
+use crate::tls::Secrets;
 use crate::worker::run::{WorkerSetup, start};
-
-/// How long start-up waits for the first answers of DNS before it serves without.
-const INITIAL_DNS_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::xds::files;
+use crate::xds::store::{Setup, Stage, Store, Wants};
 
 /// Everything that stands before the first worker starts.
 pub(super) struct Prepared {
     pub(super) configuration: Configuration,
+    pub(super) extra_filters: ExtraFilters,
+    pub(super) slots: Slots,
+    pub(super) secrets: Secrets,
     pub(super) registry: Registry,
     pub(super) workers: usize,
     pub(super) started: Instant,
@@ -38,7 +43,8 @@ pub(super) async fn serve(
     log: Log,
     ready: impl FnOnce(&ServerAdmin) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Prepared { configuration, registry, workers, started } = prepared;
+    let Prepared { configuration, extra_filters, slots, secrets, registry, workers, started } =
+        prepared;
     let access_log = AccessLogWriter::start(
         FlushOptions {
             interval: options.file_flush_interval(),
@@ -48,33 +54,35 @@ pub(super) async fn serve(
     )?;
     let Configuration { bootstrap, listeners, clusters, raw, ignored, unknown_fields, .. } =
         configuration;
-    let (raw_clusters, shared): (Vec<_>, Vec<_>) = clusters
-        .into_iter()
-        .map(|(raw, cluster)| (raw, Arc::new(SharedCluster::new(Arc::new(cluster), &registry))))
-        .unzip();
-    let map = Arc::new(ClusterMap::new(shared.iter().cloned()));
+    let server = registry.scope("server").shared::<ServerStat>();
+    server.add(ServerStat::StaticUnknownFields, unknown_fields.len() as u64);
+    let map = Arc::new(ClusterMap::default());
     let breakers = map.clone();
     registry.before_read(move || breakers.write_breaker_gauges());
-    let (raw_listeners, listeners): (Vec<_>, Vec<_>) =
-        listeners.into_iter().map(|(raw, listener)| (raw, Arc::new(listener))).unzip();
-    let mut bound: Vec<BoundListener> = Vec::new();
-    for listener in &listeners {
-        bound.push(if listener.bind_to_port {
-            sockets::bind(listener, workers)?
-        } else {
-            BoundListener::unbound(listener, workers)
-        });
-    }
     let (lifecycle, exit) = Lifecycle::new(options);
+    let (store, wants) = Store::new(Setup {
+        registry: registry.clone(),
+        upstream_bind: bootstrap.upstream_bind.clone(),
+        extra_filters,
+        slots,
+        secrets,
+        map: map.clone(),
+        lifecycle: lifecycle.clone(),
+        workers,
+        drain_gradually: options.drain_strategy == DrainStrategy::Gradual,
+        clusters: bootstrap.dynamic.clusters.clone(),
+        listeners: bootstrap.dynamic.listeners.clone(),
+    });
+    let raw_clusters = clusters.iter().map(|(raw, _)| raw.clone()).collect();
+    let raw_listeners = listeners.iter().map(|(raw, _)| raw.clone()).collect();
+    store.add_static_clusters(clusters);
+    store.add_static_listeners(listeners)?;
     let state = Rc::new(ServerAdmin {
         started,
         options: options.clone(),
         workers: workers as u32,
         node: bootstrap.node.bytes.clone(),
-        listeners: listeners.clone(),
-        addresses: bound.iter().map(|b| b.addresses.clone()).collect(),
-        clusters: map.clone(),
-        cluster_order: shared.iter().map(|c| c.config.name.clone()).collect(),
+        store: store.clone(),
         raw_bootstrap: raw,
         raw_listeners,
         raw_clusters,
@@ -86,51 +94,70 @@ pub(super) async fn serve(
     });
     // The admin interface answers while the rest starts.
     start_admin(&state, bootstrap.admin.as_ref(), &registry, options).await?;
-    let discoveries = start_dns(&shared).await;
-    count(&registry, &shared, listeners.len(), workers, &unknown_fields);
-    let local = Arc::new(LocalInfo {
-        service_cluster: bootstrap.node.cluster.clone(),
-        service_node: bootstrap.node.id.clone(),
-    });
-    let mut seeds = rand::rng();
-    let mut per_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for (listener, bound) in listeners.iter().zip(bound) {
-        for (worker, sockets) in per_worker.iter_mut().zip(bound.workers) {
-            worker.push((listener.clone(), sockets));
+    start_sources(&store, wants);
+    let begin = async {
+        store.start();
+        store.reached(Stage::Listeners).await;
+        lifecycle.set_stage(ServerState::Initializing);
+        store.reached(Stage::Live).await;
+        start_workers(&bootstrap, &state, &map, &registry)?;
+        store.workers_started();
+        lifecycle.set_stage(ServerState::Live);
+        let took = started.elapsed().as_millis() as u64;
+        server.record(ServerStat::InitializationTimeMs, took);
+        tracing::info!(workers, "serving");
+        ready(&state)?;
+        if options.mode == Mode::InitOnly {
+            lifecycle.quit();
         }
-    }
-    for (index, listeners) in per_worker.into_iter().enumerate() {
-        let handle = start(WorkerSetup {
-            index,
-            listeners,
-            clusters: map.clone(),
-            registry: registry.clone(),
-            access_log: access_log.clone(),
-            local: local.clone(),
-            seed: rand::Rng::random(&mut seeds),
-            ended: lifecycle.worker_ended(),
-        })?;
-        lifecycle.add_worker(handle);
-    }
-    lifecycle.set_live();
-    let server = registry.scope("server").shared::<ServerStat>();
-    server.record(ServerStat::InitializationTimeMs, started.elapsed().as_millis() as u64);
-    registry
-        .scope("listener_manager")
-        .shared::<ListenerManagerStat>()
-        .gauge_set(ListenerManagerStat::WorkersStarted, 1);
-    tracing::info!(workers, listeners = listeners.len(), clusters = shared.len(), "serving");
-    ready(&state)?;
-    if options.mode == Mode::InitOnly {
-        lifecycle.quit();
-    }
-    let outcome = exit.wait(&lifecycle).await;
-    drop(discoveries);
+        // The end comes from outside.
+        std::future::pending().await
+    };
+    let outcome = tokio::select! {
+        outcome = exit.wait(&lifecycle) => outcome,
+        outcome = begin => return outcome,
+    };
     access_log.drain();
     match outcome {
         Exit::Clean => Ok(()),
         Exit::WorkerDied => anyhow::bail!("a worker ended by itself"),
     }
+}
+
+/// Starts what fetches resources for the store.
+fn start_sources(store: &Store, wants: Wants) {
+    let fetched = store.clone();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = files::fetch(fetched, wants.files).await {
+            tracing::error!(%error, "files are not watched");
+        }
+    });
+}
+
+fn start_workers(
+    bootstrap: &Bootstrap,
+    state: &ServerAdmin,
+    map: &Arc<ClusterMap>,
+    registry: &Registry,
+) -> anyhow::Result<()> {
+    let local = Arc::new(LocalInfo {
+        service_cluster: bootstrap.node.cluster.clone(),
+        service_node: bootstrap.node.id.clone(),
+    });
+    let mut seeds = rand::rng();
+    for index in 0..state.workers as usize {
+        let handle = start(WorkerSetup {
+            index,
+            clusters: map.clone(),
+            registry: registry.clone(),
+            access_log: state.access_log.clone(),
+            local: local.clone(),
+            seed: rand::Rng::random(&mut seeds),
+            ended: state.lifecycle.worker_ended(),
+        })?;
+        state.lifecycle.add_worker(handle);
+    }
+    Ok(())
 }
 
 async fn start_admin(
@@ -154,41 +181,4 @@ async fn start_admin(
     let admin = Rc::new(Admin::new(state.clone(), registry.clone(), config, Some(logs)));
     tokio::task::spawn_local(admin.serve(listener));
     Ok(())
-}
-
-/// Starts DNS and waits for the first answers.
-async fn start_dns(clusters: &[Arc<SharedCluster>]) -> Vec<DnsDiscovery> {
-    let resolvers = Resolvers::default();
-    let mut seeds = rand::rng();
-    let mut discoveries: Vec<_> = clusters
-        .iter()
-        .filter_map(|c| DnsDiscovery::start(c, &resolvers, rand::Rng::random(&mut seeds)))
-        .collect();
-    let all = async {
-        for discovery in &mut discoveries {
-            discovery.initialised().await;
-        }
-    };
-    if tokio::time::timeout(INITIAL_DNS_TIMEOUT, all).await.is_err() {
-        tracing::warn!("DNS has not answered for every cluster; serving without");
-    }
-    discoveries
-}
-
-fn count(
-    registry: &Registry,
-    clusters: &[Arc<SharedCluster>],
-    listeners: usize,
-    workers: usize,
-    unknown: &[String],
-) {
-    let manager = registry.scope("cluster_manager").shared::<ClusterManagerStat>();
-    manager.gauge_set(ClusterManagerStat::ActiveClusters, clusters.len() as u64);
-    manager.add(ClusterManagerStat::ClusterAdded, clusters.len() as u64);
-    let manager = registry.scope("listener_manager").shared::<ListenerManagerStat>();
-    manager.gauge_set(ListenerManagerStat::TotalListenersActive, listeners as u64);
-    manager.add(ListenerManagerStat::ListenerAdded, listeners as u64);
-    manager.add(ListenerManagerStat::ListenerCreateSuccess, (listeners * workers) as u64);
-    let server = registry.scope("server").shared::<ServerStat>();
-    server.add(ServerStat::StaticUnknownFields, unknown.len() as u64);
 }

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::task::AbortHandle;
+
 use super::timers::{Timer, Timers};
 
 /// How long a connection that drains waits for what its client may have sent already, to be answered with
@@ -32,6 +34,7 @@ struct Shared {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     active: Cell<usize>,
+    serial: Cell<u64>,
     /// Everybody drains, who comes late too.
     all_drain: Cell<bool>,
     empty_waker: RefCell<Option<Waker>>,
@@ -39,9 +42,22 @@ struct Shared {
 
 struct Slot {
     listener: usize,
+    /// Number of its filter chain; 0 before it is found.
+    chain: u64,
+    /// Tells it from another connection that had or gets its place.
+    serial: u64,
     drain: Drain,
     waker: Option<Waker>,
+    /// The task that serves it, where it may be ended by force.
+    task: Option<AbortHandle>,
     used: bool,
+}
+
+/// A connection, which may have gone since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionKey {
+    slot: usize,
+    serial: u64,
 }
 
 /// All connections of a worker.
@@ -64,7 +80,9 @@ impl Connections {
     /// Enters a connection of a listener (its number).
     pub fn enter(&self, listener: usize) -> ConnectionHandle {
         let drain = if self.0.all_drain.get() { Drain::Graceful } else { Drain::No };
-        let slot = Slot { listener, drain, waker: None, used: true };
+        let serial = self.0.serial.get() + 1;
+        self.0.serial.set(serial);
+        let slot = Slot { listener, chain: 0, serial, drain, waker: None, task: None, used: true };
         let mut slots = self.0.slots.borrow_mut();
         let at = match self.0.free.borrow_mut().pop() {
             Some(at) => {
@@ -104,6 +122,47 @@ impl Connections {
         }
     }
 
+    /// The connections of which `wanted` (listener, chain) is true.
+    pub fn keys(&self, wanted: impl Fn(usize, u64) -> bool) -> Vec<ConnectionKey> {
+        let slots = self.0.slots.borrow();
+        let slots = slots.iter().enumerate();
+        slots
+            .filter(|(_, slot)| slot.used && wanted(slot.listener, slot.chain))
+            .map(|(at, slot)| ConnectionKey { slot: at, serial: slot.serial })
+            .collect()
+    }
+
+    /// Tells one connection, if it is still there.
+    pub fn drain_one(&self, key: ConnectionKey, drain: Drain) {
+        let waker = self.with(key, |slot| {
+            let told = slot.drain < drain;
+            slot.drain = slot.drain.max(drain);
+            slot.waker.take_if(|_| told)
+        });
+        if let Some(waker) = waker.flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Ends one connection by force, if it is still there.
+    pub fn abort(&self, key: ConnectionKey) {
+        let task = self.with(key, |slot| slot.task.take()).flatten();
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    /// Notes the task that serves a connection.
+    pub fn set_task(&self, key: ConnectionKey, task: AbortHandle) {
+        self.with(key, |slot| slot.task = Some(task));
+    }
+
+    fn with<T>(&self, key: ConnectionKey, act: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let mut slots = self.0.slots.borrow_mut();
+        let slot = slots.get_mut(key.slot).filter(|s| s.used && s.serial == key.serial)?;
+        Some(act(slot))
+    }
+
     /// Ready when no connection is left; one waiter.
     pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.active() == 0 {
@@ -115,6 +174,16 @@ impl Connections {
 }
 
 impl ConnectionHandle {
+    /// The filter chain was found.
+    pub fn set_chain(&self, chain: u64) {
+        self.shared.slots.borrow_mut()[self.slot].chain = chain;
+    }
+
+    pub fn key(&self) -> ConnectionKey {
+        let serial = self.shared.slots.borrow()[self.slot].serial;
+        ConnectionKey { slot: self.slot, serial }
+    }
+
     pub fn drain_state(&self) -> Drain {
         self.shared.slots.borrow()[self.slot].drain
     }
@@ -138,9 +207,11 @@ impl Drop for ConnectionHandle {
         let slot = &mut self.shared.slots.borrow_mut()[self.slot];
         slot.used = false;
         slot.waker = None;
+        let task = slot.task.take();
         self.shared.free.borrow_mut().push(self.slot);
         let active = self.shared.active.get() - 1;
         self.shared.active.set(active);
+        drop(task);
         if active == 0
             && let Some(waker) = self.shared.empty_waker.borrow_mut().take()
         {

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod connections;
+pub mod listeners;
 pub mod run;
 pub mod timers;
 

@@ -11,13 +11,11 @@ use tokio::task::LocalSet;
 
 use super::WorkerContext;
 use super::connections::Drain;
+use super::listeners::{ListenerCommand, Listeners};
 use super::timers::Timers;
 use crate::access_log::{AccessLogWriter, WorkerAccessLogs};
 use crate::cluster::{ClusterMap, WorkerClusters};
-use crate::config::listener::Listener;
 use crate::hcm::request_headers::LocalInfo;
-use crate::listener::sockets::BoundSocket;
-use crate::listener::{StopSignal, WorkerListener};
 use crate::stats::Registry;
 
 /// What control tells a worker.
@@ -31,8 +29,12 @@ pub enum Command {
     Exit,
     /// Ends now.
     Abort,
-    /// Host sets have changed: close idle connections to hosts that have gone.
-    RefreshClusters,
+    /// The listener of a number.
+    Listener(usize, ListenerCommand),
+    /// Another version of a cluster is in force, or none.
+    ClusterChanged(Arc<str>),
+    /// A cluster's host set has changed: close idle connections to hosts that have gone.
+    HostsChanged(Arc<str>),
     /// Hands buffered access log lines over.
     FlushLogs,
 }
@@ -63,7 +65,6 @@ impl WorkerHandle {
 /// What a worker starts with.
 pub struct WorkerSetup {
     pub index: usize,
-    pub listeners: Vec<(Arc<Listener>, Vec<BoundSocket>)>,
     pub clusters: Arc<ClusterMap>,
     pub registry: Registry,
     pub access_log: Arc<AccessLogWriter>,
@@ -113,43 +114,22 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
         setup.seed ^ 0x9e37_79b9_7f4a_7c15,
     ));
     tokio::task::spawn_local(async move { timers.drive().await });
-    let mut stops = Vec::new();
-    // One without sockets has statistics all the same.
-    let mut listeners = Vec::new();
-    for (number, (config, sockets)) in setup.listeners.into_iter().enumerate() {
-        let listener = WorkerListener::new(config, number, worker.clone());
-        worker.listeners.add(&listener, &sockets);
-        let stop = StopSignal::default();
-        for socket in sockets {
-            let listener = listener.clone();
-            let stop = stop.clone();
-            tokio::task::spawn_local(async move {
-                let name = listener.config.name.clone();
-                if let Err(error) = listener.accept_loop(socket, stop).await {
-                    tracing::error!(listener = %name, %error, "cannot accept");
-                }
-            });
-        }
-        stops.push(stop);
-        listeners.push(listener);
-    }
+    let mut listeners = Listeners::new(worker.clone());
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Drain(numbers) => {
                 worker.connections.drain(Drain::Graceful, |n| numbers.contains(&n));
             }
             Command::StopListeners(numbers) => {
-                for number in numbers.iter().filter(|n| **n < stops.len()) {
-                    stops[*number].stop();
-                    worker.listeners.remove(&listeners[*number]);
-                }
+                listeners.stop(|number| numbers.contains(&number));
             }
-            Command::RefreshClusters => worker.clusters.refresh(),
+            Command::Listener(number, command) => listeners.apply(number, command),
+            Command::ClusterChanged(name) => worker.clusters.forget(&name),
+            Command::HostsChanged(name) => worker.clusters.refresh_one(&name),
             Command::FlushLogs => access_logs.flush(),
             Command::Abort => break,
             Command::Exit => {
-                stops.iter().for_each(StopSignal::stop);
-                listeners.iter().for_each(|listener| worker.listeners.remove(listener));
+                listeners.stop(|_| true);
                 worker.connections.drain_all();
                 // A second command cuts the wait short.
                 let connections = worker.connections.clone();

@@ -65,7 +65,12 @@ const SECTIONS: &[Section] = &[
             (
                 "dynamic_listeners",
                 "DynamicListener",
-                &[ConfigState::Active, ConfigState::Warming, ConfigState::Draining],
+                &[
+                    ConfigState::Active,
+                    ConfigState::Warming,
+                    ConfigState::Draining,
+                    ConfigState::Rejected,
+                ],
             ),
         ],
     },
@@ -225,6 +230,11 @@ impl Dump {
         }
     }
 
+    /// Whether the mask leaves a field of a whole message.
+    fn is_wanted(&self, field: &str) -> bool {
+        self.fields.is_empty() || self.fields.iter().any(|of| of == field)
+    }
+
     /// Takes up the next part: its resources, and the head of its message.
     fn begin(&mut self, part: Part) {
         let mut resources = self.state.config(part.section.kind);
@@ -255,7 +265,7 @@ impl Dump {
         for (index, (field, _, states)) in part.section.lists.iter().enumerate() {
             let wanted = match part.list {
                 Some(only) => only == index,
-                None => self.fields.is_empty() || self.fields.iter().any(|of| of == field),
+                None => self.is_wanted(field),
             };
             let of: VecDeque<ConfigResource> =
                 resources.iter().filter(|r| states.contains(&r.state)).cloned().collect();
@@ -268,6 +278,11 @@ impl Dump {
             self.json.open_map();
             self.json.key("@type");
             self.json.string(&format!("{PREFIX}{}", part.section.message));
+            let version = self.state.config_version(part.section.kind);
+            if !version.is_empty() && self.is_wanted("version_info") {
+                self.json.key("version_info");
+                self.json.string(&version);
+            }
         }
         self.current = Some(Current { part, lists, open: false });
     }

@@ -95,6 +95,8 @@ fn dynamic_listener(first: &ConfigResource, states: &[ConfigResource]) -> Vec<u8
             ConfigState::Static | ConfigState::Active => listener.active_state = state,
             ConfigState::Warming => listener.warming_state = state,
             ConfigState::Draining => listener.draining_state = state,
+            // Only its error is to be told.
+            ConfigState::Rejected => {}
         }
     }
     listener.encode_to_vec()
@@ -147,7 +149,9 @@ fn rejected(resource: &ConfigResource) -> Option<pb::UpdateFailureState> {
         last_update_attempt: timestamp(rejected.last_update_attempt),
         details: rejected.details.clone(),
         version_info: rejected.version.clone(),
-        ..Default::default()
+        failed_configuration: Some(&rejected.value)
+            .filter(|value| !value.is_empty())
+            .map(|value| Any { type_url: resource.type_url.to_owned(), value: value.to_vec() }),
     })
 }
 

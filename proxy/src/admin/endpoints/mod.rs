@@ -10,6 +10,7 @@ mod ignored;
 mod listeners;
 mod logging;
 mod memory;
+mod rejected;
 mod runtime;
 mod server;
 mod stats;
@@ -171,6 +172,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         "print server state, return 200 if LIVE, otherwise return 503",
         NONE,
         server::ready,
+    ),
+    read(
+        "/rejected",
+        "list resources whose newest version was not taken, with the reasons",
+        &[one("format", "File format to use", &["text", "json"])],
+        rejected::rejected,
     ),
     write("/reopen_logs", "reopen access logs", NONE, server::reopen_logs),
     write("/reset_counters", "reset all counters to zero", NONE, stats::reset_counters),

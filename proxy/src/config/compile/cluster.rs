@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::config::cluster::{
-    CircuitBreakers, Cluster, Discovery, DnsLookupFamily, DnsOptions, RetryBudget, SocketOptions,
-    Thresholds, TransportMatch, UpstreamTransport,
+    CircuitBreakers, Cluster, Discovery, DnsLookupFamily, DnsOptions, EdsOptions, RetryBudget,
+    SocketOptions, Thresholds, TransportMatch, UpstreamTransport,
 };
 use crate::config::compile::CompileContext;
 use crate::config::compile::core::{
@@ -24,6 +24,7 @@ use crate::config::compile::original_dst::compile_original_dst;
 use crate::config::compile::protocol_options::{
     compile_common_http_options, compile_http1_options, compile_http2_options,
 };
+use crate::config::compile::source::compile_config_source;
 use crate::config::compile::tls::compile_upstream;
 use crate::config::compile::upstream_http::{HTTP_PROTOCOL_OPTIONS, compile_upstream_http_options};
 use crate::config::core::BindConfig;
@@ -174,13 +175,36 @@ fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery
         DiscoveryType::StrictDns => {
             Some(Discovery::StrictDns(Box::new(compile_dns_options(pb, path)?)))
         }
+        DiscoveryType::Eds => compile_eds(pb, path),
         DiscoveryType::OriginalDst => compile_original_dst(pb, path),
-        DiscoveryType::LogicalDns | DiscoveryType::Eds => {
+        DiscoveryType::LogicalDns => {
             path.field("type")
                 .error(format_args!("cluster type {} is not supported", kind.as_str_name()));
             None
         }
     }
+}
+
+fn compile_eds(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery> {
+    let path_config = path.field("eds_cluster_config");
+    let Some(config) = &pb.eds_cluster_config else {
+        path_config.error("is required in a cluster of type EDS");
+        return None;
+    };
+    if pb.load_assignment.is_some() {
+        path.field("load_assignment").error("set in a cluster of type EDS");
+    }
+    let Some(source) = &config.eds_config else {
+        path_config.field("eds_config").error("value is required");
+        return None;
+    };
+    let source = compile_config_source(source, &path_config.field("eds_config"))?;
+    let name = if config.service_name.is_empty() { &pb.name } else { &config.service_name };
+    Some(Discovery::Eds(Box::new(EdsOptions {
+        source,
+        service_name: name.as_str().into(),
+        written_name: config.service_name.as_str().into(),
+    })))
 }
 
 #[expect(deprecated, reason = "the older places of DNS settings are still read, as Envoy does")]

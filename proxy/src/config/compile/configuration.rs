@@ -1,5 +1,8 @@
 //! A whole static configuration: read, every resource decoded, checked against the support table, and compiled.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use prost::Message as _;
 use rustc_hash::FxHashSet;
 
@@ -7,16 +10,23 @@ use super::CompileContext;
 use super::bootstrap::compile_bootstrap;
 use super::cluster::compile_cluster;
 use super::diagnostic::{Diagnostic, Diagnostics, FieldPath, Severity};
+use super::endpoint::compile_load_assignment;
 use super::listener::compile_listener;
+use super::route::{RouteContext, compile_route_table};
 use crate::config::bootstrap::Bootstrap;
 use crate::config::cluster::Cluster;
 use crate::config::core::BindConfig;
+use crate::config::endpoint::LoadAssignment;
 use crate::config::filter_chain::Terminal;
 use crate::config::json::{LoadError, LoadedBootstrap, RawResource, Sources, load};
 use crate::config::listener::Listener;
+use crate::config::route::RouteTable;
+use crate::config::route::slot::Routes;
 use crate::config::support;
+use crate::http_filters::chain::FilterConfig;
 use crate::server::args::Options;
 use crate::tls::{Secret, SecretSource};
+use crate::xds::resource::ResourceType;
 
 /// What a process starts with.
 #[derive(Debug)]
@@ -27,7 +37,7 @@ pub struct Configuration {
     pub clusters: Vec<(RawResource, Cluster)>,
     pub secrets: Vec<RawResource>,
     /// The bootstrap without static resources, encoded.
-    pub raw: bytes::Bytes,
+    pub raw: Bytes,
     /// Fields that are applied without.
     pub ignored: Vec<Diagnostic>,
     /// Fields that the API does not have, passed over as `--allow-unknown-static-fields` asks.
@@ -117,21 +127,26 @@ fn check_clusters(
     names: &FxHashSet<String>,
     found: &mut Vec<Diagnostic>,
 ) {
+    let unknown = Diagnostics::new(resource(raw));
+    for name in unknown_clusters(listener, |name| names.contains(name)) {
+        let path = unknown.root();
+        path.field("route_config").error(format_args!("route: unknown cluster '{name}'"));
+    }
+    found.append(&mut unknown.into_vec());
+}
+
+/// The clusters that a listener's own route configurations name and that have to exist and do not.
+pub fn unknown_clusters(listener: &Listener, knows: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+    let mut unknown = Vec::new();
     for chain in listener.filter_chains.iter() {
         let Terminal::Http(hcm) = &chain.terminal else { continue };
-        let routes = &hcm.load().routes;
-        if !routes.validate_clusters.unwrap_or(true) {
-            continue;
+        let hcm = hcm.load();
+        let Routes::Inline(routes) = &hcm.routes else { continue };
+        if routes.validate_clusters.unwrap_or(true) {
+            unknown.extend(routes.clusters.iter().filter(|name| !knows(name)).cloned());
         }
-        let unknown = Diagnostics::new(resource(raw));
-        for name in routes.clusters.iter().filter(|name| !names.contains(&***name)) {
-            unknown
-                .root()
-                .field("route_config")
-                .error(format_args!("route: unknown cluster '{name}'"));
-        }
-        found.append(&mut unknown.into_vec());
     }
+    unknown
 }
 
 fn compile_each<T>(
@@ -181,6 +196,30 @@ pub fn compile_raw_listener(
     compile_raw(raw, |pb, path| compile_listener(pb, cx, path))
 }
 
+/// Compiles a load assignment of addresses (EDS) from its bytes. `None` if anything in it is an error.
+pub fn compile_raw_assignment(bytes: &Bytes) -> (Option<LoadAssignment>, Vec<Diagnostic>) {
+    let raw = raw_of(ResourceType::Endpoints, bytes);
+    compile_raw(&raw, |pb, path| Some(compile_load_assignment(pb, false, path)))
+}
+
+/// Compiles a route configuration from its bytes. `None` if anything in it is an error.
+pub fn compile_raw_routes(bytes: &Bytes) -> (Option<RouteTable>, Vec<Diagnostic>) {
+    let raw = raw_of(ResourceType::Routes, bytes);
+    let context = RouteContext { per_route: &FilterConfig::per_route };
+    compile_raw(&raw, |pb, path| Some(compile_route_table(pb, context, path)))
+}
+
+/// A resource that came from a source.
+pub fn raw_of(kind: ResourceType, bytes: &Bytes) -> RawResource {
+    RawResource {
+        name: kind.name_of(bytes).to_owned(),
+        type_url: kind.type_url(),
+        bytes: bytes.clone(),
+        hash: 0,
+        origin: kind.word().to_owned(),
+    }
+}
+
 fn compile_raw<M: prost::Message + Default, T>(
     raw: &RawResource,
     compile: impl FnOnce(&M, &FieldPath<'_>) -> Option<T>,
@@ -200,6 +239,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::config::compile::slots::Slots;
     use crate::http_filters::ExtraFilters;
     use crate::server::args::Command;
     use crate::tls::Secrets;
@@ -212,7 +252,11 @@ mod tests {
         let extra_filters = ExtraFilters::default();
         load_configuration(
             &options,
-            &CompileContext { extra_filters: &extra_filters, secrets: &Secrets::default() },
+            &CompileContext {
+                extra_filters: &extra_filters,
+                secrets: &Secrets::default(),
+                slots: &Slots::default(),
+            },
         )
         .map_err(|error| error.to_string())
     }
@@ -227,7 +271,7 @@ mod tests {
             let configuration = load_with(&["-c", path, "--allow-unknown-static-fields"]).unwrap();
             assert_eq!((configuration.clusters.len(), configuration.listeners.len()), (4, 2));
             assert!(configuration.unknown_fields.is_empty());
-            assert!(configuration.ignored.iter().any(|one| one.path == "dynamic_resources"));
+            assert!(configuration.bootstrap.dynamic.clusters.is_some());
         }
     }
 

@@ -9,6 +9,7 @@ use super::listener::compile_cidrs;
 use super::protocol_options::{
     compile_common_http_options, compile_http1_options, compile_http2_options,
 };
+use super::source::compile_config_source;
 use super::{CompileContext, access_log, filters, local_reply, route};
 use crate::codec::head::Scheme;
 use crate::config::hcm::{
@@ -22,7 +23,7 @@ use crate::config::pb::envoy::extensions::filters::network::http_connection_mana
 use crate::config::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use crate::config::pb::google::protobuf as pb_google;
 use crate::config::protocol_options::Http2Options;
-use crate::config::route::RouteTable;
+use crate::config::route::slot::Routes;
 use crate::http_filters::chain::FilterConfig;
 
 type Pb = pb::HttpConnectionManager;
@@ -61,7 +62,7 @@ pub fn compile_hcm(
     }
     reject_unsupported(pb, path);
     let http_filters = filters::compile_http_filters(&pb.http_filters, &pb.stat_prefix, cx, path);
-    let routes = compile_routes(pb, path);
+    let routes = compile_routes(pb, cx, path);
     let common = compile_common_http_options(
         pb.common_http_protocol_options.as_ref(),
         &path.field("common_http_protocol_options"),
@@ -255,17 +256,26 @@ fn reject_unsupported(pb: &Pb, path: &FieldPath<'_>) {
     reject(pb.forward_proto_config.is_some(), "forward_proto_config");
 }
 
-fn compile_routes(pb: &Pb, path: &FieldPath<'_>) -> Option<Arc<RouteTable>> {
+fn compile_routes(pb: &Pb, cx: &CompileContext<'_>, path: &FieldPath<'_>) -> Option<Routes> {
     use pb::http_connection_manager::RouteSpecifier;
     match &pb.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let context = route::RouteContext { per_route: &FilterConfig::per_route };
             let path = path.field("route_config");
-            Some(Arc::new(route::compile_route_table(config, context, &path)))
+            Some(Routes::Inline(Arc::new(route::compile_route_table(config, context, &path))))
         }
-        Some(RouteSpecifier::Rds(_)) => {
-            path.field("rds").error("dynamic routes are not supported yet: use route_config");
-            None
+        Some(RouteSpecifier::Rds(rds)) => {
+            let path = path.field("rds");
+            if rds.route_config_name.is_empty() {
+                path.field("route_config_name").error("value length must be at least 1 characters");
+            }
+            let Some(source) = &rds.config_source else {
+                path.field("config_source").error("value is required");
+                return None;
+            };
+            let source = compile_config_source(source, &path.field("config_source"))?;
+            let name = &rds.route_config_name;
+            Some(Routes::Discovered(cx.slots.routes(name, &source, &pb.stat_prefix)))
         }
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             path.field("scoped_routes").error("is not supported");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chain_identity::identity;
 use super::core::{
     compile_address, compile_keepalive, compile_optional_duration, compile_socket_options,
     compile_u32_at_least, unpack_any,
@@ -192,14 +193,14 @@ fn compile_chains(
             Some(m) => compile_match(m, &at.field("filter_chain_match")),
             None => Some(ChainMatch::default()),
         };
-        let compiled = compile_chain(chain, cx, &at);
+        let compiled = compile_chain(chain, false, cx, &at);
         if let (Some(criteria), Some(compiled)) = (criteria, compiled) {
             at.ok_or_error(chains.add(&criteria, Arc::new(compiled)));
         }
     }
     if let Some(chain) = &pb.default_filter_chain {
         let at = path.field("default_filter_chain");
-        if let Some(compiled) = compile_chain(chain, cx, &at) {
+        if let Some(compiled) = compile_chain(chain, true, cx, &at) {
             chains.set_default(Arc::new(compiled));
         }
     }
@@ -209,6 +210,7 @@ fn compile_chains(
 #[expect(deprecated, reason = "use_proxy_proto is reported")]
 fn compile_chain(
     pb: &pb::FilterChain,
+    is_default: bool,
     cx: &CompileContext<'_>,
     path: &FieldPath<'_>,
 ) -> Option<FilterChain> {
@@ -222,6 +224,8 @@ fn compile_chain(
     }
     let (filters, terminal) = filters::compile_network_filters(&pb.filters, cx, path)?;
     Some(FilterChain {
+        id: FilterChain::next_id(),
+        identity: identity(pb, is_default),
         name: pb.name.as_str().into(),
         transport,
         filters,

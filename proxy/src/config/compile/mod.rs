@@ -8,6 +8,7 @@ pub mod stats;
 
 pub mod access_log;
 pub mod bootstrap;
+pub mod chain_identity;
 pub mod cluster;
 pub mod configuration;
 pub mod core;
@@ -26,6 +27,7 @@ pub mod protocol_options;
 pub mod rate_limit;
 pub mod rbac;
 pub mod route;
+pub mod slots;
 pub mod source;
 pub mod tcp_proxy;
 pub mod tls;
@@ -34,6 +36,7 @@ pub mod upstream_http;
 #[cfg(test)]
 mod istiod_tests;
 
+use self::slots::Slots;
 use crate::http_filters::ExtraFilters;
 use crate::tls::Secrets;
 
@@ -44,4 +47,6 @@ pub struct CompileContext<'a> {
     pub extra_filters: &'a ExtraFilters,
     /// Where transport sockets find their secrets.
     pub secrets: &'a Secrets,
+    /// What other resources fill.
+    pub slots: &'a Slots,
 }

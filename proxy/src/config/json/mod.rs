@@ -38,18 +38,29 @@ use crate::config::pb::google::protobuf::Any;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn from_yaml<M: prost::Message + prost::Name + Default>(text: &str) -> Result<M, Vec<Problem>> {
+    let (message, unknown) = from_yaml_leniently(text)?;
+    if unknown.is_empty() { Ok(message) } else { Err(unknown) }
+}
+
+/// As `from_yaml`; unknown fields are given back beside the message.
+///
+/// # Errors
+/// Everything else that is wrong with it.
+pub fn from_yaml_leniently<M: prost::Message + prost::Name + Default>(
+    text: &str,
+) -> Result<(M, Vec<Problem>), Vec<Problem>> {
     let wrong = |reason: &str| {
         vec![Problem { at: Position::default(), path: String::new(), reason: reason.to_owned() }]
     };
     let name = M::full_name();
     let message = Message::find(&name).ok_or_else(|| wrong("not a message of the API"))?;
     let mut bytes = Vec::new();
-    let (mut problems, unknown) = Parse::new(Reader::yaml(text)).document(message, &mut bytes);
-    problems.extend(unknown);
+    let (problems, unknown) = Parse::new(Reader::yaml(text)).document(message, &mut bytes);
     if !problems.is_empty() {
         return Err(problems);
     }
-    M::decode(bytes.as_slice()).map_err(|error| wrong(&error.to_string()))
+    let message = M::decode(bytes.as_slice()).map_err(|error| wrong(&error.to_string()))?;
+    Ok((message, unknown))
 }
 
 /// A message in JSON, `type_url` being its full name or what an `Any` has.

@@ -6,6 +6,7 @@ pub mod domains;
 pub mod path_index;
 pub mod prefix_tree;
 pub mod retry;
+pub mod slot;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -5,6 +5,7 @@ mod http;
 mod listener;
 mod server;
 mod tls;
+mod xds;
 
 pub use cluster::{
     CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
@@ -20,3 +21,4 @@ pub use server::{
     ThreadClusterStat, WatchdogStat,
 };
 pub use tls::{SslFactoryStat, SslStat};
+pub use xds::{EdsStat, RdsStat, ReloadStat, SubscriptionStat};

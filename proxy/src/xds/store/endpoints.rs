@@ -1,0 +1,189 @@
+//! EDS: the endpoints of clusters by source and name. An update costs what it changes: the clusters that asked for the
+//! name get a new host set, hosts that stay keep their pools and counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::clusters::ClusterVersion;
+use super::stats::{Event, SubscriptionStats};
+use super::turn::Turn;
+use super::version::{Problem, Raw, Refused};
+use crate::config::compile::configuration::compile_raw_assignment;
+use crate::config::endpoint::LoadAssignment;
+use crate::config::source::Source;
+use crate::stats::names::{ClusterManagerStat, ClusterUpdateStat};
+use crate::worker::run::Command;
+use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+
+/// Source and name.
+pub type EndpointsKey = (Source, Arc<str>);
+
+/// The endpoints of one name.
+#[derive(Debug, Default)]
+pub struct EndpointsEntry {
+    pub current: Option<Raw>,
+    pub refused: Option<Refused>,
+    /// Clusters that use it, with the number of their versions that do.
+    users: BTreeMap<Arc<str>, (u32, Option<SubscriptionStats>)>,
+}
+
+impl EndpointsEntry {
+    fn count(&self, event: Event<'_>) {
+        self.users.values().filter_map(|(_, stats)| stats.as_ref()).for_each(|s| s.count(event));
+    }
+}
+
+impl Turn<'_> {
+    /// A version of a cluster wants its endpoints; those that are there are given to it at once.
+    pub(super) fn want_endpoints(&mut self, version: &mut ClusterVersion) {
+        let Some(key) = version.endpoints_key() else { return };
+        let name = version.config().name.clone();
+        self.state.subscriptions.add(ResourceType::Endpoints, &key.0, &key.1);
+        let entry = self.state.endpoints.entry(key).or_default();
+        let user = entry.users.entry(name).or_default();
+        user.0 += 1;
+        user.1.get_or_insert_with(|| SubscriptionStats::endpoints(version.shared.scope.clone()));
+        if let Some(raw) = &entry.current
+            && let Some(assignment) = compile_raw_assignment(&raw.bytes).0
+        {
+            version.shared.assign(&assignment, &raw.bytes);
+            version.has_endpoints = true;
+        }
+    }
+
+    /// A version of a cluster is gone.
+    pub(super) fn unwant_endpoints(&mut self, version: &ClusterVersion) {
+        let Some(key) = version.endpoints_key() else { return };
+        self.state.subscriptions.remove(ResourceType::Endpoints, &key.0, &key.1);
+        let Some(entry) = self.state.endpoints.get_mut(&key) else { return };
+        let name = &version.config().name;
+        if let Some(user) = entry.users.get_mut(name) {
+            user.0 -= 1;
+            if user.0 == 0 {
+                entry.users.remove(name);
+            }
+        }
+        if entry.users.is_empty() {
+            self.state.endpoints.remove(&key);
+        }
+    }
+
+    /// Takes a response of endpoints. Names that nobody wants are passed over.
+    pub(super) fn apply_endpoints(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
+        let mut rejected = Vec::new();
+        for resource in &update.resources {
+            let name = ResourceType::Endpoints.name_of(&resource.bytes);
+            let key = (update.source.clone(), Arc::from(name));
+            if let Err(error) = self.put_endpoints(&key, Raw::new(resource), &update.version) {
+                rejected.push(Rejection { name: name.to_owned(), error });
+            }
+        }
+        // Endpoints that are gone stay until others come, as in Envoy.
+        for name in &update.removed {
+            let key = (update.source.clone(), Arc::from(name.as_str()));
+            if let Some(entry) = self.state.endpoints.get(&key) {
+                let stats = entry.users.values().filter_map(|(_, stats)| stats.as_ref());
+                stats.for_each(SubscriptionStats::empty);
+            }
+        }
+        rejected
+    }
+
+    fn put_endpoints(&mut self, key: &EndpointsKey, raw: Raw, version: &str) -> Result<(), String> {
+        let Some(entry) = self.state.endpoints.get_mut(key) else { return Ok(()) };
+        if entry.current.as_ref().is_some_and(|current| current.hash == raw.hash) {
+            entry.count(Event::Success(version));
+            entry.refused = None;
+            let users: Vec<_> = entry.users.keys().cloned().collect();
+            for name in users {
+                self.shared_of(&name, key, |shared| {
+                    shared.update_stats().inc(ClusterUpdateStat::UpdateNoRebuild);
+                });
+            }
+            return Ok(());
+        }
+        if let Some(refused) = entry.refused.as_ref().filter(|known| known.raw.hash == raw.hash) {
+            entry.count(Event::Rejected);
+            return Err(refused.details());
+        }
+        let (compiled, found) = compile_raw_assignment(&raw.bytes);
+        let Some(assignment) = compiled else {
+            entry.count(Event::Rejected);
+            let problems = Problem::of(found);
+            let refused = Refused::new(raw, entry.refused.as_ref(), problems);
+            let details = entry.refused.insert(refused).details();
+            // An answer all the same: its clusters wait for no other.
+            let users: Vec<_> = entry.users.keys().cloned().collect();
+            users.iter().for_each(|name| self.answered(name, key));
+            return Err(details);
+        };
+        entry.refused = None;
+        entry.count(Event::Success(version));
+        let bytes = raw.bytes.clone();
+        entry.current = Some(raw);
+        let users: Vec<_> = entry.users.keys().cloned().collect();
+        self.note_ignored(ResourceType::Endpoints, found);
+        for name in users {
+            self.assign(&name, key, &assignment, &bytes);
+        }
+        Ok(())
+    }
+
+    /// Gives a cluster new endpoints, in all of its versions that asked for them.
+    fn assign(
+        &mut self,
+        name: &Arc<str>,
+        key: &EndpointsKey,
+        assignment: &LoadAssignment,
+        bytes: &bytes::Bytes,
+    ) {
+        let mut changed = false;
+        self.shared_of(name, key, |shared| changed |= shared.assign(assignment, bytes));
+        let Some(entry) = self.state.clusters.entries.get(name) else { return };
+        if entry.active.as_ref().is_some_and(|active| active.has_endpoints) {
+            self.store.cluster_stats().inc(ClusterManagerStat::ClusterUpdated);
+        }
+        if changed {
+            self.store.tell(|| Command::HostsChanged(name.clone()));
+        }
+        self.answered(name, key);
+    }
+
+    /// Something has come for a cluster's endpoints.
+    fn answered(&mut self, name: &str, key: &EndpointsKey) {
+        let Some(entry) = self.state.clusters.entries.get_mut(name) else { return };
+        for version in entry.active.iter_mut().chain(&mut entry.warming) {
+            version.has_endpoints |= version.endpoints_key().as_ref() == Some(key);
+        }
+        self.warm_cluster(name);
+    }
+
+    fn shared_of(
+        &self,
+        name: &str,
+        key: &EndpointsKey,
+        mut act: impl FnMut(&crate::cluster::SharedCluster),
+    ) {
+        let Some(entry) = self.state.clusters.entries.get(name) else { return };
+        for shared in entry.versions() {
+            if super::clusters::endpoints_key(&shared.config).as_ref() == Some(key) {
+                act(&shared);
+            }
+        }
+    }
+
+    /// The source of these endpoints could not be reached.
+    pub(super) fn endpoints_failed(&self, source: &Source, event: Event<'_>) {
+        let of_source = self.state.endpoints.iter().filter(|((of, _), _)| of == source);
+        of_source.for_each(|(_, entry)| entry.count(event));
+    }
+
+    /// A cluster has waited for its endpoints for long enough.
+    pub(super) fn endpoints_timed_out(&self, version: &ClusterVersion) {
+        let entry = version.endpoints_key().and_then(|key| self.state.endpoints.get(&key));
+        let user = entry.and_then(|entry| entry.users.get(&version.config().name));
+        if let Some((_, Some(stats))) = user {
+            stats.count(Event::InitFetchTimeout);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Taking updates of listeners, and putting them in force once they are warm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashSet;
+
+use super::Stage;
+use super::listeners::{
+    ActiveListener, DrainingListener, ListenerEntry, WarmingListener, same_sockets,
+};
+use super::turn::{Turn, Waiter};
+use super::version::{Problem, Raw, next_serial};
+use crate::config::compile::configuration::{compile_raw_listener, raw_of, unknown_clusters};
+use crate::config::listener::Listener;
+use crate::listener::sockets::{self, BoundListener};
+use crate::stats::names::ListenerManagerStat;
+use crate::worker::listeners::{ListenerCommand, Retire};
+use crate::worker::run::Command;
+use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+
+impl Turn<'_> {
+    /// Takes a response of listeners. What is gone goes first: its addresses may be taken over.
+    pub(super) fn apply_listeners(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
+        let names: Vec<Arc<str>> = update
+            .resources
+            .iter()
+            .map(|resource| ResourceType::Listener.name_of(&resource.bytes).into())
+            .collect();
+        if update.full_state {
+            let kept: FxHashSet<&Arc<str>> = names.iter().collect();
+            let mut gone = self.state.listeners.dynamic_names();
+            gone.retain(|name| !kept.contains(name));
+            gone.iter().for_each(|name| self.remove_listener(name));
+        }
+        for name in &update.removed {
+            self.remove_listener(name);
+        }
+        let mut seen = FxHashSet::default();
+        let mut rejected = Vec::new();
+        for (resource, name) in update.resources.iter().zip(&names) {
+            let outcome = match seen.insert(name) {
+                true => self.put_listener(name, Raw::new(resource)),
+                false => Err(format!("duplicate listener {name} found")),
+            };
+            if let Err(error) = outcome {
+                rejected.push(Rejection { name: name.to_string(), error });
+            }
+        }
+        rejected
+    }
+
+    fn put_listener(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
+        if let Some(entry) = self.state.listeners.entries.get_mut(name) {
+            if entry.is_static || entry.newest_hash() == Some(raw.hash) {
+                entry.refused = None;
+                return Ok(());
+            }
+            if let Some(refused) = entry.refused.as_ref().filter(|r| r.raw.hash == raw.hash) {
+                return Err(refused.details());
+            }
+        }
+        match self.prepare_listener(name, raw.clone()) {
+            Ok(version) => {
+                self.begin_listener(name, version);
+                Ok(())
+            }
+            Err(problems) => {
+                let entries = &mut self.state.listeners.entries;
+                Err(entries.entry(name.clone()).or_default().refuse(raw, problems))
+            }
+        }
+    }
+
+    /// Compiles a version and opens its sockets.
+    fn prepare_listener(
+        &mut self,
+        name: &Arc<str>,
+        raw: Raw,
+    ) -> Result<WarmingListener, Vec<Problem>> {
+        if name.is_empty() {
+            return Err(Problem::whole("a listener needs a name"));
+        }
+        let setup = self.store.setup();
+        let cx = setup.compile_context();
+        let resource = raw_of(ResourceType::Listener, &raw.bytes);
+        let (compiled, found) = compile_raw_listener(&resource, &cx);
+        let Some(config) = compiled else { return Err(Problem::of(found)) };
+        let unknown = unknown_clusters(&config, |name| self.state.clusters.knows(name));
+        if let Some(unknown) = unknown.first() {
+            return Err(Problem::whole(format!("route: unknown cluster '{unknown}'")));
+        }
+        let active = self.state.listeners.entries.get(name).and_then(|e| e.active.as_ref());
+        let version = match active.filter(|active| same_sockets(&active.config, &config)) {
+            Some(active) => WarmingListener::new(raw, config, active.addresses.clone(), None),
+            None => {
+                let bound = bind(&config, setup.workers).map_err(Problem::whole)?;
+                let addresses = bound.addresses.clone();
+                WarmingListener::new(raw, config, addresses, Some(bound))
+            }
+        };
+        self.note_ignored(ResourceType::Listener, found);
+        Ok(version)
+    }
+
+    /// A listener of the bootstrap, its sockets open.
+    pub(super) fn add_static_listener(&mut self, raw: Raw, config: Listener, bound: BoundListener) {
+        let name = config.name.clone();
+        self.state.listeners.entries.entry(name.clone()).or_default().is_static = true;
+        let addresses = bound.addresses.clone();
+        self.begin_listener(&name, WarmingListener::new(raw, config, addresses, Some(bound)));
+    }
+
+    /// A version starts to warm.
+    fn begin_listener(&mut self, name: &Arc<str>, version: WarmingListener) {
+        for slot in &version.routes {
+            self.want_routes(slot);
+        }
+        if self.state.stage >= Stage::Listeners {
+            for timeout in version.timeouts() {
+                self.wait(timeout, Waiter::Listener(name.clone(), version.serial));
+            }
+        }
+        let entry = self.state.listeners.entries.entry(name.clone()).or_default();
+        let is_new = entry.active.is_none() && entry.warming.is_none();
+        entry.refused = None;
+        let abandoned = entry.warming.replace(version);
+        for slot in abandoned.into_iter().flat_map(|abandoned| abandoned.routes) {
+            self.unwant_routes(&slot);
+        }
+        self.store.listener_stats().inc(match is_new {
+            true => ListenerManagerStat::ListenerAdded,
+            false => ListenerManagerStat::ListenerModified,
+        });
+        self.warm_listener(name);
+    }
+
+    /// What the listeners of the bootstrap name is asked for from now on.
+    pub(super) fn time_listeners(&mut self) {
+        let mut all = Vec::new();
+        for (name, entry) in &self.state.listeners.entries {
+            let Some(version) = &entry.warming else { continue };
+            let waiter = || Waiter::Listener(name.clone(), version.serial);
+            all.extend(version.timeouts().into_iter().map(|timeout| (timeout, waiter())));
+        }
+        for (timeout, waiter) in all {
+            self.wait(timeout, waiter);
+        }
+    }
+
+    /// Puts every listener in force that nothing keeps.
+    pub(super) fn warm_listeners(&mut self) {
+        let entries = self.state.listeners.entries.iter();
+        let warming: Vec<Arc<str>> =
+            entries.filter(|(_, entry)| entry.warming.is_some()).map(|(n, _)| n.clone()).collect();
+        warming.iter().for_each(|name| self.warm_listener(name));
+    }
+
+    fn warm_listener(&mut self, name: &Arc<str>) {
+        let listeners = &mut self.state.listeners;
+        if let Some(entry) = listeners.entries.get_mut(name)
+            && let Some(version) = entry.warming.take_if(|version| version.is_warm())
+        {
+            let before = entry.active.take();
+            self.publish_listener(name, version, before);
+        }
+        self.store.show_listeners(&self.state.listeners);
+    }
+
+    fn publish_listener(
+        &mut self,
+        name: &Arc<str>,
+        version: WarmingListener,
+        before: Option<ActiveListener>,
+    ) {
+        let WarmingListener { raw, mut config, addresses, mut sockets, routes, .. } = version;
+        if self.state.listeners.started
+            && let Some(bound) = &sockets
+            && let Err(error) = bound.listen(&config)
+        {
+            let problems = Problem::whole(error.to_string());
+            self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
+            let listeners = &mut self.state.listeners;
+            let entry = listeners.entries.entry(name.clone()).or_default();
+            tracing::error!(listener = %name, reason = entry.refuse(raw, problems), "not in force");
+            entry.active = before;
+            routes.iter().for_each(|slot| self.unwant_routes(slot));
+            return;
+        }
+        let mut gone = Vec::new();
+        if let Some(before) = &before {
+            let taken = config.filter_chains.take_over(&before.config.filter_chains);
+            gone = taken.gone;
+            taken.retired.into_iter().for_each(|hcm| self.retire(hcm));
+        }
+        let config = Arc::new(config);
+        let listeners = &mut self.state.listeners;
+        let number = before.as_ref().map_or_else(
+            || {
+                listeners.last_number += 1;
+                listeners.last_number
+            },
+            |before| before.number,
+        );
+        if before.is_none() {
+            listeners.order.push(name.clone());
+        }
+        if listeners.started {
+            self.send_listener(number, &config, sockets.take());
+        }
+        let mut left = None;
+        if let Some(before) = before {
+            left = before.sockets;
+            before.routes.iter().for_each(|slot| self.unwant_routes(slot));
+            self.retire(before.config);
+            self.store.listener_stats().inc(ListenerManagerStat::ListenerInPlaceUpdated);
+            self.drain_chains(number, gone);
+        }
+        let sockets = sockets.or(left);
+        let active = ActiveListener { raw, config, number, addresses, sockets, routes };
+        let entry = self.state.listeners.entries.entry(name.clone()).or_default();
+        entry.active = Some(active);
+    }
+
+    /// Gives a listener to the workers.
+    fn send_listener(&self, number: usize, config: &Arc<Listener>, bound: Option<BoundListener>) {
+        let mut sockets = bound.map(|bound| bound.workers.into_iter());
+        let mut count = 0;
+        self.store.setup().lifecycle.tell_each(|_| {
+            count += 1;
+            let sockets = sockets.as_mut().map(|all| all.next().unwrap_or_default());
+            Command::Listener(number, ListenerCommand::Put { config: config.clone(), sockets })
+        });
+        self.store.listener_stats().add(ListenerManagerStat::ListenerCreateSuccess, count);
+    }
+
+    /// The workers run: they get what is in force.
+    pub(super) fn start_listeners(&mut self) {
+        self.state.listeners.started = true;
+        for name in self.state.listeners.order.clone() {
+            let entry = self.state.listeners.entries.get_mut(&name);
+            let Some(active) = entry.and_then(|entry| entry.active.as_mut()) else { continue };
+            let (number, config, sockets) =
+                (active.number, active.config.clone(), active.sockets.take());
+            if let Some(bound) = &sockets
+                && let Err(error) = bound.listen(&config)
+            {
+                tracing::error!(listener = %name, %error, "does not listen");
+                self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
+            }
+            self.send_listener(number, &config, sockets);
+        }
+    }
+
+    fn drain_chains(&mut self, number: usize, gone: Vec<u64>) {
+        if gone.is_empty() || !self.state.listeners.started {
+            return;
+        }
+        let count = gone.len();
+        let stat = ListenerManagerStat::TotalFilterChainsDraining;
+        self.store.listener_stats().gauge_add(stat, count as i64);
+        let within = self.store.setup().lifecycle.drain_time();
+        self.wait(within, Waiter::ChainsDrained(count));
+        let retire = self.retirement(Some(gone.into()));
+        self.store.tell(|| Command::Listener(number, ListenerCommand::Retire(retire.clone())));
+    }
+
+    fn retirement(&self, chains: Option<Arc<[u64]>>) -> Retire {
+        let setup = self.store.setup();
+        Retire { chains, within: setup.lifecycle.drain_time(), gradually: setup.drain_gradually }
+    }
+
+    fn remove_listener(&mut self, name: &str) {
+        let listeners = &mut self.state.listeners;
+        if listeners.entries.get(name).is_none_or(|entry| entry.is_static) {
+            return;
+        }
+        let Some((name, ListenerEntry { active, warming, .. })) =
+            listeners.entries.remove_entry(name)
+        else {
+            return;
+        };
+        listeners.order.retain(|known| *known != name);
+        if active.is_some() || warming.is_some() {
+            self.store.listener_stats().inc(ListenerManagerStat::ListenerRemoved);
+        }
+        for slot in warming.into_iter().flat_map(|warming| warming.routes) {
+            self.unwant_routes(&slot);
+        }
+        if let Some(active) = active {
+            self.drain_listener(name, active);
+        }
+        self.store.show_listeners(&self.state.listeners);
+    }
+
+    fn drain_listener(&mut self, name: Arc<str>, active: ActiveListener) {
+        let ActiveListener { raw, config, number, routes, .. } = active;
+        self.retire(config);
+        if !self.state.listeners.started {
+            routes.iter().for_each(|slot| self.unwant_routes(slot));
+            return;
+        }
+        let retire = self.retirement(None);
+        self.store.tell(|| Command::Listener(number, ListenerCommand::Remove));
+        let within = retire.within;
+        self.store.tell(|| Command::Listener(number, ListenerCommand::Retire(retire.clone())));
+        let serial = next_serial();
+        self.state.listeners.draining.push(DrainingListener { raw, serial, name, routes });
+        self.wait(within, Waiter::Drained(serial));
+    }
+
+    /// The connections of a removed listener have ended.
+    pub(super) fn listener_drained(&mut self, serial: u64) {
+        let draining = &mut self.state.listeners.draining;
+        let Some(at) = draining.iter().position(|one| one.serial == serial) else { return };
+        let drained = draining.remove(at);
+        drained.routes.iter().for_each(|slot| self.unwant_routes(slot));
+        self.store.show_listeners(&self.state.listeners);
+    }
+
+    /// A listener's time is up.
+    pub(super) fn listener_waited(&mut self, name: &Arc<str>, serial: u64, waited: Duration) {
+        let entry = self.state.listeners.entries.get_mut(name);
+        let Some(version) = entry
+            .and_then(|entry| entry.warming.as_mut())
+            .filter(|version| version.serial == serial)
+        else {
+            return;
+        };
+        version.waited = version.waited.max(Some(waited));
+        let late: Vec<_> = version
+            .routes
+            .iter()
+            .filter(|slot| !slot.is_answered() && slot.source.initial_fetch_timeout == Some(waited))
+            .map(|slot| (slot.source.source.clone(), slot.name.clone()))
+            .collect();
+        tracing::warn!(listener = %name, "goes on without what it waited for");
+        for key in late {
+            if let Some(entry) = self.state.routes.get(&key) {
+                entry.stats.count(super::stats::Event::InitFetchTimeout);
+            }
+        }
+        self.warm_listener(name);
+    }
+}
+
+/// The sockets of a listener, bound and not yet listening.
+pub(super) fn bind(config: &Listener, workers: usize) -> Result<BoundListener, String> {
+    if !config.bind_to_port {
+        return Ok(BoundListener::unbound(config, workers));
+    }
+    sockets::bind(config, workers).map_err(|error| error.to_string())
+}

@@ -1,0 +1,147 @@
+//! Listeners by name: the version in force, the one that still warms, and those that drain.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::version::{Problem, Raw, Refused, next_serial};
+use crate::config::filter_chain::Terminal;
+use crate::config::listener::Listener;
+use crate::config::route::slot::{RouteSlot, Routes};
+use crate::listener::sockets::BoundListener;
+use crate::stream_info::Address;
+
+/// A version in force.
+#[derive(Debug)]
+pub struct ActiveListener {
+    pub raw: Raw,
+    pub config: Arc<Listener>,
+    /// By which workers know it, the same for all versions until it is removed.
+    pub number: usize,
+    /// As bound: port 0 resolved.
+    pub addresses: Vec<Address>,
+    /// Until the workers have them.
+    pub sockets: Option<BoundListener>,
+    pub routes: Vec<Arc<RouteSlot>>,
+}
+
+/// A version that waits for what it names.
+#[derive(Debug)]
+pub struct WarmingListener {
+    pub raw: Raw,
+    pub serial: u64,
+    /// Nobody else has it yet: it takes over the chains of the version before when it is put in force.
+    pub config: Listener,
+    pub addresses: Vec<Address>,
+    /// `None`: those of the version in force.
+    pub sockets: Option<BoundListener>,
+    pub routes: Vec<Arc<RouteSlot>>,
+    /// Fetches that take no longer than this have timed out.
+    pub waited: Option<Duration>,
+}
+
+impl WarmingListener {
+    pub fn new(
+        raw: Raw,
+        config: Listener,
+        addresses: Vec<Address>,
+        sockets: Option<BoundListener>,
+    ) -> Self {
+        let routes = route_slots(&config);
+        Self { raw, serial: next_serial(), config, addresses, sockets, routes, waited: None }
+    }
+
+    /// Whether it may be put in force.
+    pub fn is_warm(&self) -> bool {
+        self.routes.iter().all(|slot| {
+            let timeout = slot.source.initial_fetch_timeout;
+            slot.is_answered() || timeout.is_some_and(|t| self.waited.is_some_and(|w| w >= t))
+        })
+    }
+
+    /// The times after which it no longer waits for something.
+    pub fn timeouts(&self) -> Vec<Duration> {
+        let missing = self.routes.iter().filter(|slot| !slot.is_answered());
+        let mut all: Vec<_> =
+            missing.filter_map(|slot| slot.source.initial_fetch_timeout).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// The route configurations that a listener's connection managers name, as often as they do.
+fn route_slots(config: &Listener) -> Vec<Arc<RouteSlot>> {
+    let slot = |terminal: &Terminal| match terminal {
+        Terminal::Http(hcm) => match &hcm.load().routes {
+            Routes::Discovered(slot) => Some(slot.clone()),
+            Routes::Inline(_) => None,
+        },
+        Terminal::TcpProxy(_) | Terminal::Close => None,
+    };
+    config.filter_chains.iter().filter_map(|chain| slot(&chain.terminal)).collect()
+}
+
+/// A listener that takes no more connections; those that it has are told to end.
+#[derive(Debug)]
+pub struct DrainingListener {
+    pub raw: Raw,
+    pub serial: u64,
+    pub name: Arc<str>,
+    pub routes: Vec<Arc<RouteSlot>>,
+}
+
+/// What is known of one listener.
+#[derive(Debug, Default)]
+pub struct ListenerEntry {
+    /// From the bootstrap: no update changes it.
+    pub is_static: bool,
+    pub active: Option<ActiveListener>,
+    pub warming: Option<WarmingListener>,
+    pub refused: Option<Refused>,
+}
+
+impl ListenerEntry {
+    pub fn refuse(&mut self, raw: Raw, problems: Vec<Problem>) -> String {
+        let refused = Refused::new(raw, self.refused.as_ref(), problems);
+        self.refused.insert(refused).details()
+    }
+
+    /// The bytes that were taken last.
+    pub fn newest_hash(&self) -> Option<u64> {
+        let warming = self.warming.as_ref().map(|warming| warming.raw.hash);
+        warming.or(self.active.as_ref().map(|active| active.raw.hash))
+    }
+}
+
+/// All listeners.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub entries: BTreeMap<Arc<str>, ListenerEntry>,
+    /// Those in force, in the order in which they came.
+    pub order: Vec<Arc<str>>,
+    pub draining: Vec<DrainingListener>,
+    pub last_number: usize,
+    /// The workers run.
+    pub started: bool,
+}
+
+impl Listeners {
+    pub fn warming(&self) -> usize {
+        self.entries.values().filter(|entry| entry.warming.is_some()).count()
+    }
+
+    /// The names of listeners that came by an update.
+    pub fn dynamic_names(&self) -> Vec<Arc<str>> {
+        let dynamic = self.entries.iter().filter(|(_, entry)| !entry.is_static);
+        dynamic.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// Whether a new version can go on with the sockets of the one before.
+pub fn same_sockets(a: &Listener, b: &Listener) -> bool {
+    a.binds == b.binds
+        && a.bind_to_port == b.bind_to_port
+        && a.reuse_port == b.reuse_port
+        && a.backlog == b.backlog
+}
