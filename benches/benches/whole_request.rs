@@ -91,7 +91,9 @@ fn start(filters: &str) -> Io {
     let registry = Registry::default();
     let clusters = configuration.clusters.into_iter().map(|(_, cluster)| {
         let shared = SharedCluster::new(Arc::new(cluster), &registry);
-        shared.publish(HostSet::build(&shared.config, None, vec![upstream_host()]));
+        let assignment = &shared.config.load_assignment;
+        let hosts = HostSet::build(&shared.config, assignment, None, vec![upstream_host()]);
+        shared.publish(hosts);
         Arc::new(shared)
     });
     let map = Arc::new(ClusterMap::new(clusters));
