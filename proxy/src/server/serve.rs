@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::admin_state::ServerAdmin;
 use super::args::{DrainStrategy, Mode, Options};
+use super::control;
 use super::lifecycle::{Exit, Lifecycle};
 use crate::access_log::{AccessLogWriter, FlushOptions, WorkerAccessLogs};
 use crate::admin::{Admin, AdminListener, ServerState};
@@ -22,9 +23,11 @@ use crate::stats::Registry;
 use crate::stats::names::ServerStat;
 use crate::telemetry::Log;
 use crate::tls::Secrets;
+use crate::worker::WorkerContext;
 use crate::worker::run::{WorkerSetup, start};
 use crate::xds::files;
 use crate::xds::store::{Setup, Stage, Store, Wants};
+use crate::xds::subscription::Subscriptions;
 
 /// Everything that stands before the first worker starts.
 pub(super) struct Prepared {
@@ -94,13 +97,24 @@ pub(super) async fn serve(
     });
     // The admin interface answers while the rest starts.
     start_admin(&state, bootstrap.admin.as_ref(), &registry, options).await?;
-    start_sources(&store, wants);
+    let local = Arc::new(LocalInfo {
+        service_cluster: bootstrap.node.cluster.clone(),
+        service_node: bootstrap.node.id.clone(),
+    });
+    let control = control::start_context(
+        workers,
+        map.clone(),
+        registry.clone(),
+        access_log.clone(),
+        local.clone(),
+    );
+    let _subscriptions = start_sources(&store, wants, &bootstrap, control);
     let begin = async {
         store.start();
         store.reached(Stage::Listeners).await;
         lifecycle.set_stage(ServerState::Initializing);
         store.reached(Stage::Live).await;
-        start_workers(&bootstrap, &state, &map, &registry)?;
+        start_workers(&local, &state, &map, &registry)?;
         store.workers_started();
         lifecycle.set_stage(ServerState::Live);
         let took = started.elapsed().as_millis() as u64;
@@ -124,26 +138,30 @@ pub(super) async fn serve(
     }
 }
 
-/// Starts what fetches resources for the store.
-fn start_sources(store: &Store, wants: Wants) {
+/// Starts what fetches resources for the store; streams end when what is given back is dropped.
+fn start_sources(
+    store: &Store,
+    wants: Wants,
+    bootstrap: &Bootstrap,
+    control: Rc<WorkerContext>,
+) -> Rc<Subscriptions> {
     let fetched = store.clone();
     tokio::task::spawn_local(async move {
         if let Err(error) = files::fetch(fetched, wants.files).await {
             tracing::error!(%error, "files are not watched");
         }
     });
+    store.set_control(control.clone());
+    let (node, ads) = (&bootstrap.node.bytes, bootstrap.dynamic.ads.clone());
+    Subscriptions::start(control, node, ads, Rc::new(store.clone()), wants.streams)
 }
 
 fn start_workers(
-    bootstrap: &Bootstrap,
+    local: &Arc<LocalInfo>,
     state: &ServerAdmin,
     map: &Arc<ClusterMap>,
     registry: &Registry,
 ) -> anyhow::Result<()> {
-    let local = Arc::new(LocalInfo {
-        service_cluster: bootstrap.node.cluster.clone(),
-        service_node: bootstrap.node.id.clone(),
-    });
     let mut seeds = rand::rng();
     for index in 0..state.workers as usize {
         let handle = start(WorkerSetup {

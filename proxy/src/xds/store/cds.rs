@@ -12,7 +12,6 @@ use crate::cluster::SharedCluster;
 use crate::cluster::dns::DnsDiscovery;
 use crate::config::compile::configuration::{compile_raw_cluster, raw_of};
 use crate::stats::names::{ClusterManagerStat, ClusterUpdateStat};
-use crate::worker::run::Command;
 use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
 
 impl Turn<'_> {
@@ -123,7 +122,7 @@ impl Turn<'_> {
         clusters.active += usize::from(before.is_none());
         self.store.setup().map.insert(shared.clone());
         if let Some(before) = before {
-            self.store.tell(|| Command::ClusterChanged(shared.config.name.clone()));
+            self.store.tell_cluster_changed(&shared.config.name);
             self.unwant_endpoints(&before);
             self.retire(before.shared);
         }
@@ -144,7 +143,7 @@ impl Turn<'_> {
         }
         if let Some(active) = &entry.active {
             self.store.setup().map.remove(name);
-            self.store.tell(|| Command::ClusterChanged(active.config().name.clone()));
+            self.store.tell_cluster_changed(&active.config().name);
         }
         for version in entry.active.into_iter().chain(entry.warming) {
             self.unwant_endpoints(&version);

@@ -12,7 +12,6 @@ use crate::config::compile::configuration::compile_raw_assignment;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::source::Source;
 use crate::stats::names::{ClusterManagerStat, ClusterUpdateStat};
-use crate::worker::run::Command;
 use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
 
 /// Source and name.
@@ -144,7 +143,7 @@ impl Turn<'_> {
             self.store.cluster_stats().inc(ClusterManagerStat::ClusterUpdated);
         }
         if changed {
-            self.store.tell(|| Command::HostsChanged(name.clone()));
+            self.store.tell_hosts_changed(name);
         }
         self.answered(name, key);
     }

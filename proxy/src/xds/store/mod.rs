@@ -17,7 +17,7 @@ mod turn;
 mod version;
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -37,6 +37,7 @@ use self::subscriptions::Subscriptions;
 use self::turn::{Turn, Waiter};
 use self::version::Raw;
 use super::resource::{Rejection, ResourceType, TypeUpdate, Wanted};
+use super::subscription::Consumer;
 use crate::cluster::dns::Resolvers;
 use crate::cluster::{ClusterMap, SharedCluster};
 use crate::config::cluster::Cluster;
@@ -52,6 +53,7 @@ use crate::server::lifecycle::Lifecycle;
 use crate::stats::names::{ClusterManagerStat, ListenerManagerStat, ReloadStat};
 use crate::stats::{Registry, SharedBlock};
 use crate::tls::Secrets;
+use crate::worker::WorkerContext;
 use crate::worker::run::Command;
 
 /// How often what workers have let go of is looked for.
@@ -124,6 +126,8 @@ struct Inner {
     streams: mpsc::UnboundedSender<Wanted>,
     files: mpsc::UnboundedSender<Wanted>,
     sweeps: Cell<bool>,
+    /// The control thread's own use of clusters.
+    control: OnceCell<Rc<WorkerContext>>,
 }
 
 /// See the module. Cheap to clone.
@@ -182,6 +186,7 @@ impl Store {
             streams,
             files,
             sweeps: Cell::new(false),
+            control: OnceCell::new(),
             setup,
         }));
         (store, Wants { streams: of_streams, files: of_files })
@@ -252,6 +257,12 @@ impl Store {
         turn.finish();
     }
 
+    /// What the control thread itself asks of clusters follows their changes too.
+    pub fn set_control(&self, control: Rc<WorkerContext>) {
+        // There is one.
+        let _ = self.0.control.set(control);
+    }
+
     pub fn stage(&self) -> Stage {
         *self.0.stage.borrow()
     }
@@ -307,6 +318,22 @@ impl Store {
 
     fn tell(&self, command: impl Fn() -> Command) {
         self.setup().lifecycle.tell(command);
+    }
+
+    /// Another version of a cluster is in force, or none.
+    fn tell_cluster_changed(&self, name: &Arc<str>) {
+        self.tell(|| Command::ClusterChanged(name.clone()));
+        if let Some(control) = self.0.control.get() {
+            control.clusters.forget(name);
+        }
+    }
+
+    /// A cluster in use has other hosts.
+    fn tell_hosts_changed(&self, name: &Arc<str>) {
+        self.tell(|| Command::HostsChanged(name.clone()));
+        if let Some(control) = self.0.control.get() {
+            control.clusters.refresh_one(name);
+        }
     }
 
     fn want(&self, wanted: Vec<Wanted>) {
@@ -365,6 +392,16 @@ impl Setup {
             slots: &self.slots,
             secrets: &self.secrets,
         }
+    }
+}
+
+impl Consumer for Store {
+    fn apply(&self, update: &TypeUpdate) -> Vec<Rejection> {
+        Self::apply(self, update)
+    }
+
+    fn failed(&self, source: &Source, resource_type: ResourceType) {
+        Self::failed(self, source, resource_type);
     }
 }
 
