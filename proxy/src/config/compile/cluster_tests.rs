@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::cluster::{LbPolicy, LeastRequestOptions};
 use crate::config::compile::diagnostic::{Diagnostics, Severity};
+use crate::config::compile::slots::Slots;
 use crate::config::endpoint::{Endpoint, HealthStatus};
 use crate::config::pb::envoy::config::endpoint::v3 as pb_endpoint;
 use crate::config::pb::envoy::extensions::load_balancing_policies as pb_lb;
@@ -55,7 +56,8 @@ fn of_type(kind: pb_cluster::DiscoveryType) -> Option<pb_cluster::ClusterDiscove
 fn compile(pb: &pb::Cluster) -> (Option<Cluster>, Vec<String>) {
     let found = Diagnostics::new("cluster");
     let extra_filters = &ExtraFilters::default();
-    let cx = CompileContext { extra_filters, secrets: &Secrets::default() };
+    let cx =
+        CompileContext { extra_filters, secrets: &Secrets::default(), slots: &Slots::default() };
     let cluster = compile_cluster(pb, None, &cx, &found.root());
     let errors = found.into_vec().into_iter().filter(|d| d.severity == Severity::Error);
     (cluster, errors.map(|d| d.path).collect())
