@@ -8,6 +8,7 @@ use outrigger::config::cluster::{Cluster, LbPolicy};
 use outrigger::config::compile::CompileContext;
 use outrigger::config::compile::cluster::compile_cluster;
 use outrigger::config::compile::diagnostic::Diagnostics;
+use outrigger::config::compile::slots::Slots;
 use outrigger::config::json::from_yaml;
 use outrigger::config::pb::envoy::config::cluster::v3 as pb;
 use outrigger::http_filters::ExtraFilters;
@@ -32,7 +33,8 @@ fn cluster(policy: &str, hosts: usize, weighted: bool) -> Cluster {
     let pb: pb::Cluster = from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems:?}"));
     let diagnostics = Diagnostics::new("bench");
     let extra_filters = &ExtraFilters::default();
-    let cx = CompileContext { extra_filters, secrets: &Secrets::default() };
+    let cx =
+        CompileContext { extra_filters, secrets: &Secrets::default(), slots: &Slots::default() };
     let cluster = compile_cluster(&pb, None, &cx, &diagnostics.root());
     cluster.unwrap_or_else(|| panic!("{:?}", diagnostics.into_vec()))
 }
