@@ -86,7 +86,12 @@ fn summary(found: &[Diagnostic], severity: Severity) -> BTreeSet<String> {
 #[test]
 fn what_istiod_sends_compiles() {
     let extra_filters = ExtraFilters::default();
-    let cx = CompileContext { extra_filters: &extra_filters, secrets: &Secrets::default() };
+    let slots = super::slots::Slots::default();
+    let cx = CompileContext {
+        extra_filters: &extra_filters,
+        secrets: &Secrets::default(),
+        slots: &slots,
+    };
     let mut found = Vec::new();
     for raw in resources::<Cluster>(include_str!("testdata/istiod_clusters.json")) {
         found.extend(compile_raw_cluster(&raw, None, &cx).1);
