@@ -148,6 +148,11 @@ pub(super) struct ServerBuilt {
 }
 
 impl ServerContext {
+    /// Every secret that it needs.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        self.settings.common.slots()
+    }
+
     /// # Errors
     /// The settings and the secrets that are there do not work together.
     pub fn new(settings: ServerSettings) -> Result<Arc<Self>, String> {
@@ -366,6 +371,11 @@ pub(super) struct ClientBuilt {
 }
 
 impl ClientContext {
+    /// Every secret that it needs.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        self.settings.common.slots()
+    }
+
     /// # Errors
     /// The settings and the secrets that are there do not work together.
     pub fn new(settings: ClientSettings) -> Result<Arc<Self>, String> {

@@ -174,7 +174,7 @@ impl Files {
                 }
                 Err(reason) => {
                     tracing::warn!(path = %path.path, reason, "cannot be read");
-                    self.store.failed(&source, *kind);
+                    self.store.failed(&source, *kind, None);
                 }
             }
         }

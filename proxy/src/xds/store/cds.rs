@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::Rng as _;
 use rustc_hash::FxHashSet;
 
+use super::State;
 use super::clusters::{ClusterVersion, Verdict};
 use super::turn::{Turn, Waiter};
 use super::version::{Problem, Raw};
@@ -86,7 +87,7 @@ impl Turn<'_> {
         if let Some(dns) = &version.dns {
             self.when(dns.wait(), Waiter::Cluster(name.clone(), version.serial));
         }
-        if !version.is_warm() {
+        if !version.is_warm(&self.state.secrets) {
             version.shared.update_stats().gauge_set(ClusterUpdateStat::WarmingState, 1);
             for timeout in version.timeouts() {
                 self.wait(timeout, Waiter::Cluster(name.clone(), version.serial));
@@ -110,9 +111,10 @@ impl Turn<'_> {
 
     /// Puts a cluster's warming version in force if nothing keeps it.
     pub(super) fn warm_cluster(&mut self, name: &str) {
-        let clusters = &mut self.state.clusters;
+        let State { clusters, secrets, .. } = &mut *self.state;
         let Some(entry) = clusters.entries.get_mut(name) else { return };
-        let Some(version) = entry.warming.as_ref().filter(|version| version.is_warm()) else {
+        let Some(version) = entry.warming.as_ref().filter(|version| version.is_warm(secrets))
+        else {
             return;
         };
         let shared = version.shared.clone();
@@ -172,6 +174,8 @@ impl Turn<'_> {
             && let Some(version) = entry.warming.as_ref().filter(|_| waited.is_some())
         {
             self.endpoints_timed_out(version);
+            let slots: Vec<_> = version.slots().cloned().collect();
+            self.secrets_timed_out(&slots, waited.unwrap_or_default());
         }
         self.warm_cluster(name);
     }

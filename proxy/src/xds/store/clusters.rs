@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::secrets::{self, SecretEntries};
 use super::version::{Problem, Raw, Refused, next_serial};
 use crate::cluster::SharedCluster;
 use crate::cluster::dns::DnsDiscovery;
 use crate::config::cluster::{Cluster, Discovery};
 use crate::config::source::Source;
+use crate::tls::SecretSlot;
 
 /// How long a cluster waits for the first answers of DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -46,15 +48,29 @@ impl ClusterVersion {
 
     /// The times after which it no longer waits for something.
     pub fn timeouts(&self) -> Vec<Duration> {
+        let mut all: Vec<_> = secrets::timeouts(self.slots()).collect();
         match &self.config().discovery {
-            Discovery::Eds(eds) => eds.source.initial_fetch_timeout.into_iter().collect(),
-            Discovery::StrictDns(_) => vec![DNS_TIMEOUT],
-            Discovery::Static | Discovery::OriginalDst(_) => Vec::new(),
+            Discovery::Eds(eds) => all.extend(eds.source.initial_fetch_timeout),
+            Discovery::StrictDns(_) => all.push(DNS_TIMEOUT),
+            Discovery::Static | Discovery::OriginalDst(_) => {}
         }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The secrets of its transport sockets.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        self.config().transport.contexts().flat_map(|context| context.slots())
     }
 
     /// Whether it may be put in force.
-    pub fn is_warm(&self) -> bool {
+    pub fn is_warm(&self, secrets: &SecretEntries) -> bool {
+        self.has_hosts() && secrets.are_answered(self.slots(), self.waited)
+    }
+
+    /// Its hosts are known, or nobody waits for them any longer.
+    fn has_hosts(&self) -> bool {
         let in_time = |timeout: Option<Duration>| {
             timeout.is_none_or(|timeout| self.waited.is_none_or(|waited| waited < timeout))
         };

@@ -41,7 +41,11 @@ impl Turn<'_> {
         let entry = self.state.endpoints.entry(key).or_default();
         let user = entry.users.entry(name).or_default();
         user.0 += 1;
-        user.1.get_or_insert_with(|| SubscriptionStats::endpoints(version.shared.scope.clone()));
+        user.1.get_or_insert_with(|| {
+            let stats = SubscriptionStats::endpoints(version.shared.scope.clone());
+            stats.started();
+            stats
+        });
         if let Some(raw) = &entry.current
             && let Some(assignment) = compile_raw_assignment(&raw.bytes).0
         {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
-use super::Stage;
 use super::listeners::{
     ActiveListener, DrainingListener, ListenerEntry, WarmingListener, same_sockets,
 };
 use super::turn::{Turn, Waiter};
 use super::version::{Problem, Raw, next_serial};
+use super::{Stage, State};
 use crate::config::compile::configuration::{compile_raw_listener, raw_of, unknown_clusters};
 use crate::config::listener::Listener;
 use crate::listener::sockets::{self, BoundListener};
@@ -157,9 +157,9 @@ impl Turn<'_> {
     }
 
     fn warm_listener(&mut self, name: &Arc<str>) {
-        let listeners = &mut self.state.listeners;
+        let State { listeners, secrets, .. } = &mut *self.state;
         if let Some(entry) = listeners.entries.get_mut(name)
-            && let Some(version) = entry.warming.take_if(|version| version.is_warm())
+            && let Some(version) = entry.warming.take_if(|version| version.is_warm(secrets))
         {
             let before = entry.active.take();
             self.publish_listener(name, version, before);
@@ -334,7 +334,9 @@ impl Turn<'_> {
             .filter(|slot| !slot.is_answered() && slot.source.initial_fetch_timeout == Some(waited))
             .map(|slot| (slot.source.source.clone(), slot.name.clone()))
             .collect();
+        let slots: Vec<_> = version.slots().cloned().collect();
         tracing::warn!(listener = %name, "goes on without what it waited for");
+        self.secrets_timed_out(&slots, waited);
         for key in late {
             if let Some(entry) = self.state.routes.get(&key) {
                 entry.stats.count(super::stats::Event::InitFetchTimeout);

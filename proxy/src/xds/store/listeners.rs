@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::secrets::{self, SecretEntries};
 use super::version::{Problem, Raw, Refused, next_serial};
 use crate::config::filter_chain::Terminal;
 use crate::config::listener::Listener;
 use crate::config::route::slot::{RouteSlot, Routes};
 use crate::listener::sockets::BoundListener;
 use crate::stream_info::Address;
+use crate::tls::SecretSlot;
 
 /// A version in force.
 #[derive(Debug)]
@@ -52,11 +54,18 @@ impl WarmingListener {
     }
 
     /// Whether it may be put in force.
-    pub fn is_warm(&self) -> bool {
-        self.routes.iter().all(|slot| {
+    pub fn is_warm(&self, secrets: &SecretEntries) -> bool {
+        let has_routes = self.routes.iter().all(|slot| {
             let timeout = slot.source.initial_fetch_timeout;
             slot.is_answered() || timeout.is_some_and(|t| self.waited.is_some_and(|w| w >= t))
-        })
+        });
+        has_routes && secrets.are_answered(self.slots(), self.waited)
+    }
+
+    /// The secrets of its filter chains.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        let contexts = self.config.filter_chains.iter().filter_map(|c| c.transport.as_ref());
+        contexts.flat_map(|context| context.slots())
     }
 
     /// The times after which it no longer waits for something.
@@ -64,6 +73,7 @@ impl WarmingListener {
         let missing = self.routes.iter().filter(|slot| !slot.is_answered());
         let mut all: Vec<_> =
             missing.filter_map(|slot| slot.source.initial_fetch_timeout).collect();
+        all.extend(secrets::timeouts(self.slots()));
         all.sort();
         all.dedup();
         all

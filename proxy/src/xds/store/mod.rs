@@ -11,6 +11,7 @@ mod endpoints;
 mod lds;
 mod listeners;
 mod routes;
+mod secrets;
 mod stats;
 mod subscriptions;
 mod turn;
@@ -31,6 +32,7 @@ use self::clusters::{ClusterVersion, Clusters};
 use self::endpoints::{EndpointsEntry, EndpointsKey};
 use self::listeners::Listeners;
 use self::routes::{RoutesEntry, RoutesKey};
+use self::secrets::SecretEntries;
 pub use self::stats::Event;
 use self::stats::SubscriptionStats;
 use self::subscriptions::Subscriptions;
@@ -108,6 +110,7 @@ struct State {
     endpoints: FxHashMap<EndpointsKey, EndpointsEntry>,
     listeners: Listeners,
     routes: FxHashMap<RoutesKey, RoutesEntry>,
+    secrets: SecretEntries,
     subscriptions: Subscriptions,
     whole_clusters: Option<Whole>,
     whole_listeners: Option<Whole>,
@@ -166,6 +169,7 @@ impl Store {
             endpoints: FxHashMap::default(),
             listeners: Listeners::default(),
             routes: FxHashMap::default(),
+            secrets: SecretEntries::default(),
             subscriptions: Subscriptions::default(),
             whole_clusters: whole(&setup.clusters, "cluster_manager.cds"),
             whole_listeners: whole(&setup.listeners, "listener_manager.lds"),
@@ -235,16 +239,18 @@ impl Store {
             ResourceType::Endpoints => turn.apply_endpoints(update),
             ResourceType::Listener => turn.apply_listeners(update),
             ResourceType::Routes => turn.apply_routes(update),
+            ResourceType::Secret => turn.apply_secrets(update),
             // Nothing subscribes to them here.
-            ResourceType::Secret | ResourceType::Extension => Vec::new(),
+            ResourceType::Extension => Vec::new(),
         };
         turn.whole_arrived(update, &rejected);
         turn.finish();
         rejected
     }
 
-    /// A source could not be reached, or what it said could not be read: counted with every subscription of its.
-    pub fn failed(&self, source: &Source, resource_type: ResourceType) {
+    /// A source could not be reached, or what it said could not be read: counted with every subscription of its, or
+    /// with that of one name.
+    pub fn failed(&self, source: &Source, resource_type: ResourceType, name: Option<&str>) {
         let turn = self.turn();
         match resource_type {
             ResourceType::Endpoints => turn.endpoints_failed(source, Event::Failure),
@@ -252,7 +258,8 @@ impl Store {
             ResourceType::Cluster | ResourceType::Listener => {
                 turn.whole_failed(source, resource_type);
             }
-            ResourceType::Secret | ResourceType::Extension => {}
+            ResourceType::Secret => turn.secrets_failed(source, name),
+            ResourceType::Extension => {}
         }
         turn.finish();
     }
@@ -400,8 +407,8 @@ impl Consumer for Store {
         Self::apply(self, update)
     }
 
-    fn failed(&self, source: &Source, resource_type: ResourceType) {
-        Self::failed(self, source, resource_type);
+    fn failed(&self, source: &Source, resource_type: ResourceType, name: Option<&str>) {
+        Self::failed(self, source, resource_type, name);
     }
 }
 
@@ -421,6 +428,7 @@ impl Turn<'_> {
     /// A whole type is wanted from now on.
     fn want_whole(&mut self, kind: ResourceType) {
         let Some(whole) = self.whole(kind) else { return };
+        whole.stats.started();
         let ConfigSource { source, initial_fetch_timeout } = whole.source.clone();
         if let Some(timeout) = initial_fetch_timeout {
             self.wait(timeout, Waiter::Type(kind));

@@ -33,13 +33,9 @@ impl Turn<'_> {
         let registry = &self.store.setup().registry;
         let entry = self.state.routes.entry(key).or_insert_with(|| {
             let scope = format!("http.{}.rds.{}", slot.stat_prefix, slot.name);
-            RoutesEntry {
-                slot: slot.clone(),
-                current: None,
-                refused: None,
-                users: 0,
-                stats: SubscriptionStats::routes(registry.scope(&scope)),
-            }
+            let stats = SubscriptionStats::routes(registry.scope(&scope));
+            stats.started();
+            RoutesEntry { slot: slot.clone(), current: None, refused: None, users: 0, stats }
         });
         entry.users += 1;
     }

@@ -53,6 +53,14 @@ impl SubscriptionStats {
         Self { scope, target }
     }
 
+    /// The subscription begins, which is an attempt too.
+    pub fn started(&self) {
+        match &self.target {
+            Target::Own(stats) => stats.inc(SubscriptionStat::UpdateAttempt),
+            Target::Endpoints(cluster, _) => cluster.inc(ClusterUpdateStat::UpdateAttempt),
+        }
+    }
+
     /// Every event is the end of an attempt.
     pub fn count(&self, event: Event<'_>) {
         match &self.target {

@@ -79,6 +79,7 @@ impl<'s> Turn<'s> {
 
     /// As `finish`, without a next stage.
     pub(super) fn pause(mut self) {
+        self.follow_secrets();
         // Whoever had it when it was put aside may have let go of it.
         self.state.retired.retain(|one| Arc::strong_count(one) > 1);
         if !self.state.retired.is_empty() {

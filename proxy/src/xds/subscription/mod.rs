@@ -32,8 +32,9 @@ pub trait Consumer {
     /// Applies an update. What it makes wanted has been said when this returns: it goes out before the acknowledgement.
     fn apply(&self, update: &TypeUpdate) -> Vec<Rejection>;
 
-    /// A source could not be reached, or its stream has ended: counted by who wants something of this type there.
-    fn failed(&self, source: &Source, resource_type: ResourceType);
+    /// A source could not be reached, or its stream has ended: counted by who wants something of this type there, or
+    /// this name.
+    fn failed(&self, source: &Source, resource_type: ResourceType, name: Option<&str>);
 }
 
 /// What identifies a stream: one for ADS, else one for each name of a source.
@@ -138,16 +139,16 @@ impl Subscriptions {
         if let Some(stream) = self.streams.borrow().get(&key) {
             return Some(stream.clone());
         }
-        let (api, source, path, scope) = match &key {
+        let (api, source, path, scope, name) = match &key {
             Key::Ads => {
                 let api = self.ads.clone()?;
                 let path = service::aggregated(api.delta);
-                (api, Source::Ads, path, String::new())
+                (api, Source::Ads, path, String::new(), None)
             }
             Key::Own(api, resource_type, name) => {
                 let path = service::of_type(*resource_type, api.delta);
                 let scope = service::stats_prefix(*resource_type, name);
-                (api.clone(), Source::Api(api.clone()), path, scope)
+                (api.clone(), Source::Api(api.clone()), path, scope, Some(name.clone()))
             }
         };
         let stats = ControlPlaneStats::new(&self.worker.registry.scope(&scope));
@@ -155,6 +156,7 @@ impl Subscriptions {
             worker: self.worker.clone(),
             api,
             source,
+            name,
             path,
             node: self.node.clone(),
             stats,

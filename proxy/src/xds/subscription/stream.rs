@@ -33,6 +33,8 @@ pub(super) struct StreamSetup {
     pub(super) api: Arc<ApiSource>,
     /// As updates name it.
     pub(super) source: Source,
+    /// The one name that it is for; `None`: ADS.
+    pub(super) name: Option<String>,
     pub(super) path: &'static str,
     pub(super) node: Node,
     pub(super) stats: ControlPlaneStats,
@@ -229,7 +231,8 @@ impl Stream {
         let Some(owner) = self.setup.owner.upgrade() else { return };
         let types = self.types.borrow().clone();
         for resource_type in types {
-            owner.consumer.failed(&self.setup.source, resource_type);
+            let StreamSetup { source, name, .. } = &self.setup;
+            owner.consumer.failed(source, resource_type, name.as_deref());
         }
     }
 

@@ -43,7 +43,7 @@ impl Consumer for Double {
         bad.into_iter().map(|name| Rejection { name, error: "no".into() }).collect()
     }
 
-    fn failed(&self, _: &Source, _: ResourceType) {
+    fn failed(&self, _: &Source, _: ResourceType, _: Option<&str>) {
         self.failed.set(self.failed.get() + 1);
     }
 }
