@@ -347,6 +347,11 @@ pub(super) fn http_name(id: u8) -> Option<&'static http::HeaderName> {
     NAMES.get(usize::from(id).checked_sub(1)?)
 }
 
+/// The text of a known name; empty for `UNKNOWN`.
+pub(super) fn text_of(id: u8) -> &'static str {
+    TEXT.get(usize::from(id)).copied().unwrap_or("")
+}
+
 /// The number of a name in any case, 0 when it is not a known one.
 pub(super) fn id_of(name: &[u8]) -> u8 {
     if name.is_empty() {

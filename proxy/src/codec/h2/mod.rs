@@ -15,6 +15,7 @@ mod client;
 mod convert;
 mod fault;
 mod frame;
+pub mod hpack;
 mod inbound;
 mod keepalive;
 mod outbound;
