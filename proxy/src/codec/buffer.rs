@@ -278,8 +278,11 @@ impl Pending {
             }
         }
         // A peer that reads slowly must not make the written part pile up.
-        if self.done > SPARE_QUEUE_BYTES && self.shared.is_empty() {
+        if self.done > SPARE_QUEUE_BYTES {
             self.copied.drain(..self.done);
+            for (before, _) in &mut self.shared {
+                *before -= self.done;
+            }
             self.done = 0;
         }
     }

@@ -30,6 +30,8 @@ struct Entry {
     name: Span,
     value: Span,
     id: u8,
+    /// Whoever passes it on must not let a table of compression have it (RFC 7541 §6.2.3).
+    sensitive: bool,
 }
 
 /// A set of numbers of names. Not a `u128`, whose alignment would cost every head room.
@@ -117,12 +119,26 @@ impl HeaderList {
     /// For decoders that have looked the name's number up already.
     pub(super) fn push_known(&mut self, name: Span, value: Span, id: u8) {
         self.seen.add(id);
-        self.entries.push(Entry { name, value, id });
+        self.entries.push(Entry { name, value, id, sensitive: false });
+    }
+
+    /// Of the line that was added last: see `Entry`.
+    pub(super) fn mark_sensitive(&mut self) {
+        if let Some(last) = self.entries.last_mut() {
+            last.sensitive = true;
+        }
     }
 
     /// `(number of the name, name, value)` in order, as ranges of `arena`: for encoders.
     pub(super) fn iter_ranges(&self) -> impl Iterator<Item = (u8, Range<usize>, Range<usize>)> {
         self.entries.iter().map(|e| (e.id, e.name.range(), e.value.range()))
+    }
+
+    /// As `iter_ranges`, and whether the line is sensitive.
+    pub(super) fn iter_sensitive(
+        &self,
+    ) -> impl Iterator<Item = (u8, Range<usize>, Range<usize>, bool)> {
+        self.entries.iter().map(|e| (e.id, e.name.range(), e.value.range(), e.sensitive))
     }
 
     /// The bytes that ranges refer to.
@@ -143,14 +159,18 @@ impl HeaderList {
 
     /// Adds a line, beside those of the same name that are there.
     pub fn append(&mut self, name: &HeaderName, value: &[u8]) {
+        self.append_line(name.id, name.as_str().as_bytes(), value);
+    }
+
+    /// As `append`, for decoders that know the name's number.
+    pub(super) fn append_line(&mut self, id: u8, name: &[u8], value: &[u8]) {
         // As a line on the wire: an encoder copies those that stand together in one go.
-        let text = name.as_str().as_bytes();
-        self.arena.reserve(text.len() + value.len() + 4);
-        let stored = self.store(text);
+        self.arena.reserve(name.len() + value.len() + 4);
+        let name = self.store(name);
         self.arena.extend_from_slice(b": ");
         let value = self.store(value);
         self.arena.extend_from_slice(b"\r\n");
-        self.push_known(stored, value, name.id);
+        self.push_known(name, value, id);
     }
 
     /// Joins the lines of each name that has a bit in `names` and several lines, by commas, in the place of the

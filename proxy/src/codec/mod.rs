@@ -1,4 +1,4 @@
-//! HTTP codecs: HTTP/1 of our own on httparse, HTTP/2 on the crate h2, one interface over both.
+//! HTTP codecs: HTTP/1 of our own on httparse, HTTP/2 of our own, one interface over both.
 //!
 //! A station that has a `ServerStream` or a `ClientStream` pulls frames with `poll_frame` and hands
 //! frames over with `send_*`, which only buffer; `poll_flush` moves them out. One task can so drive both

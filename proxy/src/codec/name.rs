@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::LazyLock;
 
 macro_rules! known_names {
     ($($konst:ident = $text:literal,)*) => {
@@ -338,14 +337,6 @@ const TABLE: [u8; SLOTS] = {
     }
     table
 };
-
-/// A known name as the crate http has it, made once; `None` for `UNKNOWN`.
-pub(super) fn http_name(id: u8) -> Option<&'static http::HeaderName> {
-    static NAMES: LazyLock<Vec<http::HeaderName>> = LazyLock::new(|| {
-        TEXT.iter().skip(1).map(|text| http::HeaderName::from_static(text)).collect()
-    });
-    NAMES.get(usize::from(id).checked_sub(1)?)
-}
 
 /// The text of a known name; empty for `UNKNOWN`.
 pub(super) fn text_of(id: u8) -> &'static str {

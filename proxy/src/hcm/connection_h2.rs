@@ -71,7 +71,7 @@ impl HttpConnection {
         let fault = match closed {
             Ok(closed) => {
                 self.count_active(first, closed, streams.active.get() > 0);
-                if closed == Closed::Remote {
+                if conn.peer_closed() {
                     return closed;
                 }
                 // Who hears that it is over may close first.
@@ -189,7 +189,6 @@ struct Streams {
 struct H2Drain {
     seen: Drain,
     started: bool,
-    /// Also bounds the wait for a peer that does not answer the PING between the two.
     last_call: Timer,
     called: bool,
 }

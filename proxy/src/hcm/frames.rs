@@ -158,8 +158,9 @@ impl ActiveStream<'_> {
             let end = frame.is_none();
             // A body that comes whole, its end with it, is never buffered: no limit is asked, as in Envoy.
             let whole = collected.is_empty() && self.ends_with(&frame);
+            let data = matches!(frame, Some(Frame::Data(_)));
             collected.push(frame, at + 1);
-            if collected.payload() > limit && !whole {
+            if data && collected.payload() > limit && !whole {
                 self.hcm.stats.inc(HttpStat::DownstreamRqTooLarge);
                 let reply =
                     LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large")

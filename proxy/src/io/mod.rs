@@ -211,7 +211,7 @@ impl From<UnixStream> for Io {
     }
 }
 
-// The crate h2 and hyper want tokio's traits.
+// hyper wants tokio's traits.
 impl AsyncRead for Io {
     fn poll_read(
         self: Pin<&mut Self>,

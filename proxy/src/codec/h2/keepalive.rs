@@ -5,14 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::connection::Connection;
 use crate::config::protocol_options::KeepaliveSettings;
 
 #[derive(Debug)]
 pub(super) struct Keepalive {
-    pings: PingPong,
     interval: Duration,
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
@@ -21,41 +20,34 @@ pub(super) struct Keepalive {
 
 impl Keepalive {
     /// `None` where no interval is configured.
-    pub(super) fn new(
-        settings: Option<KeepaliveSettings>,
-        pings: impl FnOnce() -> Option<PingPong>,
-    ) -> Option<Self> {
+    pub(super) fn new(settings: Option<KeepaliveSettings>) -> Option<Self> {
         let settings = settings?;
         let interval = settings.interval?;
         // Up to so many percent are added, so that connections made together do not ping together.
         let jitter = rand::random::<f64>() * settings.interval_jitter / 100.0;
         let interval = interval.mul_f64(1.0 + jitter.clamp(0.0, 1.0));
         let timer = Box::pin(sleep(interval));
-        Some(Self { pings: pings()?, interval, timeout: settings.timeout, timer, waiting: false })
+        Some(Self { interval, timeout: settings.timeout, timer, waiting: false })
     }
 
     /// Ready when the peer did not answer in time.
-    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
+    pub(super) fn poll_dead(
+        &mut self,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self.waiting && !connection.pinging {
+            self.waiting = false;
+            self.timer.as_mut().reset(Instant::now() + self.interval);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
             if self.waiting {
-                match self.pings.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => {
-                        self.waiting = false;
-                        self.timer.as_mut().reset(Instant::now() + self.interval);
-                    }
-                    // The connection has ended: its own poll says so.
-                    Poll::Ready(Err(_)) => return Poll::Pending,
-                    Poll::Pending => {}
-                }
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if self.waiting || self.pings.send_ping(Ping::opaque()).is_err() {
                 return Poll::Ready(());
             }
+            connection.ping();
             self.waiting = true;
             self.timer.as_mut().reset(Instant::now() + self.timeout);
         }
+        Poll::Pending
     }
 }

@@ -1,31 +1,40 @@
-//! HTTP/2 (RFC 9113), both sides, on the crate h2.
+//! HTTP/2 (RFC 9113), both sides, a codec of our own.
+//!
+//! `connection` is the state of one connection without its socket: bytes in (`receive`, `message`), frames out
+//! (`send`). `transport` moves the bytes, in the task of the connection's owner (`server`, `client`); the streams'
+//! owners (`server_stream`, `client_stream`) share the state with it.
 
 use crate::config::protocol_options::{
     CommonHttpOptions, HeadersWithUnderscoresAction, Http2Options,
 };
 
-pub use client::{ClientConn, ClientStream, Driver};
+pub use client::{ClientConn, Driver};
+pub use client_stream::ClientStream;
+pub use counters::{Counters, Traffic};
 pub use fault::Http2Fault;
 pub use server::{Accepted, ServerConn};
 pub use server_stream::ServerStream;
-pub use shared::{Counters, Traffic};
 
-mod block;
+mod budget;
 mod client;
-mod convert;
+mod client_stream;
+mod connection;
+mod counters;
+mod decode;
+mod encode;
 mod fault;
 mod frame;
 pub mod hpack;
-mod inbound;
 mod keepalive;
-mod outbound;
+mod message;
+mod receive;
+mod send;
 mod server;
 mod server_stream;
-mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod wire;
+mod transport;
 
 /// What an HTTP/2 connection is configured with.
 #[derive(Debug, Clone)]
@@ -37,8 +46,6 @@ pub struct Settings {
     pub max_header_count: usize,
     /// What becomes of a request with a header name that has an underscore.
     pub underscores: HeadersWithUnderscoresAction,
-    /// What a stream buffers of what the peer's window admits but the socket does not take.
-    pub max_send_buffer_bytes: usize,
 }
 
 impl Settings {
@@ -49,14 +56,7 @@ impl Settings {
             max_head_bytes: max_headers_kb * 1024,
             max_header_count: common.max_headers_count as usize,
             underscores: common.headers_with_underscores_action,
-            max_send_buffer_bytes: 256 * 1024,
         }
-    }
-
-    /// The crate h2 answers what is longer than its own limit by itself, with a 431 that no log shows: its limit
-    /// is beyond ours, so that it is only met by what nobody sends by mistake.
-    fn decoder_head_bytes(&self) -> u32 {
-        self.max_head_bytes.saturating_mul(2).saturating_add(32 * 1024)
     }
 }
 

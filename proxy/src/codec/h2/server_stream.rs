@@ -6,35 +6,46 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use h2::Reason;
-use h2::server::SendResponse;
 
 use crate::codec::head::{HeaderList, ResponseHead};
 use crate::codec::{Fault, Frame};
 use crate::stats::names::Http2Stat;
 use crate::stream_info::ByteMeter;
 
-use super::convert;
+use super::connection::{Connection, Shared};
 use super::fault::Http2Fault;
-use super::shared::{Flood, Shared};
-use super::stream::{RESET_BYTES, RecvHalf, SendHalf, fault_of, head_bytes};
+use super::frame::code;
+use super::stream::Key;
+
+/// RST_STREAM, whole.
+pub(super) const RESET_BYTES: u64 = 13;
+
+/// RFC 9113 §4.1.
+const FRAME_HEADER_BYTES: u64 = 9;
+
+/// A head's size before compression, with its frame header.
+pub(super) fn head_bytes(list: &HeaderList) -> u64 {
+    list.byte_size() as u64 + FRAME_HEADER_BYTES
+}
+
+/// As DATA, with its frame's header.
+pub(super) fn data_bytes(data: &Bytes) -> u64 {
+    data.len() as u64 + FRAME_HEADER_BYTES
+}
 
 /// One request of a downstream HTTP/2 connection. What was sent has to be flushed before it is dropped.
 #[derive(Debug)]
 pub struct ServerStream {
-    id: u32,
-    /// As `recv`, there is none on a stream that was refused.
-    respond: Option<SendResponse<Bytes>>,
-    send: SendHalf,
-    recv: Option<RecvHalf>,
+    /// There is none of a stream that was refused.
+    key: Option<Key>,
     rejected: Option<Http2Fault>,
     /// Of an extended CONNECT or CONNECT.
     early: Option<Box<Early>>,
     /// A success makes a tunnel of it, in which a length has no meaning (RFC 9113 §8.5).
     tunnel: bool,
-    pub(super) meter: ByteMeter,
-    shared: Rc<Shared>,
-    early_reset_counted: bool,
+    meter: ByteMeter,
+    shared: Shared,
+    reset_noted: bool,
 }
 
 /// Bytes of an extended CONNECT or CONNECT that has no answer yet: they are held back.
@@ -52,38 +63,42 @@ const EARLY_BYTES: usize = 16 * 1024;
 
 impl Drop for ServerStream {
     fn drop(&mut self) {
-        self.shared.active.set(self.shared.active.get() - 1);
-        self.take_blame();
+        if let Some(key) = self.key {
+            self.shared.borrow_mut().release(key);
+        }
     }
 }
 
 impl ServerStream {
+    /// What comes of a `tunnel`, a CONNECT, waits for the answer, unless its `end` has come with the head.
     pub(super) fn new(
-        id: u32,
-        respond: Option<SendResponse<Bytes>>,
-        recv: Option<RecvHalf>,
-        shared: &Rc<Shared>,
-        rejected: Option<Http2Fault>,
+        key: Key,
+        shared: &Shared,
+        meter: ByteMeter,
+        tunnel: bool,
+        end: bool,
     ) -> Self {
-        shared.active.set(shared.active.get() + 1);
         Self {
-            id,
-            respond,
-            send: SendHalf::new(Rc::clone(shared)),
-            recv,
-            rejected,
-            early: None,
-            tunnel: false,
-            meter: ByteMeter::default(),
+            key: Some(key),
+            rejected: None,
+            early: (tunnel && !end).then(Box::default),
+            tunnel,
+            meter,
             shared: Rc::clone(shared),
-            early_reset_counted: false,
+            reset_noted: false,
         }
     }
 
-    /// `tunnel`: it is a CONNECT. What comes of it waits for the answer, unless its `end` has come with the head.
-    pub(super) fn hold(&mut self, tunnel: bool, end: bool) {
-        self.tunnel = tunnel;
-        self.early = (tunnel && !end).then(Box::default);
+    pub(super) fn refused(shared: &Shared, fault: Http2Fault, meter: ByteMeter) -> Self {
+        Self {
+            key: None,
+            rejected: Some(fault),
+            early: None,
+            tunnel: false,
+            meter,
+            shared: Rc::clone(shared),
+            reset_noted: false,
+        }
     }
 
     /// Why the request was refused, whose head is not known then.
@@ -107,44 +122,25 @@ impl ServerStream {
     }
 
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Fault>> {
-        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
-        let mut result = ready!(recv.poll_frame(cx, &mut self.meter));
-        let by_trailers = matches!(result, Ok(Some(Frame::Trailers(_))) | Err(_));
-        if by_trailers && let Some(fault) = self.take_blame() {
-            result = Err(fault.into());
-        } else if let Ok(Some(Frame::Trailers(_))) = result {
-            self.shared.counters.codec.inc(Http2Stat::Trailers);
-        }
-        result = result.map_err(|fault| self.explain(fault));
+        let Some(key) = self.key else { return Poll::Ready(Ok(None)) };
+        let polled = poll_incoming(&mut self.shared.borrow_mut(), key, &mut self.meter, cx);
+        let result = ready!(polled);
         match result {
-            Err(Fault::Parse(_)) => self.reset(Reason::PROTOCOL_ERROR.into()),
+            Ok(Some(Frame::Trailers(_))) => {
+                self.shared.borrow().counters.codec.inc(Http2Stat::Trailers);
+            }
+            Err(Fault::Parse(_)) => self.reset(code::PROTOCOL_ERROR),
             Err(fault) => self.note_reset(fault),
             Ok(_) => {}
         }
         Poll::Ready(result)
     }
 
-    /// What is wrong with its trailers.
-    fn take_blame(&self) -> Option<Http2Fault> {
-        let mut bad = self.shared.bad_trailers.borrow_mut();
-        let at = bad.iter().position(|(stream, _)| *stream == self.id)?;
-        Some(bad.swap_remove(at).1)
-    }
-
-    /// The end of the connection, where it has a name.
-    fn explain(&self, fault: Fault) -> Fault {
-        let ended = matches!(fault, Fault::GoAway { remote: false, .. });
-        if ended && self.shared.flooded.get() == Some(Flood::Empty) {
-            return Http2Fault::EmptyFrames.into();
-        }
-        fault
-    }
-
     /// Takes what comes before the answer.
     fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Fault>> {
         while self.early.as_ref().is_some_and(|e| e.ended.is_none() && e.bytes < EARLY_BYTES) {
             let frame = ready!(self.poll_received(cx))?;
-            let ended = self.recv.as_ref().is_none_or(RecvHalf::is_end);
+            let ended = self.has_all();
             let Some(early) = &mut self.early else { break };
             if let Some(Frame::Data(data)) = &frame {
                 early.bytes += data.len();
@@ -155,6 +151,11 @@ impl ServerStream {
             }
         }
         Poll::Pending
+    }
+
+    /// Nothing of the request is left in the connection.
+    fn has_all(&self) -> bool {
+        self.key.is_none_or(|key| has_all(&self.shared.borrow(), key))
     }
 
     pub(in crate::codec) fn held_bytes(&self) -> usize {
@@ -175,63 +176,63 @@ impl ServerStream {
     /// Counts a stream that the peer reset before its answer was complete, once.
     fn note_reset(&mut self, fault: Fault) {
         if let Fault::Reset { remote: true, .. } = fault
-            && !self.send.is_ended()
-            && !std::mem::replace(&mut self.early_reset_counted, true)
+            && !std::mem::replace(&mut self.reset_noted, true)
         {
-            self.shared.reset_early.set(self.shared.reset_early.get() + 1);
-            self.shared.counters.codec.inc(Http2Stat::RxReset);
+            self.shared.borrow().counters.codec.inc(Http2Stat::RxReset);
             self.meter.wire_received += RESET_BYTES;
         }
     }
 
     pub(in crate::codec) fn is_end(&self) -> bool {
         let given_out = |early: &Early| early.answered && early.frames.is_empty();
-        self.early.as_deref().is_none_or(given_out)
-            && self.recv.as_ref().is_none_or(RecvHalf::is_end)
+        self.early.as_deref().is_none_or(given_out) && self.has_all()
     }
 
     pub(in crate::codec) fn send_informational(&mut self, head: &ResponseHead) {
-        let size = head_bytes(&head.headers);
-        self.meter.wire_sent += size;
-        self.meter.header_sent += size;
-        // Fails only when the final head is out or the stream is gone.
-        if let Some(respond) = &mut self.respond {
-            let _ = respond.send_informational(convert::response_to_h2(head));
-        }
+        self.put_head(head, false);
     }
 
     pub(in crate::codec) fn send_head(&mut self, head: &ResponseHead, end: bool) {
         if let Some(early) = &mut self.early {
             early.answered = true;
         }
+        self.put_head(head, end);
+    }
+
+    fn put_head(&mut self, head: &ResponseHead, end: bool) {
         let size = head_bytes(&head.headers);
         self.meter.wire_sent += size;
         self.meter.header_sent += size;
-        let Some(respond) = &mut self.respond else { return };
-        let mut response = convert::response_to_h2(head);
-        if self.tunnel && response.status().is_success() {
-            response.headers_mut().remove(http::header::CONTENT_LENGTH);
-        }
-        match respond.send_response(response, end) {
-            Ok(stream) => self.send.begin(stream, end),
-            Err(error) => self.send.fail(fault_of(&error)),
+        if let Some(key) = self.key {
+            self.shared.borrow_mut().send_response(key, head, self.tunnel, end);
         }
     }
 
     pub(in crate::codec) fn send_data(&mut self, data: Bytes, end: bool) {
-        self.send.data(data, end, &mut self.meter);
+        let Some(key) = self.key else { return };
+        let size = data_bytes(&data);
+        if self.shared.borrow_mut().send_data(key, data, end) {
+            self.meter.wire_sent += size;
+        }
     }
 
     pub(in crate::codec) fn send_trailers(&mut self, trailers: &HeaderList) {
-        self.send.trailers(trailers, &mut self.meter);
+        let Some(key) = self.key else { return };
+        if self.shared.borrow_mut().send_trailers(key, trailers) {
+            let size = head_bytes(trailers);
+            self.meter.wire_sent += size;
+            self.meter.header_sent += size;
+        }
     }
 
     pub(in crate::codec) fn buffered(&self) -> usize {
-        self.send.buffered()
+        self.key.map_or(0, |key| buffered(&self.shared.borrow(), key))
     }
 
     pub(in crate::codec) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        let result = ready!(self.send.poll_flush(cx));
+        let Some(key) = self.key else { return Poll::Ready(Ok(())) };
+        let sent = poll_sent(&mut self.shared.borrow_mut(), key, cx);
+        let result = ready!(sent);
         if let Err(fault) = result {
             self.note_reset(fault);
         }
@@ -239,37 +240,93 @@ impl ServerStream {
     }
 
     pub(in crate::codec) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
-        let reset = match (self.send.stream_mut(), &mut self.respond) {
-            (Some(stream), _) => stream.poll_reset(cx),
-            (None, Some(respond)) => respond.poll_reset(cx),
-            (None, None) => return Poll::Pending,
-        };
-        let fault = match ready!(reset) {
-            Ok(reason) => Fault::Reset { code: reason.into(), remote: true },
-            Err(error) => self.explain(fault_of(&error)),
+        let Some(key) = self.key else { return Poll::Pending };
+        let fault = {
+            let connection = &mut *self.shared.borrow_mut();
+            let Some(stream) = connection.streams.get_mut(key) else { return Poll::Pending };
+            match stream.fault {
+                Some(fault) => fault,
+                None => {
+                    stream.wait(cx);
+                    return Poll::Pending;
+                }
+            }
         };
         self.note_reset(fault);
         Poll::Ready(fault)
     }
 
     pub(in crate::codec) fn reset(&mut self, code: u32) {
-        // An explicit reset discards what h2 has queued; after a complete response h2 sends
-        // NO_ERROR by itself, behind the response, when the stream's handles are dropped.
-        if code == u32::from(Reason::NO_ERROR) && self.send.is_ended() {
+        let Some(key) = self.key else { return };
+        let connection = &mut *self.shared.borrow_mut();
+        let Some(stream) = connection.streams.get(key) else { return };
+        // After a complete response NO_ERROR goes out behind it, when the stream is dropped.
+        if code == code::NO_ERROR && stream.is_answered() && stream.fault.is_none() {
             return;
         }
-        match (self.send.stream_mut(), &mut self.respond) {
-            (Some(stream), _) => stream.send_reset(Reason::from(code)),
-            (None, Some(respond)) => respond.send_reset(Reason::from(code)),
-            (None, None) => return,
-        }
-        if !self.early_reset_counted && !self.shared.broken.get() {
+        if !self.reset_noted && connection.ended.is_none() {
             self.meter.wire_sent += RESET_BYTES;
         }
-        self.send.fail(Fault::Reset { code, remote: false });
+        connection.reset(key, code);
     }
 
     pub(in crate::codec) fn meter(&self) -> ByteMeter {
         self.meter
     }
+}
+
+/// The next frame of a body.
+pub(super) fn poll_incoming(
+    connection: &mut Connection,
+    key: Key,
+    meter: &mut ByteMeter,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Frame>, Fault>> {
+    let Some(stream) = connection.streams.get_mut(key) else { return Poll::Ready(Ok(None)) };
+    if let Some((data, more_frames)) = stream.incoming.next() {
+        meter.wire_received += data_bytes(&data) + u64::from(more_frames) * FRAME_HEADER_BYTES;
+        connection.take(key, data.len() as u32);
+        return Poll::Ready(Ok(Some(Frame::Data(data))));
+    }
+    if let Some(trailers) = stream.incoming.trailers.take() {
+        let size = head_bytes(&trailers);
+        meter.wire_received += size;
+        meter.header_received += size;
+        return Poll::Ready(Ok(Some(Frame::Trailers(trailers))));
+    }
+    if stream.incoming.ended {
+        return Poll::Ready(Ok(None));
+    }
+    if let Some(fault) = stream.fault {
+        return Poll::Ready(Err(fault));
+    }
+    stream.wait(cx);
+    Poll::Pending
+}
+
+/// All of the peer's message has been taken.
+pub(super) fn has_all(connection: &Connection, key: Key) -> bool {
+    connection.streams.get(key).is_none_or(|stream| stream.incoming.is_taken())
+}
+
+/// Bytes that the peer's window or the socket has not admitted yet.
+pub(super) fn buffered(connection: &Connection, key: Key) -> usize {
+    connection.streams.get(key).map_or(0, |stream| stream.outgoing.queued)
+}
+
+/// Ready when nothing is buffered.
+pub(super) fn poll_sent(
+    connection: &mut Connection,
+    key: Key,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Fault>> {
+    let Some(stream) = connection.streams.get_mut(key) else { return Poll::Ready(Ok(())) };
+    if let Some(fault) = stream.fault {
+        return Poll::Ready(Err(fault));
+    }
+    if stream.outgoing.queued == 0 {
+        return Poll::Ready(Ok(()));
+    }
+    stream.wait(cx);
+    Poll::Pending
 }

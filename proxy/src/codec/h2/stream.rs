@@ -1,263 +1,305 @@
-//! The two halves of an HTTP/2 stream, the same on both sides of a connection.
+//! The streams of a connection: what has come and is not taken, what is to go and may not yet, and by which
+//! number which is found.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Waker};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
-use http::HeaderMap;
+use bytes::{Bytes, BytesMut};
 
-use crate::codec::head::HeaderList;
-use crate::codec::{Fault, Frame};
-use crate::stream_info::ByteMeter;
+use crate::codec::Fault;
+use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 
-use super::convert;
-use super::shared::Shared;
-
-/// RST_STREAM, whole.
-pub(super) const RESET_BYTES: u64 = 13;
-
-/// RFC 9113 §4.1.
-const FRAME_HEADER_BYTES: u64 = 9;
-
-/// The fault for an error of h2.
-pub(super) fn fault_of(error: &h2::Error) -> Fault {
-    let code = error.reason().map_or(u32::from(Reason::INTERNAL_ERROR), u32::from);
-    if let Some(io) = error.get_io() {
-        return Fault::Io(io.kind());
-    }
-    let remote = error.is_remote();
-    if error.is_go_away() { Fault::GoAway { code, remote } } else { Fault::Reset { code, remote } }
-}
+/// A place among the streams; its owner's until the owner gives it back.
+pub(super) type Key = u32;
 
 /// How the sent half ends, once its queue is empty.
-#[derive(Debug)]
-enum Ending {
+#[derive(Debug, Default)]
+pub(super) enum Ending {
+    #[default]
     Open,
     End,
-    Trailers(HeaderMap),
+    Trailers(HeaderList),
+    /// It has.
     Ended,
 }
 
-/// Body and trailers on their way to the peer. Keeps what the peer's window does not admit.
-#[derive(Debug)]
-pub(super) struct SendHalf {
-    stream: Option<SendStream<Bytes>>,
-    queue: VecDeque<Bytes>,
-    queued: usize,
-    ending: Ending,
-    fault: Option<Fault>,
-    shared: Rc<Shared>,
+/// Body and trailers from the peer.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// Heads of responses, in order.
+    pub(super) heads: VecDeque<ResponseHead>,
+    data: VecDeque<Bytes>,
+    /// Small frames behind them, joined: a peer could send one byte a frame for all of a window.
+    small: BytesMut,
+    /// How many of them.
+    small_frames: u32,
+    pub(super) trailers: Option<HeaderList>,
+    /// The peer has said all.
+    pub(super) ended: bool,
+    /// What the peer may still send.
+    pub(super) window: i64,
+    /// What was taken and has not been given back to the peer's window.
+    pub(super) taken: u32,
+    /// What `content-length` says is still to come.
+    pub(super) length: Option<u64>,
+    /// The final head of a response has come.
+    pub(super) answered: bool,
+    pub(super) informational: u8,
+    /// Whatever the head of the response says: it has no body.
+    pub(super) bodiless: bool,
+    /// A success makes a tunnel of it, in which a length has no meaning (RFC 9113 §8.5).
+    pub(super) tunnel: bool,
 }
 
-impl SendHalf {
-    pub(super) fn new(shared: Rc<Shared>) -> Self {
+/// So many frames wait each by itself.
+const SINGLE_FRAMES: usize = 8;
+
+/// Small frames are joined up to this.
+const JOINED_BYTES: usize = 16 * 1024;
+
+impl Incoming {
+    /// A frame's data.
+    pub(super) fn add(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let joined = self.data.len() >= SINGLE_FRAMES && data.len() < JOINED_BYTES / 4;
+        if joined && self.small.len() + data.len() <= JOINED_BYTES {
+            self.small.extend_from_slice(&data);
+            self.small_frames += 1;
+            return;
+        }
+        if !self.small.is_empty() {
+            self.data.push_back(self.small.split().freeze());
+        }
+        self.data.push_back(data);
+    }
+
+    /// The data that came first, and how many frames beyond one it came in, as far as is known.
+    pub(super) fn next(&mut self) -> Option<(Bytes, u32)> {
+        if let Some(data) = self.data.pop_front() {
+            return Some((data, 0));
+        }
+        if self.small.is_empty() {
+            return None;
+        }
+        let frames = std::mem::take(&mut self.small_frames);
+        Some((std::mem::take(&mut self.small).freeze(), frames.saturating_sub(1)))
+    }
+
+    /// Bytes that nobody has taken.
+    pub(super) fn unread(&self) -> usize {
+        self.data.iter().map(Bytes::len).sum::<usize>() + self.small.len()
+    }
+
+    /// All of the message has come, and has been taken.
+    pub(super) fn is_taken(&self) -> bool {
+        self.ended && self.data.is_empty() && self.small.is_empty() && self.trailers.is_none()
+    }
+}
+
+/// Body and trailers on their way to the peer.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    pub(super) queue: VecDeque<Bytes>,
+    /// Bytes in it.
+    pub(super) queued: usize,
+    pub(super) ending: Ending,
+    /// What the peer takes; below zero after a change of its settings.
+    pub(super) window: i64,
+    /// It has its place among those that wait for the connection.
+    pub(super) is_ready: bool,
+}
+
+/// One stream. There is one waker for all that its owner waits for: it is polled from one task.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// 0 while it waits for the peer to admit it.
+    pub(super) id: u32,
+    pub(super) incoming: Incoming,
+    pub(super) outgoing: Outgoing,
+    /// Why it cannot go on.
+    pub(super) fault: Option<Fault>,
+    /// Nothing of it comes or goes any more.
+    pub(super) closed: bool,
+    /// The request of a stream without number.
+    pub(super) head: Option<Box<(RequestHead, bool)>>,
+    waker: Option<Waker>,
+    waits: bool,
+}
+
+impl Stream {
+    pub(super) fn new(id: u32, receive: u32, send: i64) -> Self {
         Self {
-            stream: None,
-            queue: VecDeque::new(),
-            queued: 0,
-            ending: Ending::Open,
+            id,
+            incoming: Incoming { window: i64::from(receive), ..Incoming::default() },
+            outgoing: Outgoing { window: send, ..Outgoing::default() },
             fault: None,
-            shared,
+            closed: false,
+            head: None,
+            waker: None,
+            waits: false,
         }
     }
 
-    /// The head is out; `end` says that nothing follows.
-    pub(super) fn begin(&mut self, stream: SendStream<Bytes>, end: bool) {
-        self.stream = Some(stream);
-        if end {
-            self.ending = Ending::Ended;
+    /// Its owner wants to know of any change.
+    pub(super) fn wait(&mut self, cx: &Context<'_>) {
+        self.waits = true;
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
         }
     }
 
-    pub(super) fn fail(&mut self, fault: Fault) {
-        self.fault.get_or_insert(fault);
+    pub(super) fn wake(&mut self) {
+        if std::mem::take(&mut self.waits)
+            && let Some(waker) = &self.waker
+        {
+            waker.wake_by_ref();
+        }
     }
 
-    /// Drops what is not sent: nobody wants it.
+    /// Whether our side has said all.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self.outgoing.ending, Ending::Ended)
+    }
+
+    /// Drops what was not sent.
     pub(super) fn abandon(&mut self) {
-        self.queue.clear();
-        self.queued = 0;
-        self.ending = Ending::Ended;
-        self.fault = None;
+        self.outgoing.queue.clear();
+        self.outgoing.queued = 0;
+        self.outgoing.ending = Ending::Ended;
     }
+}
 
-    pub(super) fn fault(&self) -> Option<Fault> {
-        self.fault
-    }
+/// All of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    /// Boxed: a place that is free costs a pointer, not a stream.
+    slots: Vec<Option<Box<Stream>>>,
+    free: Vec<Key>,
+    /// Those that are not closed, by number.
+    open: Vec<(u32, Key)>,
+}
 
-    pub(super) fn is_ended(&self) -> bool {
-        matches!(self.ending, Ending::Ended)
-    }
+/// More places than these are given back when no stream is left.
+const KEPT_SLOTS: usize = 16;
 
-    pub(super) fn stream_mut(&mut self) -> Option<&mut SendStream<Bytes>> {
-        self.stream.as_mut()
-    }
-
-    pub(super) fn data(&mut self, data: Bytes, end: bool, meter: &mut ByteMeter) {
-        if !matches!(self.ending, Ending::Open) {
-            return;
-        }
-        meter.wire_sent += data.len() as u64 + FRAME_HEADER_BYTES;
-        self.queued += data.len();
-        if !data.is_empty() {
-            self.queue.push_back(data);
-        }
-        if end {
-            self.ending = Ending::End;
-        }
-        self.pump();
-    }
-
-    pub(super) fn trailers(&mut self, list: &HeaderList, meter: &mut ByteMeter) {
-        if !matches!(self.ending, Ending::Open) {
-            return;
-        }
-        let size = head_bytes(list);
-        meter.wire_sent += size;
-        meter.header_sent += size;
-        self.ending = Ending::Trailers(convert::trailers_to_h2(list));
-        self.pump();
-    }
-
-    pub(super) fn buffered(&self) -> usize {
-        self.queued
-    }
-
-    /// Hands h2 what the window admits.
-    fn pump(&mut self) {
-        let Some(stream) = &mut self.stream else { return };
-        if self.queued > 0 && stream.capacity() < self.queued {
-            stream.reserve_capacity(self.queued);
-        }
-        let mut capacity = stream.capacity();
-        while let Some(front) = self.queue.front_mut() {
-            if capacity == 0 {
-                return;
+impl Streams {
+    pub(super) fn insert(&mut self, stream: Stream) -> Key {
+        let id = stream.id;
+        let stream = Some(Box::new(stream));
+        let key = match self.free.pop() {
+            Some(key) => {
+                self.slots[key as usize] = stream;
+                key
             }
-            let n = front.len().min(capacity);
-            let piece = front.split_to(n);
-            if front.is_empty() {
-                self.queue.pop_front();
+            None => {
+                self.slots.push(stream);
+                self.slots.len() as Key - 1
             }
-            capacity -= n;
-            self.queued -= n;
-            let end = self.queue.is_empty() && matches!(self.ending, Ending::End);
-            self.shared.data_sent.set(self.shared.data_sent.get() + 1 + n as u64 / 16_384);
-            if let Err(error) = stream.send_data(piece, end) {
-                self.fault.get_or_insert(fault_of(&error));
-                return;
-            }
-            if end {
-                self.ending = Ending::Ended;
-            }
-        }
-        let sent = match std::mem::replace(&mut self.ending, Ending::Ended) {
-            Ending::Open => {
-                self.ending = Ending::Open;
-                return;
-            }
-            Ending::End => stream.send_data(Bytes::new(), true),
-            Ending::Trailers(map) => stream.send_trailers(map),
-            Ending::Ended => return,
         };
-        if let Err(error) = sent {
-            self.fault.get_or_insert(fault_of(&error));
+        if id != 0 {
+            self.note_open(id, key);
+        }
+        key
+    }
+
+    /// The stream has its number.
+    pub(super) fn note_open(&mut self, id: u32, key: Key) {
+        // Numbers only grow.
+        self.open.push((id, key));
+    }
+
+    /// The stream's number means nothing any more.
+    pub(super) fn note_closed(&mut self, id: u32) {
+        if let Ok(at) = self.position(id) {
+            self.open.remove(at);
         }
     }
 
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        loop {
-            if let Some(fault) = self.fault {
-                return Poll::Ready(Err(fault));
-            }
-            self.pump();
-            if self.queue.is_empty() {
-                return Poll::Ready(self.fault.map_or(Ok(()), Err));
-            }
-            let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(())) };
-            match ready!(stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => self.fail(fault_of(&error)),
-                None => {
-                    // The stream is closed: for the reason, ask once more.
-                    let fault = match stream.poll_reset(cx) {
-                        Poll::Ready(Ok(reason)) => {
-                            Fault::Reset { code: reason.into(), remote: true }
-                        }
-                        Poll::Ready(Err(error)) => fault_of(&error),
-                        Poll::Pending => Fault::Eof,
-                    };
-                    self.fail(fault);
-                }
-            }
+    /// Its owner is gone.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Box<Stream>> {
+        let stream = self.slots.get_mut(key as usize)?.take()?;
+        self.free.push(key);
+        if self.free.len() == self.slots.len() && self.slots.capacity() > KEPT_SLOTS {
+            let open = std::mem::take(&mut self.open);
+            *self = Self { open, ..Self::default() };
         }
-    }
-}
-
-/// Body and trailers from the peer. The window is opened again as frames are taken: whoever does not
-/// take them holds the peer back.
-#[derive(Debug)]
-pub(super) struct RecvHalf {
-    stream: RecvStream,
-    data_done: bool,
-    ended: bool,
-    max_count: usize,
-}
-
-impl RecvHalf {
-    pub(super) fn new(stream: RecvStream, max_count: usize) -> Self {
-        let ended = stream.is_end_stream();
-        Self { stream, data_done: ended, ended, max_count }
+        Some(stream)
     }
 
-    pub(super) fn is_end(&self) -> bool {
-        self.ended || self.stream.is_end_stream()
+    #[inline]
+    pub(super) fn get(&self, key: Key) -> Option<&Stream> {
+        self.slots.get(key as usize)?.as_deref()
     }
 
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        meter: &mut ByteMeter,
-    ) -> Poll<Result<Option<Frame>, Fault>> {
-        if self.ended {
-            return Poll::Ready(Ok(None));
-        }
-        while !self.data_done {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    meter.wire_received += data.len() as u64 + FRAME_HEADER_BYTES;
-                    // Fails only when the stream is gone, which the next poll says.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    if data.is_empty() {
-                        continue;
-                    }
-                    return Poll::Ready(Ok(Some(Frame::Data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(Err(fault_of(&error))),
-                None => self.data_done = true,
-            }
-        }
-        let trailers = ready!(self.stream.poll_trailers(cx));
-        self.ended = true;
-        match trailers {
-            Ok(None) => Poll::Ready(Ok(None)),
-            Ok(Some(map)) => match convert::trailers_from_h2(&map, self.max_count) {
-                Ok(list) => {
-                    let size = head_bytes(&list);
-                    meter.wire_received += size;
-                    meter.header_received += size;
-                    Poll::Ready(Ok(Some(Frame::Trailers(list))))
-                }
-                Err(fault) => Poll::Ready(Err(fault.into())),
-            },
-            Err(error) => Poll::Ready(Err(fault_of(&error))),
-        }
+    #[inline]
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Stream> {
+        self.slots.get_mut(key as usize)?.as_deref_mut()
+    }
+
+    /// The open stream of this number.
+    pub(super) fn key_of(&self, id: u32) -> Option<Key> {
+        self.position(id).ok().map(|at| self.open[at].1)
+    }
+
+    fn position(&self, id: u32) -> Result<usize, usize> {
+        self.open.binary_search_by_key(&id, |(id, _)| *id)
+    }
+
+    /// Streams that are not closed.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The keys of those with a number above this.
+    pub(super) fn above(&self, id: u32) -> Vec<Key> {
+        self.open.iter().filter(|(open, _)| *open > id).map(|(_, key)| *key).collect()
+    }
+
+    /// Every stream that has an owner.
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (Key, &mut Stream)> {
+        let slots = self.slots.iter_mut().enumerate();
+        slots.filter_map(|(key, slot)| Some((key as Key, slot.as_deref_mut()?)))
+    }
+
+    pub(super) fn close_all(&mut self) {
+        self.open.clear();
     }
 }
 
-/// A head's size before compression, with its frame header.
-pub(super) fn head_bytes(list: &HeaderList) -> u64 {
-    list.byte_size() as u64 + FRAME_HEADER_BYTES
+/// Streams that ended not long ago, and who ended them: frames of theirs may be on their way, or be a fault.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    ring: VecDeque<(u32, EndedBy)>,
+    /// The highest number that is not kept any more.
+    forgotten: u32,
+}
+
+/// Who said the last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndedBy {
+    /// We did, before the peer had said all: it may not know yet.
+    Us,
+    Peer,
+}
+
+impl Recent {
+    const KEPT: usize = 64;
+
+    pub(super) fn note(&mut self, id: u32, by: EndedBy) {
+        if self.ring.len() == Self::KEPT
+            && let Some((oldest, _)) = self.ring.pop_front()
+        {
+            self.forgotten = self.forgotten.max(oldest);
+        }
+        self.ring.push_back((id, by));
+    }
+
+    /// Who ended it, which is not open; `None`: nobody had ever opened it.
+    pub(super) fn find(&self, id: u32) -> Option<EndedBy> {
+        let found = self.ring.iter().rev().find(|(recent, _)| *recent == id).map(|(_, by)| *by);
+        // Of what is forgotten, only harm could be assumed.
+        found.or((id <= self.forgotten).then_some(EndedBy::Us))
+    }
 }
