@@ -10,7 +10,7 @@ use crate::config::core::{BindConfig, Metadata, RuntimeDouble, TcpKeepalive};
 use crate::config::endpoint::LoadAssignment;
 use crate::config::protocol_options::UpstreamHttpOptions;
 use crate::config::source::ConfigSource;
-use crate::tls::ClientContext;
+use crate::tls::{ClientContext, SecretSlot};
 
 /// `core.v3.RoutingPriority`: which circuit breakers a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -212,6 +212,11 @@ impl UpstreamTransport {
     /// All that are TLS.
     pub fn contexts(&self) -> impl Iterator<Item = &Arc<ClientContext>> {
         self.default.iter().chain(self.matches.iter().filter_map(|entry| entry.socket.as_ref()))
+    }
+
+    /// The slots of all their secrets: what warming waits for.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        self.contexts().flat_map(|context| context.settings().common.slots())
     }
 
     /// Whether any of them is TLS.

@@ -7,6 +7,7 @@ use super::access_log::AccessLogConfigs;
 use super::core::{ConfigAddress, SocketOption, TcpKeepalive};
 use super::filter_chain::FilterChains;
 use crate::stream_info::Address;
+use crate::tls::SecretSlot;
 
 /// A listener as published to the workers.
 #[derive(Debug)]
@@ -35,6 +36,14 @@ pub struct Listener {
     pub access_log: AccessLogConfigs,
     pub ignore_global_conn_limit: bool,
     pub direction: Direction,
+}
+
+impl Listener {
+    /// The slots of all its chains' secrets: what warming waits for.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        let contexts = self.filter_chains.iter().filter_map(|chain| chain.transport.as_ref());
+        contexts.flat_map(|context| context.settings().common.slots())
+    }
 }
 
 /// One listening address.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::head::Protocol;
+use crate::codec::name::HeaderName;
 
 /// What becomes of a request with a header name that has an underscore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -154,6 +155,17 @@ pub enum UpstreamProtocolChoice {
     Auto,
 }
 
+/// pb `UpstreamHttpProtocolOptions`: what the request's host means to TLS.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutoSni {
+    /// It is the SNI.
+    pub sni: bool,
+    /// The certificate has to have it among its names.
+    pub validate: bool,
+    /// The header that names it instead of the authority.
+    pub header: Option<HeaderName>,
+}
+
 /// A cluster's `HttpProtocolOptions`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct UpstreamHttpOptions {
@@ -161,6 +173,7 @@ pub struct UpstreamHttpOptions {
     pub common: CommonHttpOptions,
     pub http1: Http1Options,
     pub http2: Http2Options,
+    pub auto_sni: Option<AutoSni>,
 }
 
 impl UpstreamHttpOptions {

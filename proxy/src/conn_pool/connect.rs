@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::PoolFailure;
 use super::record::CxRecord;
 use crate::cluster::HostContext;
+use crate::config::protocol_options::UpstreamProtocolChoice;
 use crate::io::Io;
 use crate::tls::ClientContext;
 use crate::tls::handshake::{self, ClientRequest};
@@ -56,6 +57,23 @@ async fn open(host: &HostContext, transport: &Transport) -> Result<Io, ConnectEr
     Box::pin(secure(io, context, host, transport)).await
 }
 
+/// The protocols to offer whatever the context says; none for the context's.
+fn offered(host: &HostContext, transport: &Transport) -> Vec<Vec<u8>> {
+    let owned = |names: &mut dyn Iterator<Item = &str>| {
+        names.map(|name| name.as_bytes().to_vec()).collect()
+    };
+    let options = transport.options.as_deref();
+    let asked = options.filter(|options| !options.application_protocols.is_empty());
+    match asked {
+        Some(options) => owned(&mut options.application_protocols.iter().map(|name| &**name)),
+        // Where ALPN decided, later connections must not come to another decision.
+        None if host.cluster.config.http.choice == UpstreamProtocolChoice::Auto => {
+            owned(&mut transport.protocols.iter().copied())
+        }
+        None => Vec::new(),
+    }
+}
+
 async fn secure(
     io: Io,
     context: &ClientContext,
@@ -67,9 +85,7 @@ async fn secure(
     let hostname = host.host.hostname.as_deref().filter(|_| context.settings().auto_host_sni);
     let request = ClientRequest {
         server_name: asked.or(hostname),
-        alpn: options
-            .map(|o| o.application_protocols.iter().map(|p| p.as_bytes().to_vec()).collect())
-            .unwrap_or_default(),
+        alpn: offered(host, transport),
         alpn_fallback: transport.protocols,
         names: options.map_or(&[], |options| &options.verify_subject_alt_names),
     };

@@ -18,6 +18,7 @@ use super::{Lease, PoolFailure, Seat};
 use crate::cluster::HostContext;
 use crate::codec::h1::{ClientConn, ClientSettings, IdleEnd};
 use crate::config::cluster::RoutingPriority;
+use crate::io::Io;
 use crate::stats::names::ClusterStat;
 use crate::upstream::TransportSocketOptions;
 use crate::worker::timers::Timer;
@@ -166,6 +167,18 @@ impl Http1Pool {
                 self.closed(record);
             }
         }
+    }
+
+    /// Takes a connection that was opened for whichever protocol it would negotiate, for the request that opened it.
+    pub(super) fn adopt(
+        self: &Rc<Self>,
+        io: Io,
+        mut record: CxRecord,
+    ) -> Result<Lease, PoolFailure> {
+        record.seat = Some(self.seat()?);
+        self.open.set(self.open.get() + 1);
+        let conn = Box::new(ClientConn::new(io, self.settings.clone()));
+        self.lease(Ready { conn, record: Box::new(record) })
     }
 
     /// Takes back a connection whose exchange is complete.

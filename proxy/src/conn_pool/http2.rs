@@ -21,6 +21,7 @@ use super::{Lease, PoolFailure};
 use crate::cluster::HostContext;
 use crate::codec::h2::{ClientConn, ClientStream, Driver, Settings};
 use crate::config::cluster::RoutingPriority;
+use crate::io::Io;
 use crate::stats::names::ClusterStat;
 use crate::stream_info::Address;
 use crate::tls::TlsInfo;
@@ -204,6 +205,27 @@ impl Http2Pool {
             };
             self.connecting.set(self.connecting.get() + 1);
             tokio::task::spawn_local(self.clone().open_connection(record));
+        }
+    }
+
+    /// Takes a connection that was opened for whichever protocol it would negotiate; a stream for the request that
+    /// opened it.
+    pub(super) async fn adopt(
+        self: Rc<Self>,
+        io: Io,
+        mut record: CxRecord,
+    ) -> Result<Lease, PoolFailure> {
+        let counters = self.host.cluster.http2_counters();
+        match ClientConn::handshake(io, self.settings.clone(), counters).await {
+            Ok((handle, driver)) => self.add(handle, driver, record),
+            Err(_) => {
+                record.end_by_peer();
+                return Err(PoolFailure::LocalClose);
+            }
+        }
+        match self.try_acquire() {
+            Some(lease) => lease,
+            None => self.wait().await,
         }
     }
 

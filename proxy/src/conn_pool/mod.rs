@@ -11,7 +11,7 @@ mod pending;
 mod record;
 mod tcp;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -37,7 +37,7 @@ use crate::upstream::{ConnectError, TransportSocketOptions};
 use connect::Transport;
 use http1::{Http1Pool, Ready};
 use http2::{Http2Pool, StreamSlot};
-use record::RqGuard;
+use record::{CxKind, CxRecord, PendingGuard, RqGuard};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +137,8 @@ pub struct HostPools {
     host: Rc<HostContext>,
     /// Nearly always one.
     http: RefCell<SmallVec<[Entry; 1]>>,
+    /// Under `auto_config`: what the first connection negotiated.
+    negotiated: Rc<Cell<Option<Protocol>>>,
 }
 
 impl fmt::Debug for HostPools {
@@ -174,7 +176,7 @@ impl Drop for Seat {
 
 impl HostPools {
     pub(crate) fn new(host: Rc<HostContext>) -> Self {
-        Self { host, http: RefCell::default() }
+        Self { host, http: RefCell::default(), negotiated: Rc::default() }
     }
 
     /// A connection (HTTP/1) or a stream (HTTP/2) for one request.
@@ -197,6 +199,45 @@ impl HostPools {
                 None => Ok(Acquire::Wait(Box::pin(pool.wait()))),
             },
         }
+    }
+
+    /// As `try_acquire` for a cluster that leaves the protocol to ALPN: the first connection finds out.
+    ///
+    /// # Errors
+    /// See `PoolFailure`.
+    pub fn try_acquire_negotiated(
+        &self,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> Result<Acquire, PoolFailure> {
+        if let Some(protocol) = self.negotiated.get() {
+            return self.try_acquire(protocol, priority, options);
+        }
+        let (h1, h2) = (self.pool(false, priority, options)?, self.pool(true, priority, options)?);
+        let (HttpPool::Http1(h1), HttpPool::Http2(h2)) = (h1, h2) else {
+            return Err(PoolFailure::LocalClose);
+        };
+        let (host, negotiated) = (self.host.clone(), self.negotiated.clone());
+        let protocols = &["h2", "http/1.1"];
+        let transport = Transport { options: options.cloned(), protocols };
+        Ok(Acquire::Wait(Box::pin(async move {
+            let pending = PendingGuard::new(&host, priority).map_err(PoolFailure::Overflow)?;
+            let mut record = CxRecord::new(host.clone(), priority, CxKind::Tcp, true)
+                .map_err(PoolFailure::Overflow)?;
+            let io = connect::connect(&host, &transport, &mut record).await.inspect_err(|_| {
+                host.cluster.stats.inc(ClusterStat::UpstreamRqPendingFailureEject);
+            })?;
+            drop(pending);
+            if io.tls().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
+                negotiated.set(Some(Protocol::Http2));
+                record.speak(CxKind::Http2);
+                h2.adopt(io, record).await
+            } else {
+                negotiated.set(Some(Protocol::Http11));
+                record.speak(CxKind::Http1);
+                h1.adopt(io, record)
+            }
+        })))
     }
 
     /// As `try_acquire`, with the wait.
@@ -290,9 +331,9 @@ impl Clone for HttpPool {
 /// What a lease stands on.
 #[derive(Debug)]
 enum Base {
-    Http1 { pool: Rc<Http1Pool>, record: Box<record::CxRecord> },
+    Http1 { pool: Rc<Http1Pool>, record: Box<CxRecord> },
     Http2(StreamSlot),
-    Tcp { record: Box<record::CxRecord> },
+    Tcp { record: Box<CxRecord> },
 }
 
 /// A connection or stream, for one request. Ends by `release` or `close`; when dropped it closes.

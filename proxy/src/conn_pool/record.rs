@@ -80,6 +80,27 @@ impl CxRecord {
         host.host.stats.cx_total.fetch_add(1, Relaxed);
         cluster.stats.inc(ClusterStat::UpstreamCxTotal);
         cluster.stats.gauge_inc(ClusterStat::UpstreamCxActive);
+        let id = cluster.next_connection_id();
+        let mut record = Self {
+            host,
+            id,
+            opened: Instant::now(),
+            connect_duration: None,
+            local: None,
+            tls: None,
+            requests: 0,
+            priority,
+            kind,
+            end: End::Local,
+            seat: None,
+        };
+        record.speak(kind);
+        Ok(record)
+    }
+
+    /// What it carries, where that is known only once it is connected.
+    pub(super) fn speak(&mut self, kind: CxKind) {
+        let cluster = &self.host.cluster;
         match kind {
             CxKind::Http1 => {
                 cluster.shared.declare_codec(false);
@@ -92,20 +113,7 @@ impl CxRecord {
             }
             CxKind::Tcp => {}
         }
-        let id = cluster.next_connection_id();
-        Ok(Self {
-            host,
-            id,
-            opened: Instant::now(),
-            connect_duration: None,
-            local: None,
-            tls: None,
-            requests: 0,
-            priority,
-            kind,
-            end: End::Local,
-            seat: None,
-        })
+        self.kind = kind;
     }
 
     pub(super) fn connected(&mut self, io: &Io) {

@@ -11,12 +11,14 @@ use futures_util::FutureExt;
 use super::charge;
 use super::failure::{Failure, ResetReason};
 use super::forward::Forwarding;
+use super::transport::transport_options;
 use crate::cluster::host::Host;
 use crate::cluster::original_dst::Asking;
 use crate::cluster::{WorkerCluster, WorkerHost};
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::{ClientStream, Fault, Frame};
 use crate::config::cluster::RoutingPriority;
+use crate::config::protocol_options::UpstreamProtocolChoice;
 use crate::config::route::action::Priority;
 use crate::conn_pool::{Acquire, Lease, PoolFailure};
 use crate::hcm::frames::Interrupt;
@@ -430,7 +432,15 @@ impl Forwarding<'_> {
                 let first = config.proxy_protocol.map(header).unwrap_or_default();
                 Ok(host.pools.tunnel(self.priority(), first.into()))
             }
-            None => host.pools.try_acquire(protocol, self.priority(), None),
+            None => {
+                let transport = transport_options(s, host);
+                let (pools, transport) = (&host.pools, transport.as_ref());
+                if self.cluster.config.http.choice == UpstreamProtocolChoice::Auto {
+                    pools.try_acquire_negotiated(self.priority(), transport)
+                } else {
+                    pools.try_acquire(protocol, self.priority(), transport)
+                }
+            }
         };
         let mut wait = match acquired {
             Ok(Acquire::Ready(lease)) => return Ok(Ok(lease)),

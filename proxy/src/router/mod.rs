@@ -12,6 +12,7 @@ pub mod rewrite;
 pub mod route_table;
 mod shadow;
 pub mod timeouts;
+mod transport;
 
 use std::sync::Arc;
 

@@ -24,11 +24,11 @@ use rustls::{
 use super::info::CertificateChain;
 use super::material::TlsCertificate;
 use super::secrets::{Secret, SecretSlot, SecretUser};
+use super::stats::ContextStats;
 use super::suites::TLS13_SUITES;
 use super::validation::ValidationContext;
 use super::verify::{Expected, Peer, PeerVerifier};
-use crate::stats::names::SslFactoryStat;
-use crate::stats::{Scope, SharedBlock};
+use crate::stats::Scope;
 
 /// Sessions that are kept for clients of TLS 1.2 where tickets are off.
 const STATEFUL_SESSIONS: usize = 1024;
@@ -129,7 +129,7 @@ pub struct ServerSettings {
 pub struct ServerContext {
     settings: ServerSettings,
     built: ArcSwapOption<ServerBuilt>,
-    stats: OnceLock<SharedBlock<SslFactoryStat>>,
+    stats: OnceLock<ContextStats>,
 }
 
 impl fmt::Debug for ServerContext {
@@ -172,7 +172,8 @@ impl ServerContext {
 
     /// Where its updates are counted; the first scope counts.
     pub fn count_in(&self, scope: &Scope) {
-        let _ = self.stats.set(scope.scope("server_ssl_socket_factory").shared());
+        let stats = self.stats.get_or_init(|| ContextStats::new(scope, true));
+        stats.write_ends(&self.settings.common);
     }
 
     /// `None` while a secret is missing.
@@ -192,7 +193,8 @@ impl SecretUser for ServerContext {
             Ok(Some(built)) => {
                 self.built.store(Some(Arc::new(built)));
                 if let Some(stats) = self.stats.get() {
-                    stats.inc(SslFactoryStat::SslContextUpdateBySds);
+                    stats.updated();
+                    stats.write_ends(&self.settings.common);
                 }
             }
             Ok(None) => {}
@@ -353,7 +355,7 @@ pub struct ClientSettings {
 pub struct ClientContext {
     settings: ClientSettings,
     built: ArcSwapOption<ClientBuilt>,
-    stats: OnceLock<SharedBlock<SslFactoryStat>>,
+    stats: OnceLock<ContextStats>,
 }
 
 impl fmt::Debug for ClientContext {
@@ -395,7 +397,8 @@ impl ClientContext {
 
     /// See `ServerContext::count_in`.
     pub fn count_in(&self, scope: &Scope) {
-        let _ = self.stats.set(scope.scope("client_ssl_socket_factory").shared());
+        let stats = self.stats.get_or_init(|| ContextStats::new(scope, false));
+        stats.write_ends(&self.settings.common);
     }
 
     /// `None` while a secret is missing.
@@ -415,7 +418,8 @@ impl SecretUser for ClientContext {
             Ok(Some(built)) => {
                 self.built.store(Some(Arc::new(built)));
                 if let Some(stats) = self.stats.get() {
-                    stats.inc(SslFactoryStat::SslContextUpdateBySds);
+                    stats.updated();
+                    stats.write_ends(&self.settings.common);
                 }
             }
             Ok(None) => {}

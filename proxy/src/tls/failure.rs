@@ -11,6 +11,7 @@ const SSL: u32 = 16 << 24;
 const REASONS: &[(u32, &str)] = &[
     (102, "BAD_ALERT"),
     (125, "CERTIFICATE_VERIFY_FAILED"),
+    (131, "CLIENTHELLO_PARSE_FAILED"),
     (136, "DATA_LENGTH_TOO_LONG"),
     (137, "DECODE_ERROR"),
     (139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
@@ -98,9 +99,8 @@ fn of_certificate(detail: &str) -> String {
     text(125, "CERTIFICATE_VERIFY_FAILED", detail)
 }
 
-/// A handshake that rustls has ended. `refusal` is what the verifier of this thread said last; `heard` the first bytes
-/// of the peer, for those who speak something else.
-pub(super) fn of_handshake(error: &Error, refusal: Option<&str>, heard: &[u8]) -> String {
+/// A handshake that rustls has ended. `refusal` is what the verifier of this thread said last.
+pub(super) fn of_handshake(error: &Error, refusal: Option<&str>) -> String {
     if let Some(detail) = refusal {
         return of_certificate(detail);
     }
@@ -111,17 +111,10 @@ pub(super) fn of_handshake(error: &Error, refusal: Option<&str>, heard: &[u8]) -
             "PEER_DID_NOT_RETURN_A_CERTIFICATE",
             "peer did not provide required client certificate",
         ),
-        Error::InvalidMessage(_) if heard.starts_with(b"CONNECT ") => {
-            openssl("HTTPS_PROXY_REQUEST")
-        }
-        Error::InvalidMessage(_) if is_http(heard) => openssl("HTTP_REQUEST"),
         Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion) => {
             openssl("WRONG_VERSION_NUMBER")
         }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            let is_version = heard.get(1) != Some(&3);
-            openssl(if is_version { "WRONG_VERSION_NUMBER" } else { "UNEXPECTED_RECORD" })
-        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => openssl("UNEXPECTED_RECORD"),
         Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
             openssl("ENCRYPTED_LENGTH_TOO_LONG")
         }
@@ -138,6 +131,38 @@ pub(super) fn of_handshake(error: &Error, refusal: Option<&str>, heard: &[u8]) -
         Error::InvalidCertificate(_) => of_certificate(""),
         _ => openssl("DECODE_ERROR"),
     }
+}
+
+/// What BoringSSL says of first bytes that are no ClientHello, and the alert that it sends.
+pub(super) fn of_no_hello(heard: &[u8]) -> Option<(String, Option<AlertDescription>)> {
+    use AlertDescription as Alert;
+    const SSL2_HELLO: u8 = 0x80;
+    let (reason, alert) = if heard.starts_with(b"CONNE") {
+        ("HTTPS_PROXY_REQUEST", None)
+    } else if is_http(heard) {
+        ("HTTP_REQUEST", None)
+    } else {
+        match *heard {
+            [SSL2_HELLO, _, 1, ..] => ("CLIENTHELLO_PARSE_FAILED", Some(Alert::DecodeError)),
+            [_, major, ..] if major != 3 => ("WRONG_VERSION_NUMBER", Some(Alert::ProtocolVersion)),
+            [22, _, _, high, ..] if high >= 0x48 => {
+                ("ENCRYPTED_LENGTH_TOO_LONG", Some(Alert::RecordOverflow))
+            }
+            [22, _, _, _, _, kind, ..] if kind != 1 => {
+                ("UNEXPECTED_MESSAGE", Some(Alert::UnexpectedMessage))
+            }
+            [22, ..] => ("CLIENTHELLO_PARSE_FAILED", Some(Alert::DecodeError)),
+            [21, _, _, _, _, _, alert, ..] => return Some((of_alert(alert.into()), None)),
+            [_, _, ..] => ("UNEXPECTED_RECORD", Some(Alert::UnexpectedMessage)),
+            _ => return None,
+        }
+    };
+    Some((openssl(reason), alert))
+}
+
+/// A fatal alert in the clear.
+pub(super) fn plain_alert(alert: AlertDescription) -> Vec<u8> {
+    vec![21, 3, 1, 0, 2, 2, alert.into()]
 }
 
 /// As BoringSSL knows plain HTTP: by the beginnings of a few methods.

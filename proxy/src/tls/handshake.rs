@@ -74,7 +74,7 @@ impl HandshakeFailure {
         Self { cause: Cause::NotReady, reason: "TLS error: Secret is not supplied by SDS".into() }
     }
 
-    fn new(error: &Error, heard: &[u8]) -> Self {
+    fn new(error: &Error) -> Self {
         let refusal = Verdict::take().refusal;
         let detail = refusal.as_ref().map(|refusal| &*refusal.detail);
         let cause = match (&refusal, error) {
@@ -83,7 +83,7 @@ impl HandshakeFailure {
             (None, Error::InvalidCertificate(_)) => Cause::Refused(Check::Chain),
             (None, _) => Cause::Protocol,
         };
-        Self { cause, reason: failure::of_handshake(error, detail, heard).into() }
+        Self { cause, reason: failure::of_handshake(error, detail).into() }
     }
 }
 
@@ -183,20 +183,30 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
         buffers.incoming.advance(discard);
         if let Some(done) = done {
             if done.is_err() {
-                take_alert(session, &mut buffers.outgoing);
+                take_alert(session, buffers);
             }
             return done;
         }
     }
 }
 
-/// What rustls has for the peer after an error.
-fn take_alert<S: Session>(session: &mut S, outgoing: &mut Vec<u8>) {
-    while let Ok(ConnectionState::EncodeTlsData(mut data)) = session.process(&mut []).state {
-        let at = outgoing.len();
-        let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else { return };
-        outgoing.resize(at + size.required_size, 0);
-        if data.encode(&mut outgoing[at..]).is_err() {
+/// What rustls has for the peer after an error. It looks at the same bytes again: they have to be there.
+fn take_alert<S: Session>(session: &mut S, buffers: &mut Buffers) {
+    loop {
+        let UnbufferedStatus { discard, state } = session.process(&mut buffers.incoming);
+        let at = buffers.outgoing.len();
+        let more = match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => match data.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(size)) => {
+                    buffers.outgoing.resize(at + size.required_size, 0);
+                    data.encode(&mut buffers.outgoing[at..]).is_ok()
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        buffers.incoming.advance(discard);
+        if !more {
             return;
         }
     }
@@ -265,7 +275,7 @@ impl Buffers {
             let outcome = in_turn(|| {
                 let _ = Verdict::take();
                 let outcome = step(session, self);
-                outcome.map_err(|error| HandshakeFailure::new(&error, &[])).map(|step| {
+                outcome.map_err(|error| HandshakeFailure::new(&error)).map(|step| {
                     let verdict = Verdict::take();
                     seen.validated |= verdict.validated;
                     seen.signature = verdict.signature.or(seen.signature);
@@ -338,8 +348,14 @@ async fn read_hello(
     })
     .await;
     outcome.map_err(|(error, alert)| {
-        let failure = HandshakeFailure::new(&error, &buffers.incoming);
+        let mut failure = HandshakeFailure::new(&error);
         buffers.outgoing = alert;
+        if matches!(error, Error::PeerIncompatible(_)) {
+            // A ClientHello that asks for what is not there.
+        } else if let Some((reason, alert)) = failure::of_no_hello(&buffers.incoming) {
+            failure.reason = reason.into();
+            buffers.outgoing = alert.map(failure::plain_alert).unwrap_or_default();
+        }
         buffers.flush_now(io);
         failure
     })
@@ -359,7 +375,7 @@ pub async fn accept(
     let mut buffers = Buffers { incoming: read, ..Buffers::default() };
     let hello = read_hello(&mut buffers, &mut io, context, &built).await?;
     let mut session = UnbufferedServerConnection::new(hello.config)
-        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+        .map_err(|error| HandshakeFailure::new(&error))?;
     let seen = buffers.drive(&mut session, &mut io).await?;
     let common = session.common();
     let mut info = facts(common);
@@ -376,7 +392,7 @@ pub async fn accept(
     let version = common.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_2);
     let (secrets, kernel) = session
         .dangerous_into_kernel_connection()
-        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+        .map_err(|error| HandshakeFailure::new(&error))?;
     let kernel = Kernel::Server(Box::new(kernel));
     finish(io, buffers, secrets, version, kernel, info).map(|stream| (stream, established))
 }
@@ -416,7 +432,7 @@ pub async fn connect(
     let config = built.with_names(request.names);
     let mut buffers = Buffers::default();
     let mut session = UnbufferedClientConnection::new_with_alpn(config, server_name(sni), alpn)
-        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+        .map_err(|error| HandshakeFailure::new(&error))?;
     let seen = buffers.drive(&mut session, &mut io).await?;
     let common = session.common();
     let mut info = facts(common);
@@ -433,7 +449,7 @@ pub async fn connect(
     let version = common.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_2);
     let (secrets, kernel) = session
         .dangerous_into_kernel_connection()
-        .map_err(|error| HandshakeFailure::new(&error, &[]))?;
+        .map_err(|error| HandshakeFailure::new(&error))?;
     let kernel = Kernel::Client(Box::new(kernel));
     finish(io, buffers, secrets, version, kernel, info).map(|stream| (stream, established))
 }
@@ -449,7 +465,7 @@ fn expired_session() -> HandshakeFailure {
     let detail = "verify cert failed: X509_verify_cert: certificate verification error at depth 0: certificate has expired";
     HandshakeFailure {
         cause: Cause::Refused(Check::Chain),
-        reason: failure::of_handshake(&error, Some(detail), &[]).into(),
+        reason: failure::of_handshake(&error, Some(detail)).into(),
     }
 }
 

@@ -23,3 +23,6 @@ pub use context::{ClientContext, ServerContext};
 pub use info::{CertificateChain, TlsInfo};
 pub use secrets::{Secret, SecretKind, SecretSlot, SecretSource, Secrets};
 pub use stream::TlsStream;
+
+#[cfg(test)]
+mod tests;

@@ -2,15 +2,18 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::time::SystemTime;
 
 use rustls::CommonState;
 
+use super::context::CommonTls;
 use super::handshake::{Cause, HandshakeFailure};
 use super::info::TlsInfo;
+use super::secrets::Secret;
 use super::suites;
 use super::verify::{Check, Verdict};
 use crate::stats::names::{SslFactoryStat, SslStat};
-use crate::stats::{Block, Counter, Scope};
+use crate::stats::{Block, Counter, Scope, SharedBlock};
 
 /// What is counted by name of an established connection.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +40,56 @@ impl Established {
     }
 }
 
+/// What the control thread counts of a context.
+#[derive(Debug)]
+pub struct ContextStats {
+    factory: SharedBlock<SslFactoryStat>,
+    ssl: Scope,
+}
+
+impl ContextStats {
+    /// `owner` is the scope of the listener or the cluster.
+    pub(super) fn new(owner: &Scope, is_server: bool) -> Self {
+        let factory = owner.scope(factory_name(is_server)).shared();
+        Self { factory, ssl: owner.scope("ssl") }
+    }
+
+    /// A new secret has come.
+    pub(super) fn updated(&self) {
+        self.factory.inc(SslFactoryStat::SslContextUpdateBySds);
+    }
+
+    /// Writes when the certificates end, by the names of their secrets.
+    pub(super) fn write_ends(&self, common: &CommonTls) {
+        // As Envoy names what has none: by the hash of nothing.
+        let write = |name: &str, unnamed: &str, end: SystemTime| {
+            let name = if name.is_empty() { format!("{unnamed}_e3b0c442") } else { name.into() };
+            let seconds = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let name = format!("certificate.{name}.expiration_unix_time_seconds");
+            self.ssl.shared_gauge(&name).set(seconds);
+        };
+        for slot in &common.certificates {
+            if let Some(Secret::Certificate(certificate)) = slot.get().as_deref() {
+                write(slot.name(), "unnamed_cert", certificate.not_after());
+            }
+        }
+        let fixed = common.validation.fixed.as_ref().and_then(|fixed| fixed.first_end());
+        if let Some(end) = fixed {
+            write("", "unnamed_ca_cert", end);
+        }
+        if let Some(slot) = &common.validation.secret
+            && let Some(Secret::Validation(context)) = slot.get().as_deref()
+            && let Some(end) = context.first_end()
+        {
+            write(slot.name(), "unnamed_ca_cert", end);
+        }
+    }
+}
+
+fn factory_name(is_server: bool) -> &'static str {
+    if is_server { "server_ssl_socket_factory" } else { "client_ssl_socket_factory" }
+}
+
 /// The statistics of one listener's or cluster's TLS on one worker.
 pub struct SslStats {
     block: Block<SslStat>,
@@ -57,11 +110,9 @@ impl SslStats {
     /// `owner` is the scope of the listener or the cluster.
     pub fn new(owner: &Scope, is_server: bool, worker: usize) -> Self {
         let scope = owner.scope("ssl");
-        let factory =
-            if is_server { "server_ssl_socket_factory" } else { "client_ssl_socket_factory" };
         Self {
             block: scope.block(worker),
-            factory: owner.scope(factory).block(worker),
+            factory: owner.scope(factory_name(is_server)).block(worker),
             scope,
             worker,
             named: RefCell::default(),
@@ -70,10 +121,8 @@ impl SslStats {
 
     /// Makes the names exist before anything is counted.
     pub fn declare(owner: &Scope, is_server: bool) {
-        let factory =
-            if is_server { "server_ssl_socket_factory" } else { "client_ssl_socket_factory" };
         owner.scope("ssl").declare::<SslStat>();
-        owner.scope(factory).declare::<SslFactoryStat>();
+        owner.scope(factory_name(is_server)).declare::<SslFactoryStat>();
     }
 
     /// A handshake is done.

@@ -1,8 +1,11 @@
 //! What a peer's certificate has to satisfy: a compiled `CertificateValidationContext`.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::matcher::StringMatcher;
 
@@ -45,6 +48,13 @@ pub struct ValidationContext {
 }
 
 impl ValidationContext {
+    /// The end of the first trusted CA's validity.
+    pub fn first_end(&self) -> Option<SystemTime> {
+        let first = self.trusted_ca.as_ref()?.first()?;
+        let (_, first) = X509Certificate::from_der(first).ok()?;
+        Some(super::material::time(first.validity().not_after.timestamp()))
+    }
+
     /// As protobuf merges `other` into a `default_validation_context`: what is set replaces, lists grow.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {

@@ -26,7 +26,9 @@ use crate::config::compile::protocol_options::{
 };
 use crate::config::compile::source::compile_config_source;
 use crate::config::compile::tls::compile_upstream;
-use crate::config::compile::upstream_http::{HTTP_PROTOCOL_OPTIONS, compile_upstream_http_options};
+use crate::config::compile::upstream_http::{
+    HTTP_PROTOCOL_OPTIONS, compile_auto_sni, compile_upstream_http_options,
+};
 use crate::config::core::BindConfig;
 use crate::config::pb::envoy::config::cluster::v3 as pb;
 use crate::config::pb::envoy::config::cluster::v3::cluster as pb_cluster;
@@ -409,6 +411,10 @@ fn compile_http(pb: &pb::Cluster, is_tls: bool, path: &FieldPath<'_>) -> Upstrea
                 ),
                 http1: compile_http1_options(http1, &path.field("http_protocol_options")),
                 http2: compile_http2_options(http2, &path.field("http2_protocol_options")),
+                auto_sni: compile_auto_sni(
+                    pb.upstream_http_protocol_options.as_ref(),
+                    &path.field("upstream_http_protocol_options"),
+                ),
             }
         }
     };

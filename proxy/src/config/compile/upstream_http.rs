@@ -1,13 +1,15 @@
 //! pb `extensions.upstreams.http.v3.HttpProtocolOptions` of a Cluster to its compiled form.
 
+use crate::codec::name::HeaderName;
 use crate::config::compile::core::{any_type, unpack_any};
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::protocol_options::{
     compile_common_http_options, compile_http1_options, compile_http2_options,
 };
+use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::extensions::upstreams::http::v3 as pb_upstream;
 use crate::config::pb::google::protobuf::Any;
-use crate::config::protocol_options::{UpstreamHttpOptions, UpstreamProtocolChoice};
+use crate::config::protocol_options::{AutoSni, UpstreamHttpOptions, UpstreamProtocolChoice};
 
 /// The key of `typed_extension_protocol_options` that holds a cluster's HTTP options.
 pub const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -24,6 +26,10 @@ pub fn compile_upstream_http_options(any: &Any, path: &FieldPath<'_>) -> Upstrea
         common: compile_common_http_options(common, &path.field("common_http_protocol_options")),
         ..UpstreamHttpOptions::default()
     };
+    options.auto_sni = compile_auto_sni(
+        pb.upstream_http_protocol_options.as_ref(),
+        &path.field("upstream_http_protocol_options"),
+    );
     refuse_unsupported(&pb, path);
     match &pb.upstream_protocol_options {
         None => path.field("upstream_protocol_options").error("value is required"),
@@ -71,6 +77,19 @@ pub fn compile_upstream_http_options(any: &Any, path: &FieldPath<'_>) -> Upstrea
         }
     }
     options
+}
+
+/// Compiles `UpstreamHttpProtocolOptions`; `None` where it asks for nothing.
+pub fn compile_auto_sni(
+    pb: Option<&pb_core::UpstreamHttpProtocolOptions>,
+    path: &FieldPath<'_>,
+) -> Option<AutoSni> {
+    let pb = pb.filter(|pb| pb.auto_sni || pb.auto_san_validation)?;
+    let header = (!pb.override_auto_sni_header.is_empty()).then(|| {
+        let at = path.field("override_auto_sni_header");
+        at.ok_or_error(HeaderName::parse(&pb.override_auto_sni_header))
+    });
+    Some(AutoSni { sni: pb.auto_sni, validate: pb.auto_san_validation, header: header.flatten() })
 }
 
 fn refuse_unsupported(pb: &pb_upstream::HttpProtocolOptions, path: &FieldPath<'_>) {

@@ -1,0 +1,58 @@
+//! What a request asks of the upstream transport socket: the options that choose its pool.
+//!
+//! Envoy: `UpstreamHttpProtocolOptions` of a cluster.
+
+use std::sync::Arc;
+
+use crate::cluster::WorkerHost;
+use crate::hcm::stream::ActiveStream;
+use crate::upstream::TransportSocketOptions;
+
+/// What the request asks of the transport socket: its host as SNI, and as the name that has to be in the certificate.
+pub(super) fn transport_options(
+    s: &ActiveStream<'_>,
+    host: &WorkerHost,
+) -> Option<Arc<TransportSocketOptions>> {
+    let auto = host.context.cluster.config.http.auto_sni.as_ref()?;
+    host.context.host.transport.as_ref()?;
+    let by_header = auto.header.as_ref().and_then(|name| s.request.headers.get(name));
+    let value = by_header.or_else(|| s.request.authority())?;
+    let name = host_of(std::str::from_utf8(value).ok()?);
+    let is_ip = name.parse::<std::net::IpAddr>().is_ok();
+    let mut options = TransportSocketOptions::default();
+    if auto.sni && !is_ip {
+        options.server_name = Some(name.into());
+    }
+    if auto.validate {
+        options.verify_subject_alt_names = Box::new([name.into()]);
+    }
+    Some(Arc::new(options))
+}
+
+/// An authority without its port, and an IPv6 address without its brackets.
+fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_what_stands_before_the_port() {
+        for (authority, host) in [
+            ("a.example:80", "a.example"),
+            ("a.example", "a.example"),
+            ("[::1]:80", "::1"),
+            ("127.0.0.1:1", "127.0.0.1"),
+        ] {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+}
