@@ -11,6 +11,8 @@ use outrigger::codec::head::{HeaderList, RequestHead, ResponseHead};
 use outrigger::codec::{ClientStream, Fault, Frame, ParseFault, ServerStream, h1};
 use outrigger::io::Io;
 
+pub mod h2;
+
 /// Settings that differ in what they let pass, chosen by the input's first byte.
 pub fn server_settings(choice: u8) -> Arc<h1::ServerSettings> {
     Arc::new(h1::ServerSettings {
