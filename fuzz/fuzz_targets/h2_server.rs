@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use outrigger::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
 use outrigger::codec::h2::hpack::{Name, Pseudo};
 use outrigger::codec::h2::{Counters, ServerConn, Settings};
+use outrigger::codec::head::{HeaderList, Protocol, RequestHead, ResponseHead};
 use outrigger::codec::{Frame, ServerStream};
 use outrigger::config::protocol_options::Http2Options;
 use outrigger::io::Io;

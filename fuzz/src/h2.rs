@@ -258,7 +258,10 @@ impl Peer {
         let (length, initial) = (payload.len() as i64, self.initial);
         self.connection.received += length;
         let all = &self.connection;
-        assert!(length == 0 || all.received <= DEFAULT_WINDOW + all.granted, "the connection's window");
+        assert!(
+            length == 0 || all.received <= DEFAULT_WINDOW + all.granted,
+            "the connection's window"
+        );
         let stream = self.on(id);
         stream.received += length;
         assert!(length == 0 || stream.received <= initial + stream.granted, "the window of {id}");
