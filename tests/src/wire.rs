@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// How reading came to its end.
@@ -121,6 +121,17 @@ impl<R: AsyncRead + Unpin> Wire<R> {
             Ok(Err(e)) if e.kind() == ErrorKind::ConnectionReset => Err(End::Reset),
             Ok(Err(_)) => Err(End::Eof),
         }
+    }
+
+    /// Writes, where it is more than a reading half.
+    ///
+    /// # Errors
+    /// The stream takes nothing more.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), End>
+    where
+        R: AsyncWrite,
+    {
+        self.io.write_all(bytes).await.map_err(|_| End::Reset)
     }
 
     /// The reading half; what is buffered is lost.

@@ -48,11 +48,11 @@ mod tests {
                 "{{filters: [{{name: a, typed_config: {{'@type': t/{HCM}, stat_prefix: {hcm}}}}}]{rest}}}"
             ))
         };
-        let one = chain("x", "");
-        assert_eq!(one, chain("y", ""));
-        assert_eq!(one, chain("y", ", name: b"));
-        assert_ne!(one, chain("x", ", filter_chain_match: {destination_port: 80}"));
-        assert_ne!(one, chain("x", ", transport_socket: {name: a}"));
+        let one = chain("one", "");
+        assert_eq!(one, chain("two", ""));
+        assert_eq!(one, chain("two", ", name: b"));
+        assert_ne!(one, chain("one", ", filter_chain_match: {destination_port: 80}"));
+        assert_ne!(one, chain("one", ", transport_socket: {name: a}"));
     }
 
     #[test]

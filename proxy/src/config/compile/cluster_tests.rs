@@ -98,12 +98,11 @@ fn every_problem_is_reported_at_its_path() {
 }
 
 #[test]
-fn types_that_wait_are_refused() {
+fn what_a_type_needs_has_to_be_there() {
     use pb_cluster::DiscoveryType;
-    for kind in [DiscoveryType::Eds, DiscoveryType::LogicalDns] {
-        let pb = pb::Cluster { cluster_discovery_type: of_type(kind), ..cluster(vec![]) };
-        assert_eq!(compile(&pb).1, ["type"]);
-    }
+    let of = |kind| pb::Cluster { cluster_discovery_type: of_type(kind), ..cluster(vec![]) };
+    assert_eq!(compile(&of(DiscoveryType::LogicalDns)).1, ["type"]);
+    assert_eq!(compile(&of(DiscoveryType::Eds)).1, ["eds_cluster_config"]);
 }
 
 #[test]

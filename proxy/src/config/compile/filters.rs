@@ -132,8 +132,24 @@ pub fn compile_http_filters(
         }
         let any = match &filter.config_type {
             Some(pb_hcm::http_filter::ConfigType::TypedConfig(any)) => any,
+            Some(pb_hcm::http_filter::ConfigType::ConfigDiscovery(discovery)) if i < last => {
+                let at = at.field("config_discovery");
+                match &discovery.default_config {
+                    Some(any) => any,
+                    None => {
+                        at.ignored("requests that reach the filter are answered with 500");
+                        out.filters.push(HttpFilter {
+                            name: filter.name.as_str().into(),
+                            slot: intern(&filter.name),
+                            disabled: filter.disabled,
+                            config: FilterConfig::Unsupported(filter.name.as_str().into()),
+                        });
+                        continue;
+                    }
+                }
+            }
             Some(pb_hcm::http_filter::ConfigType::ConfigDiscovery(_)) => {
-                at.field("config_discovery").error("is not supported");
+                at.field("config_discovery").error("the last filter must be the router");
                 continue;
             }
             None => {

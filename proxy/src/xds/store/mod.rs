@@ -493,3 +493,6 @@ impl Turn<'_> {
         self.store.0.stage.send_replace(stage);
     }
 }
+
+#[cfg(test)]
+mod tests;

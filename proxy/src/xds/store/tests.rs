@@ -1,0 +1,228 @@
+//! The store against updates as a control plane sends them: what it asks for, in which order, and what it refuses.
+
+use std::ffi::OsString;
+
+use prost::Message as _;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::config::json::from_yaml;
+use crate::config::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use crate::config::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use crate::config::pb::envoy::config::listener::v3::Listener as PbListener;
+use crate::config::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::server::args;
+use crate::xds::resource::RawResource;
+
+struct Bench {
+    store: Store,
+    wants: Wants,
+}
+
+impl Bench {
+    /// Everything over ADS.
+    fn start() -> Self {
+        let line = ["outrigger", "--config-yaml", "{}"].map(OsString::from);
+        let Ok(args::Command::Run(options)) = args::Command::parse(line) else {
+            unreachable!("the line is right")
+        };
+        let ads = |timeout| ConfigSource { source: Source::Ads, initial_fetch_timeout: timeout };
+        let (store, wants) = Store::new(Setup {
+            registry: Registry::default(),
+            upstream_bind: None,
+            extra_filters: ExtraFilters::default(),
+            slots: Slots::default(),
+            secrets: Secrets::default(),
+            map: Arc::new(ClusterMap::default()),
+            lifecycle: Lifecycle::new(&options).0,
+            workers: 1,
+            drain_gradually: true,
+            clusters: Some(ads(None)),
+            listeners: Some(ads(None)),
+        });
+        store.start();
+        Self { store, wants }
+    }
+
+    /// What is wanted since the last time: `+endpoints a b`, `-routes c`.
+    fn wanted(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Ok(wanted) = self.wants.streams.try_recv() {
+            let kind = wanted.resource_type;
+            if wanted.add.is_empty() && wanted.remove.is_empty() {
+                all.push(format!("+{kind}"));
+            }
+            for (sign, names) in [('+', wanted.add), ('-', wanted.remove)] {
+                if !names.is_empty() {
+                    all.push(format!("{sign}{kind} {}", names.join(" ")));
+                }
+            }
+        }
+        all
+    }
+
+    fn apply<M: prost::Message + prost::Name + Default>(
+        &self,
+        kind: ResourceType,
+        resources: &[&str],
+        removed: &[&str],
+    ) -> Vec<String> {
+        let raw = |yaml: &&str| {
+            let bytes = from_yaml::<M>(yaml).unwrap().encode_to_vec();
+            let name = kind.name_of(&bytes).to_owned();
+            RawResource { name, version: "1".into(), bytes: bytes.into() }
+        };
+        let rejected = self.store.apply(&TypeUpdate {
+            source: Source::Ads,
+            resource_type: kind,
+            version: "1".into(),
+            resources: resources.iter().map(raw).collect(),
+            removed: removed.iter().map(|name| (*name).to_owned()).collect(),
+            full_state: false,
+        });
+        rejected.into_iter().map(|one| format!("{}: {}", one.name, one.error)).collect()
+    }
+
+    fn clusters(&self, resources: &[&str], removed: &[&str]) -> Vec<String> {
+        self.apply::<PbCluster>(ResourceType::Cluster, resources, removed)
+    }
+
+    fn endpoints(&self, resources: &[&str]) -> Vec<String> {
+        self.apply::<ClusterLoadAssignment>(ResourceType::Endpoints, resources, &[])
+    }
+
+    fn hosts(&self, cluster: &str) -> usize {
+        self.store.setup().map.get(cluster).map_or(0, |shared| shared.hosts().hosts.len())
+    }
+}
+
+const EDS: &str =
+    "type: EDS, eds_cluster_config: {eds_config: {ads: {}, initial_fetch_timeout: 0s}}";
+
+fn eds(name: &str) -> String {
+    format!("{{name: {name}, {EDS}}}")
+}
+
+fn assignment(name: &str, port: u16) -> String {
+    format!(
+        "{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: \
+         {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}"
+    )
+}
+
+fn listener(name: &str, routes: &str) -> String {
+    let hcm = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let router = "envoy.extensions.filters.http.router.v3.Router";
+    format!(
+        "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, \
+         filter_chains: [{{filters: [{{name: hcm, typed_config: {{'@type': t/{hcm}, stat_prefix: s, \
+         rds: {{route_config_name: {routes}, config_source: {{ads: {{}}, initial_fetch_timeout: 0s}}}}, \
+         http_filters: [{{name: router, typed_config: {{'@type': t/{router}}}}}]}}}}]}}]}}"
+    )
+}
+
+/// On a paused clock: a sleep ends as soon as nothing else is to be done.
+fn run(test: impl AsyncFnOnce()) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, test());
+}
+
+#[test]
+fn each_stage_waits_for_the_one_before() {
+    run(async || {
+        let mut bench = Bench::start();
+        assert_eq!(bench.wanted(), ["+cluster"]);
+        assert!(bench.clusters(&[&eds("b"), &eds("a")], &[]).is_empty());
+        assert_eq!(bench.wanted(), ["+endpoints a b"]);
+        bench.endpoints(&[&assignment("a", 1)]);
+        assert_eq!((bench.wanted(), bench.store.stage()), (vec![], Stage::Clusters));
+        bench.endpoints(&[&assignment("b", 2)]);
+        assert_eq!(
+            (bench.wanted(), bench.store.stage()),
+            (vec!["+listener".into()], Stage::Listeners)
+        );
+        let kind = ResourceType::Listener;
+        assert!(bench.apply::<PbListener>(kind, &[&listener("l", "80")], &[]).is_empty());
+        assert_eq!(
+            (bench.wanted(), bench.store.stage()),
+            (vec!["+routes 80".into()], Stage::Listeners)
+        );
+        bench.apply::<RouteConfiguration>(ResourceType::Routes, &["{name: '80'}"], &[]);
+        assert_eq!(bench.store.stage(), Stage::Live);
+        assert_eq!(bench.store.listener_status().len(), 1);
+        // The listener goes, and with it what it named.
+        bench.apply::<PbListener>(kind, &[], &["l"]);
+        assert_eq!(bench.wanted(), ["-routes 80"]);
+    });
+}
+
+#[test]
+fn an_update_warms_while_the_old_one_serves() {
+    run(async || {
+        let mut bench = Bench::start();
+        bench.clusters(&[&eds("a")], &[]);
+        bench.endpoints(&[&assignment("a", 1)]);
+        bench.wanted();
+        assert_eq!(bench.hosts("a"), 1);
+        let other = EDS.replace("eds_config", "service_name: other, eds_config");
+        bench.clusters(&[&format!("{{name: a, {other}}}")], &[]);
+        assert_eq!((bench.wanted(), bench.hosts("a")), (vec!["+endpoints other".into()], 1));
+        let two = assignment("other", 1).replace(
+            "lb_endpoints: [",
+            "lb_endpoints: [{endpoint: \
+            {address: {socket_address: {address: 127.0.0.2, port_value: 1}}}}, ",
+        );
+        bench.endpoints(&[&two]);
+        assert_eq!((bench.wanted(), bench.hosts("a")), (vec!["-endpoints a".into()], 2));
+        // A version with the same endpoints has them at once.
+        bench.clusters(&[&format!("{{name: a, connect_timeout: 1s, {other}}}")], &[]);
+        assert_eq!((bench.wanted(), bench.hosts("a")), (vec![], 2));
+        bench.clusters(&[], &["a"]);
+        assert_eq!(bench.wanted(), ["-endpoints other"]);
+        assert!(bench.store.setup().map.get("a").is_none());
+    });
+}
+
+#[test]
+fn of_a_hundred_three_bad_ones_are_named() {
+    run(async || {
+        let bench = Bench::start();
+        let one = |i: usize| match i {
+            7 | 50 | 99 => format!("{{name: c{i}, lb_policy: MAGLEV}}"),
+            _ => format!("{{name: c{i}}}"),
+        };
+        let all: Vec<String> = (0..100).map(one).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let rejected = bench.clusters(&all, &[]);
+        let expected: Vec<_> = [7, 50, 99]
+            .iter()
+            .map(|i| format!("c{i}: lb_policy: MAGLEV is not supported"))
+            .collect();
+        assert_eq!(rejected, expected);
+        assert_eq!(bench.store.cluster_names().len(), 97);
+        assert_eq!(bench.store.rejected().len(), 3);
+        // The same bytes are refused again, and a good version is the end of it.
+        assert_eq!(bench.clusters(&all[7..8], &[]).len(), 1);
+        assert!(bench.clusters(&["{name: c7}"], &[]).is_empty());
+        assert_eq!(bench.store.rejected().len(), 2);
+        let twice = bench.clusters(&["{name: d}", "{name: d, connect_timeout: 1s}"], &[]);
+        assert_eq!(twice, ["d: duplicate cluster d found"]);
+    });
+}
+
+#[test]
+fn what_does_not_come_in_time_is_gone_on_without() {
+    run(async || {
+        let bench = Bench::start();
+        bench.clusters(&[&eds("a").replace("0s", "3s")], &[]);
+        assert_eq!(bench.store.stage(), Stage::Clusters);
+        bench.store.reached(Stage::Listeners).await;
+        assert!(bench.store.setup().map.get("a").is_some());
+        // What is refused was an answer, too.
+        bench.clusters(&[&eds("b")], &[]);
+        assert!(bench.store.setup().map.get("b").is_none());
+        assert_eq!(bench.endpoints(&["{cluster_name: b, endpoints: [{priority: 999}]}"]).len(), 1);
+        assert!(bench.store.setup().map.get("b").is_some());
+    });
+}

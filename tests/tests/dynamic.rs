@@ -1,0 +1,395 @@
+//! Dynamic configuration from watched files: the same files, changed the same way, through real Envoy and Outrigger; then
+//! what only Outrigger promises: a change closes no connection, loses no request and costs no memory.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tests::load::{Tally, h1};
+use tests::ports;
+use tests::proxy::{Kind, Proxy};
+use tests::wire::{End, Framing, Wire};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+use tokio::time::sleep;
+
+const TYPES: &str = "type.googleapis.com/envoy";
+const HCM: &str = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "extensions.filters.http.router.v3.Router";
+
+/// How long a change may take to be seen.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A proxy on a directory of its own.
+struct Mesh {
+    dir: TempDir,
+    proxy: Proxy,
+    main: u16,
+    other: u16,
+    /// Upstreams that answer with their letter.
+    a: u16,
+    b: u16,
+}
+
+impl Mesh {
+    /// Cluster `c` with endpoint `a`, routes `r` to it, a listener on `main`.
+    async fn start(kind: Kind) -> Self {
+        let dir = TempDir::with_prefix("outrigger-dynamic-").unwrap();
+        let admin = ports::free().unwrap();
+        let (main, other) = (ports::free().unwrap(), ports::free().unwrap());
+        let (a, b) = (upstream("a").await, upstream("b").await);
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let bootstrap = format!(
+            "node: {{id: node1, cluster: cluster1}}\n\
+             admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}\n\
+             dynamic_resources:\n  cds_config: {{path_config_source: {{path: {}}}, resource_api_version: V3}}\n  \
+             lds_config: {{path_config_source: {{path: {}}}, resource_api_version: V3}}\n",
+            path("cds.yaml"),
+            path("lds.yaml")
+        );
+        let config = dir.path().join("bootstrap.yaml");
+        std::fs::write(&config, bootstrap).unwrap();
+        write(dir.path(), "cds.yaml", "1", &[cluster(dir.path(), "c", "c")]);
+        write(dir.path(), "eds-c.yaml", "1", &[endpoints("c", &[a])]);
+        write(dir.path(), "rds-r.yaml", "1", &[routes("r", "/", "c")]);
+        write(dir.path(), "lds.yaml", "1", &[listener(dir.path(), "l", main, "r", "")]);
+        let proxy = Proxy::start(kind, &config, admin, &["--drain-time-s", "2"]).await.unwrap();
+        Self { dir, proxy, main, other, a, b }
+    }
+
+    fn put(&self, file: &str, version: &str, resources: &[String]) {
+        write(self.dir.path(), file, version, resources);
+    }
+
+    fn cluster(&self, name: &str, endpoints: &str) -> String {
+        cluster(self.dir.path(), name, endpoints)
+    }
+
+    fn listener(&self, name: &str, port: u16, routes: &str) -> String {
+        listener(self.dir.path(), name, port, routes, "")
+    }
+
+    /// Waits until a request is answered so.
+    async fn see(&self, port: u16, path: &str, expected: &str) {
+        let until = Instant::now() + SOON;
+        loop {
+            let seen = get(port, path).await;
+            if seen == expected {
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "{}: {path} on {port}: {seen:?}, not {expected:?}\n{}",
+                self.proxy.kind().name(),
+                self.proxy.log_tail()
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn stat(&self, name: &str) -> i64 {
+        let (_, text) = self.proxy.admin("GET", "/stats").await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        line.and_then(|value| value.parse().ok()).unwrap_or(-1)
+    }
+
+    async fn see_stat(&self, name: &str, expected: i64) {
+        let until = Instant::now() + SOON;
+        while self.stat(name).await != expected {
+            assert!(
+                Instant::now() < until,
+                "{}: {name} is {}, not {expected}",
+                self.proxy.kind().name(),
+                self.stat(name).await
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Moves a new file into its place.
+fn write(dir: &Path, file: &str, version: &str, resources: &[String]) {
+    let mut text = format!("version_info: '{version}'\nresources:\n");
+    for resource in resources {
+        text.push_str(&format!("- {resource}\n"));
+    }
+    let new: PathBuf = dir.join(format!(".{file}.new"));
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, dir.join(file)).unwrap();
+}
+
+fn file(dir: &Path, name: &str) -> String {
+    format!("{{path_config_source: {{path: {}/{name}}}, resource_api_version: V3}}", dir.display())
+}
+
+fn cluster(dir: &Path, name: &str, endpoints: &str) -> String {
+    let source = file(dir, &format!("eds-{endpoints}.yaml"));
+    format!(
+        "{{'@type': {TYPES}.config.cluster.v3.Cluster, name: {name}, type: EDS, \
+         eds_cluster_config: {{service_name: {endpoints}, eds_config: {source}}}}}"
+    )
+}
+
+fn endpoints(name: &str, ports: &[u16]) -> String {
+    let one = |port: &u16| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}"
+        )
+    };
+    let all: Vec<_> = ports.iter().map(one).collect();
+    format!(
+        "{{'@type': {TYPES}.config.endpoint.v3.ClusterLoadAssignment, cluster_name: {name}, \
+         endpoints: [{{lb_endpoints: [{}]}}]}}",
+        all.join(", ")
+    )
+}
+
+fn routes(name: &str, prefix: &str, cluster: &str) -> String {
+    format!(
+        "{{'@type': {TYPES}.config.route.v3.RouteConfiguration, name: {name}, virtual_hosts: \
+         [{{name: v, domains: ['*'], routes: [{{match: {{prefix: {prefix}}}, route: {{cluster: {cluster}}}}}]}}]}}"
+    )
+}
+
+/// `more`: fields of the connection manager.
+fn listener(dir: &Path, name: &str, port: u16, routes: &str, more: &str) -> String {
+    let source = file(dir, &format!("rds-{routes}.yaml"));
+    format!(
+        "{{'@type': {TYPES}.config.listener.v3.Listener, name: {name}, \
+         address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, \
+         filter_chains: [{{filters: [{{name: hcm, typed_config: {{'@type': {TYPES}.{HCM}, stat_prefix: {name}, {more} \
+         upgrade_configs: [{{upgrade_type: websocket}}], rds: {{route_config_name: {routes}, config_source: {source}}}, \
+         http_filters: [{{name: router, typed_config: {{'@type': {TYPES}.{ROUTER}}}}}]}}}}]}}]}}"
+    )
+}
+
+/// Answers every request with `name`; upgrades are echoed.
+async fn upstream(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            tokio::task::spawn_local(serve(io, name));
+        }
+    });
+    port
+}
+
+async fn serve(io: TcpStream, name: &str) {
+    let mut wire = Wire::new(io, Duration::from_secs(60));
+    while let Ok(head) = wire.head().await {
+        let upgrade = head.get("upgrade").is_some();
+        let answer = match upgrade {
+            true => "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+                .to_owned(),
+            false => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len()),
+        };
+        if wire.send(answer.as_bytes()).await.is_err() {
+            return;
+        }
+        if upgrade {
+            let mut io = wire.into_inner();
+            let (mut from, mut to) = io.split();
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+            return;
+        }
+    }
+}
+
+/// `200 a`, or why there is no answer.
+async fn get(port: u16, path: &str) -> String {
+    let Ok(io) = TcpStream::connect(("127.0.0.1", port)).await else { return "refused".into() };
+    match ask(&mut Wire::new(io, SOON), path).await {
+        Ok(answer) => answer,
+        Err(end) => end.text().to_owned(),
+    }
+}
+
+async fn ask(wire: &mut Wire<TcpStream>, path: &str) -> Result<String, End> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
+    wire.send(request.as_bytes()).await?;
+    let head = wire.head().await?;
+    let body = wire.body(head.framing(Framing::UntilClose)).await;
+    Ok(format!("{} {}", head.status(), String::from_utf8_lossy(&body.data)).trim().to_owned())
+}
+
+fn run(test: impl AsyncFnOnce()) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test());
+}
+
+const NO_CLUSTER: &str = "503";
+
+#[test]
+fn resources_come_change_and_go_as_in_envoy() {
+    run(async || {
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            mesh.see(mesh.main, "/", "200 a").await;
+            mesh.put("eds-c.yaml", "2", &[endpoints("c", &[mesh.b])]);
+            mesh.see(mesh.main, "/", "200 b").await;
+            mesh.put("rds-r.yaml", "2", &[routes("r", "/x", "c")]);
+            mesh.see(mesh.main, "/", "404").await;
+            mesh.see(mesh.main, "/x", "200 b").await;
+            // A listener waits for its routes; its routes' cluster may come later.
+            mesh.put("rds-q.yaml", "1", &[routes("q", "/", "d")]);
+            let both = [mesh.listener("l", mesh.main, "r"), mesh.listener("k", mesh.other, "q")];
+            mesh.put("lds.yaml", "2", &both);
+            mesh.see(mesh.other, "/", NO_CLUSTER).await;
+            mesh.put("eds-d.yaml", "1", &[endpoints("d", &[mesh.a])]);
+            mesh.put("cds.yaml", "2", &[mesh.cluster("c", "c"), mesh.cluster("d", "d")]);
+            mesh.see(mesh.other, "/", "200 a").await;
+            mesh.put("cds.yaml", "3", &[mesh.cluster("d", "d")]);
+            mesh.see(mesh.main, "/x", NO_CLUSTER).await;
+            mesh.see(mesh.other, "/", "200 a").await;
+            mesh.put("lds.yaml", "3", &both[1..]);
+            mesh.see(mesh.main, "/x", "refused").await;
+            mesh.see(mesh.other, "/", "200 a").await;
+            for (name, value) in [
+                ("cluster_manager.cluster_added", 2),
+                ("cluster_manager.cluster_modified", 0),
+                ("cluster_manager.cluster_removed", 1),
+                ("cluster_manager.active_clusters", 1),
+                ("cluster_manager.warming_clusters", 0),
+                ("cluster_manager.cds.update_success", 3),
+                ("listener_manager.listener_added", 2),
+                ("listener_manager.listener_modified", 0),
+                ("listener_manager.listener_removed", 1),
+                ("listener_manager.lds.update_success", 3),
+                ("listener_manager.total_listeners_active", 1),
+                ("listener_manager.total_listeners_draining", 0),
+                ("http.k.rds.q.config_reload", 1),
+            ] {
+                mesh.see_stat(name, value).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_bad_resource_among_good_ones_is_named_and_the_good_ones_serve() {
+    run(async || {
+        let mesh = Mesh::start(Kind::Outrigger).await;
+        let bad = "{'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: bad, lb_policy: MAGLEV}";
+        mesh.put("eds-d.yaml", "1", &[endpoints("d", &[mesh.b])]);
+        mesh.put(
+            "cds.yaml",
+            "2",
+            &[mesh.cluster("c", "c"), bad.to_owned(), mesh.cluster("d", "d")],
+        );
+        mesh.put("rds-r.yaml", "2", &[routes("r", "/", "d")]);
+        mesh.see(mesh.main, "/", "200 b").await;
+        let (_, text) = mesh.proxy.admin("GET", "/rejected?format=json").await.unwrap();
+        let rejected: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(rejected["count"], 1, "{text}");
+        assert_eq!(rejected["resources"][0]["name"], "bad", "{text}");
+        assert_eq!(rejected["resources"][0]["problems"][0]["path"], "lb_policy", "{text}");
+        // The last good version of `r` outlives a bad one.
+        let broken = routes("r", "/", "''");
+        mesh.put("rds-r.yaml", "3", &[broken]);
+        mesh.see_stat("http.l.rds.r.update_rejected", 1).await;
+        mesh.see(mesh.main, "/", "200 b").await;
+        mesh.put("cds.yaml", "3", &[mesh.cluster("c", "c"), mesh.cluster("d", "d")]);
+        mesh.put("rds-r.yaml", "4", &[routes("r", "/", "c")]);
+        mesh.see(mesh.main, "/", "200 a").await;
+        let (_, text) = mesh.proxy.admin("GET", "/rejected").await.unwrap();
+        assert!(text.starts_with("0 resources"), "{text}");
+    });
+}
+
+#[test]
+fn changes_close_no_connection() {
+    run(async || {
+        let mesh = Mesh::start(Kind::Outrigger).await;
+        let connect = async || TcpStream::connect(("127.0.0.1", mesh.main)).await.unwrap();
+        let mut kept = Wire::new(connect().await, SOON);
+        assert_eq!(ask(&mut kept, "/").await.unwrap(), "200 a");
+        let mut socket = Wire::new(connect().await, SOON);
+        let upgrade =
+            b"GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        socket.send(upgrade).await.unwrap();
+        assert_eq!(socket.head().await.unwrap().status(), 101);
+        let mut socket = socket.into_inner();
+        for i in 0..20 {
+            let version = (i + 2).to_string();
+            mesh.put("rds-r.yaml", &version, &[routes("r", &format!("/{i}"), "c")]);
+            let server = format!("server_name: s{i},");
+            let changed = listener(mesh.dir.path(), "l", mesh.main, "r", &server);
+            mesh.put("lds.yaml", &version, &[changed]);
+            mesh.see(mesh.main, &format!("/{i}"), "200 a").await;
+            mesh.see_stat("listener_manager.listener_modified", i + 1).await;
+            assert_eq!(ask(&mut kept, &format!("/{i}")).await.unwrap(), "200 a");
+            socket.write_all(b"ping").await.unwrap();
+            let mut echo = [0; 4];
+            socket.read_exact(&mut echo).await.unwrap();
+            assert_eq!(&echo, b"ping");
+        }
+        assert_eq!(mesh.stat("listener_manager.total_filter_chains_draining").await, 0);
+        // A listener that goes takes its connections with it, in its time.
+        mesh.put("lds.yaml", "99", &[]);
+        mesh.see(mesh.main, "/", "refused").await;
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        mesh.see_stat("listener_manager.total_listeners_draining", 0).await;
+    });
+}
+
+#[test]
+fn endpoints_flip_under_load_and_no_request_is_lost() {
+    run(async || {
+        let mesh = Mesh::start(Kind::Outrigger).await;
+        let tally = Rc::new(Tally::default());
+        let until = tokio::time::Instant::now() + Duration::from_secs(4);
+        let client = |_| {
+            let load = h1(mesh.main, Duration::from_millis(5), until, Rc::clone(&tally));
+            tokio::task::spawn_local(load)
+        };
+        let clients: Vec<_> = (0..16).map(client).collect();
+        let mut flips = 0;
+        while tokio::time::Instant::now() < until {
+            let ports = [[mesh.a], [mesh.b]];
+            mesh.put("eds-c.yaml", &flips.to_string(), &[endpoints("c", &ports[flips % 2])]);
+            // Another version of the cluster, too.
+            let timeout = format!("c, connect_timeout: {}s", 1 + flips % 7);
+            mesh.put("cds.yaml", &flips.to_string(), &[mesh.cluster(&timeout, "c")]);
+            flips += 1;
+            sleep(Duration::from_millis(20)).await;
+        }
+        for client in clients {
+            client.await.unwrap();
+        }
+        eprintln!("{} answers over {flips} flips", tally.ok.get());
+        assert!(tally.ok.get() > 500, "the load never came up: {}", tally.ok.get());
+        assert_eq!(tally.failed.get(), 0, "{:?}", tally.first.take());
+    });
+}
+
+#[test]
+fn unrelated_pushes_leave_the_memory_as_it_is() {
+    run(async || {
+        let mesh = Mesh::start(Kind::Outrigger).await;
+        let push = async |from: u32, to: u32| {
+            for i in from..to {
+                let version = i.to_string();
+                let timeout = |name: &str| format!("{name}, connect_timeout: {}s", 1 + i % 100);
+                mesh.put("eds-u.yaml", &version, &[endpoints("u", &[mesh.a, (i + 1) as u16])]);
+                mesh.put(
+                    "cds.yaml",
+                    &version,
+                    &[mesh.cluster("c", "c"), mesh.cluster(&timeout("u"), "u")],
+                );
+                mesh.put("rds-r.yaml", &version, &[routes("r", "/", "c"), routes("s", "/", "u")]);
+                mesh.see_stat("cluster_manager.cds.update_success", i64::from(i) + 2).await;
+            }
+        };
+        push(0, 200).await;
+        let before = mesh.proxy.rss_kib();
+        push(200, 1000).await;
+        let after = mesh.proxy.rss_kib();
+        eprintln!("{before} KiB before, {after} KiB after");
+        assert!(after < before + 2048, "{before} KiB before, {after} KiB after");
+        mesh.see(mesh.main, "/", "200 a").await;
+    });
+}
