@@ -1,9 +1,11 @@
 //! The store as the admin interface shows it: configuration from its bytes, listeners, clusters, and what was refused.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use prost::Message as _;
 
+use super::secrets::{SecretEntry, SecretKey};
 use super::version::{Raw, Refused};
 use super::{State, Store};
 use crate::admin::{
@@ -14,6 +16,7 @@ use crate::config::compile::configuration::raw_of;
 use crate::config::compile::diagnostic::Diagnostic;
 use crate::config::json::static_routes;
 use crate::config::listener::Direction;
+use crate::config::pb::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use crate::xds::resource::ResourceType;
 
 impl Store {
@@ -78,7 +81,8 @@ impl Store {
             ConfigKind::Listeners => listeners(&state),
             ConfigKind::Routes => routes(&state),
             ConfigKind::Endpoints => endpoints(&state),
-            ConfigKind::Bootstrap | ConfigKind::ScopedRoutes | ConfigKind::Secrets => Vec::new(),
+            ConfigKind::Secrets => secrets(&state),
+            ConfigKind::Bootstrap | ConfigKind::ScopedRoutes => Vec::new(),
         }
     }
 
@@ -101,6 +105,9 @@ impl Store {
         }
         for ((_, name), entry) in &state.routes {
             add(ResourceType::Routes, name, &entry.refused, entry.current.is_some());
+        }
+        for ((_, name), entry) in &state.secrets.0 {
+            add(ResourceType::Secret, name, &entry.refused, entry.current.is_some());
         }
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         all
@@ -248,4 +255,26 @@ fn endpoints(state: &State) -> Vec<ConfigResource> {
         });
     }
     all
+}
+
+/// Those that came by name, and those that are waited for.
+fn secrets(state: &State) -> Vec<ConfigResource> {
+    const KIND: ResourceType = ResourceType::Secret;
+    let one = |((_, name), entry): (&SecretKey, &SecretEntry)| {
+        let refused = entry.refused.as_ref();
+        if let Some(raw) = &entry.current {
+            return resource(KIND, name, raw, ConfigState::Active, refused);
+        }
+        let empty = pb_tls::Secret { name: name.to_string(), ..pb_tls::Secret::default() };
+        ConfigResource {
+            name: name.to_string(),
+            state: ConfigState::Warming,
+            version: "uninitialized".to_owned(),
+            last_updated: SystemTime::now(),
+            type_url: KIND.type_url(),
+            value: empty.encode_to_vec().into(),
+            rejected: None,
+        }
+    };
+    state.secrets.0.iter().map(one).collect()
 }
