@@ -1,7 +1,6 @@
 //! The store as the admin interface shows it: configuration from its bytes, listeners, clusters, and what was refused.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use prost::Message as _;
 
@@ -14,9 +13,9 @@ use crate::admin::{
 };
 use crate::config::compile::configuration::raw_of;
 use crate::config::compile::diagnostic::Diagnostic;
+use crate::config::compile::tls::redact::redacted;
 use crate::config::json::static_routes;
 use crate::config::listener::Direction;
-use crate::config::pb::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use crate::xds::resource::ResourceType;
 
 impl Store {
@@ -239,6 +238,26 @@ fn routes(state: &State) -> Vec<ConfigResource> {
     all
 }
 
+/// Secrets that are fetched, without their keys; those that have not come are shown as Envoy shows them.
+fn secrets(state: &State) -> Vec<ConfigResource> {
+    let mut named: Vec<_> = state.secrets.0.iter().collect();
+    named.sort_by(|a, b| a.0.1.cmp(&b.0.1));
+    let show = |((_, name), entry): (&SecretKey, &SecretEntry)| {
+        let (state, raw) = match &entry.current {
+            Some(raw) => (ConfigState::Active, raw.clone()),
+            None => (ConfigState::Warming, Raw::missing_secret(name, entry.since)),
+        };
+        let refused = entry.refused.as_ref();
+        let mut one = resource(ResourceType::Secret, name, &raw, state, refused);
+        one.value = redacted(&one.value);
+        if let Some(rejected) = &mut one.rejected {
+            rejected.value = redacted(&rejected.value);
+        }
+        one
+    };
+    named.into_iter().map(show).collect()
+}
+
 /// The hosts of every cluster as they are now, as Envoy shows them.
 fn endpoints(state: &State) -> Vec<ConfigResource> {
     let mut all = Vec::new();
@@ -255,26 +274,4 @@ fn endpoints(state: &State) -> Vec<ConfigResource> {
         });
     }
     all
-}
-
-/// Those that came by name, and those that are waited for.
-fn secrets(state: &State) -> Vec<ConfigResource> {
-    const KIND: ResourceType = ResourceType::Secret;
-    let one = |((_, name), entry): (&SecretKey, &SecretEntry)| {
-        let refused = entry.refused.as_ref();
-        if let Some(raw) = &entry.current {
-            return resource(KIND, name, raw, ConfigState::Active, refused);
-        }
-        let empty = pb_tls::Secret { name: name.to_string(), ..pb_tls::Secret::default() };
-        ConfigResource {
-            name: name.to_string(),
-            state: ConfigState::Warming,
-            version: "uninitialized".to_owned(),
-            last_updated: SystemTime::now(),
-            type_url: KIND.type_url(),
-            value: empty.encode_to_vec().into(),
-            rejected: None,
-        }
-    };
-    state.secrets.0.iter().map(one).collect()
 }

@@ -2,7 +2,7 @@
 //! handshake; no connection closes. One that is refused leaves the one before in force.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -22,6 +22,8 @@ pub type SecretKey = (Source, Arc<str>);
 pub struct SecretEntry {
     pub current: Option<Raw>,
     pub refused: Option<Refused>,
+    /// Since when it is wanted.
+    pub since: SystemTime,
     /// It has not come in time once.
     timed_out: bool,
     stats: SubscriptionStats,
@@ -72,7 +74,9 @@ impl Turn<'_> {
                 let scope = setup.registry.scope(&format!("sds.{}", key.1));
                 let stats = SubscriptionStats::own(scope);
                 stats.started();
-                let entry = SecretEntry { current: None, refused: None, timed_out: false, stats };
+                let since = SystemTime::now();
+                let entry =
+                    SecretEntry { current: None, refused: None, since, timed_out: false, stats };
                 self.state.secrets.0.insert(key.clone(), entry);
             }
             in_use.insert(key);

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::config::compile::diagnostic::{Diagnostic, Severity};
-use crate::config::json::hash;
+use crate::config::json::{hash, wire};
 use crate::xds::resource::RawResource;
 
 /// The bytes of a version.
@@ -29,6 +29,21 @@ impl Raw {
             hash: hash(&resource.bytes),
             version: resource.version.as_str().into(),
             updated: SystemTime::now(),
+        }
+    }
+}
+
+impl Raw {
+    /// In place of a secret that has not come.
+    pub fn missing_secret(name: &str, since: SystemTime) -> Self {
+        // The name is the first field of every type.
+        let mut bytes = Vec::new();
+        wire::write_bytes(&mut bytes, 1, name.as_bytes());
+        Self {
+            hash: hash(&bytes),
+            bytes: bytes.into(),
+            version: "uninitialized".into(),
+            updated: since,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! What rustls cannot do and somebody may rely on is an error; names of ciphers and curves that it does not have are
 //! left out with a notice, as long as something is left.
 
+pub mod redact;
 pub mod secret;
 pub mod validation;
 
