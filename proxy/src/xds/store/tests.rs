@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 
-use prost::Message as _;
 use tokio::task::LocalSet;
 
 use super::*;
@@ -143,17 +142,17 @@ fn each_stage_waits_for_the_one_before() {
             (vec!["+listener".into()], Stage::Listeners)
         );
         let kind = ResourceType::Listener;
-        assert!(bench.apply::<PbListener>(kind, &[&listener("l", "80")], &[]).is_empty());
+        assert!(bench.apply::<PbListener>(kind, &[&listener("l", "web")], &[]).is_empty());
         assert_eq!(
             (bench.wanted(), bench.store.stage()),
-            (vec!["+routes 80".into()], Stage::Listeners)
+            (vec!["+routes web".into()], Stage::Listeners)
         );
-        bench.apply::<RouteConfiguration>(ResourceType::Routes, &["{name: '80'}"], &[]);
+        bench.apply::<RouteConfiguration>(ResourceType::Routes, &["{name: web}"], &[]);
         assert_eq!(bench.store.stage(), Stage::Live);
         assert_eq!(bench.store.listener_status().len(), 1);
         // The listener goes, and with it what it named.
         bench.apply::<PbListener>(kind, &[], &["l"]);
-        assert_eq!(bench.wanted(), ["-routes 80"]);
+        assert_eq!(bench.wanted(), ["-routes web"]);
     });
 }
 
