@@ -71,7 +71,11 @@ impl HttpConnection {
         let mut conn = h1::ServerConn::new(io, read, hcm.h1.clone());
         async move {
             let codec = match hcm.config.codec {
-                CodecType::Auto => self.sniff(&mut conn, &hcm).await,
+                // What ALPN says holds, whatever the bytes.
+                CodecType::Auto => {
+                    let agreed = self.negotiated();
+                    self.sniff(&mut conn, &hcm).await.map(|seen| agreed.unwrap_or(seen))
+                }
                 explicit => Ok(explicit),
             };
             let closed = match codec {
@@ -109,6 +113,12 @@ impl HttpConnection {
         });
         let age = self.info.started.elapsed();
         stats.record(HttpStat::DownstreamCxLengthMs, age.as_millis() as u64);
+    }
+
+    /// What TLS has agreed upon.
+    fn negotiated(&self) -> Option<CodecType> {
+        let alpn = self.info.tls.get()?.alpn.as_deref()?;
+        Some(if alpn == "h2" { CodecType::Http2 } else { CodecType::Http1 })
     }
 
     /// Tells HTTP/2 by its preface; or how the connection ended before it said anything.
