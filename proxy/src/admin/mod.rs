@@ -90,7 +90,8 @@ impl Admin {
         let state = self.state.server_state();
         let gauge = |gauge, value| self.server.gauge_set(gauge, value);
         gauge(ServerStat::Concurrency, self.state.command_line_options().concurrency.into());
-        gauge(ServerStat::DaysUntilFirstCertExpiring, u32::MAX.into());
+        let days = self.state.days_until_first_certificate_expires();
+        gauge(ServerStat::DaysUntilFirstCertExpiring, days.unwrap_or(u32::MAX.into()));
         gauge(ServerStat::SecondsUntilFirstOcspResponseExpiring, 0);
         gauge(ServerStat::CompilationSettingsFipsMode, 0);
         gauge(ServerStat::HotRestartEpoch, 0);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::config::compile::diagnostic::Diagnostic;
 use crate::config::pb::envoy::admin::v3::CommandLineOptions;
 use crate::stream_info::Address;
+use crate::tls::SubjectAltName;
 
 /// The server behind the admin interface.
 pub trait AdminState: 'static {
@@ -54,6 +55,11 @@ pub trait AdminState: 'static {
     /// `/certs`; empty without TLS.
     fn certificates(&self) -> Vec<CertificateStatus> {
         Vec::new()
+    }
+
+    /// `server.days_until_first_cert_expiring`; `None` without certificates.
+    fn days_until_first_certificate_expires(&self) -> Option<u64> {
+        None
     }
 
     /// `/config_ignored`: every field that was applied without.
@@ -328,8 +334,7 @@ pub struct CertificateDetails {
     pub path: String,
     /// Lower-case hexadecimal.
     pub serial_number: String,
-    pub uri_sans: Vec<String>,
-    pub dns_sans: Vec<String>,
+    pub subject_alt_names: Box<[SubjectAltName]>,
     pub valid_from: SystemTime,
     pub expiration_time: SystemTime,
 }

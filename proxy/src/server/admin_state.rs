@@ -9,13 +9,15 @@ use super::args::Options;
 use super::lifecycle::Lifecycle;
 use crate::access_log::AccessLogWriter;
 use crate::admin::{
-    AdminState, ClusterStatus, ConfigKind, ConfigResource, ConfigState, DrainListeners,
-    ListenerStatus, RejectedResource, RuntimeEntry, RuntimeValues, ServerState,
+    AdminState, CertificateDetails, CertificateStatus, ClusterStatus, ConfigKind, ConfigResource,
+    ConfigState, DrainListeners, ListenerStatus, RejectedResource, RuntimeEntry, RuntimeValues,
+    ServerState,
 };
 use crate::config::compile::diagnostic::Diagnostic;
 use crate::config::json::{RawResource, whole_bootstrap};
 use crate::config::runtime;
 use crate::telemetry::Log;
+use crate::tls::inventory::{Held, InForce, Inventory};
 use crate::xds::store::Store;
 
 /// The server behind the admin interface.
@@ -26,6 +28,7 @@ pub struct ServerAdmin {
     pub(super) workers: u32,
     pub(super) node: Bytes,
     pub(super) store: Store,
+    pub(super) inventory: Arc<Inventory>,
     pub(super) raw_bootstrap: Bytes,
     pub(super) raw_listeners: Vec<RawResource>,
     pub(super) raw_clusters: Vec<RawResource>,
@@ -47,6 +50,18 @@ impl AdminState for ServerAdmin {
 
     fn command_line_options(&self) -> crate::config::pb::envoy::admin::v3::CommandLineOptions {
         self.options.to_proto(self.workers)
+    }
+
+    fn certificates(&self) -> Vec<CertificateStatus> {
+        let of = |context: InForce| CertificateStatus {
+            ca: context.ca.into_iter().map(certificate_details).collect(),
+            chain: context.chains.into_iter().map(certificate_details).collect(),
+        };
+        self.inventory.in_force().into_iter().map(of).collect()
+    }
+
+    fn days_until_first_certificate_expires(&self) -> Option<u64> {
+        self.inventory.days_until_first_expires(SystemTime::now())
     }
 
     fn node(&self) -> Bytes {
@@ -136,5 +151,19 @@ impl AdminState for ServerAdmin {
         if let Err(error) = self.log.reopen() {
             tracing::warn!(%error, "cannot reopen the log file");
         }
+    }
+}
+
+fn certificate_details(held: Held) -> CertificateDetails {
+    let certificate = held.certificate;
+    let time = |seconds: i64| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    };
+    CertificateDetails {
+        path: held.path.to_string(),
+        serial_number: certificate.serial.into(),
+        subject_alt_names: certificate.subject_alt_names,
+        valid_from: time(certificate.not_before),
+        expiration_time: time(certificate.not_after),
     }
 }

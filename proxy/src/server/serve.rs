@@ -63,6 +63,7 @@ pub(super) async fn serve(
     let breakers = map.clone();
     registry.before_read(move || breakers.write_breaker_gauges());
     let (lifecycle, exit) = Lifecycle::new(options);
+    let inventory = secrets.inventory.clone();
     let (store, wants) = Store::new(Setup {
         registry: registry.clone(),
         upstream_bind: bootstrap.upstream_bind.clone(),
@@ -86,6 +87,7 @@ pub(super) async fn serve(
         workers: workers as u32,
         node: bootstrap.node.bytes.clone(),
         store: store.clone(),
+        inventory,
         raw_bootstrap: raw,
         raw_listeners,
         raw_clusters,

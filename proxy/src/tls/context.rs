@@ -22,6 +22,7 @@ use rustls::{
 };
 
 use super::info::CertificateChain;
+use super::inventory::TlsContext;
 use super::material::TlsCertificate;
 use super::secrets::{Secret, SecretSlot, SecretUser};
 use super::stats::ContextStats;
@@ -79,7 +80,7 @@ impl CommonTls {
     }
 
     /// The certificates; `None` while one is missing.
-    fn certificates(&self) -> Option<Vec<Arc<TlsCertificate>>> {
+    pub(super) fn certificates(&self) -> Option<Vec<Arc<TlsCertificate>>> {
         let value = |slot: &Arc<SecretSlot>| match &*slot.get()? {
             Secret::Certificate(certificate) => Some(certificate.clone()),
             Secret::Validation(_) => None,
@@ -88,7 +89,7 @@ impl CommonTls {
     }
 
     /// The validation context; `None` while its secret is missing.
-    fn validation(&self) -> Option<Option<Arc<ValidationContext>>> {
+    pub(super) fn validation(&self) -> Option<Option<Arc<ValidationContext>>> {
         let Some(slot) = &self.validation.secret else {
             return Some(self.validation.fixed.clone());
         };
@@ -135,6 +136,12 @@ pub struct ServerContext {
 impl fmt::Debug for ServerContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerContext").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl TlsContext for ServerContext {
+    fn common(&self) -> &CommonTls {
+        &self.settings.common
     }
 }
 
@@ -361,6 +368,12 @@ pub struct ClientContext {
 impl fmt::Debug for ClientContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientContext").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl TlsContext for ClientContext {
+    fn common(&self) -> &CommonTls {
+        &self.settings.common
     }
 }
 

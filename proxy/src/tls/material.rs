@@ -19,15 +19,17 @@ pub struct TlsCertificate {
     /// Names of the leaf that SNI may ask for: DNS names, or the subject's common name where it has none. Lower case.
     pub server_names: Box<[Box<str>]>,
     pub is_ecdsa: bool,
+    /// The file of the chain; `<inline>` where it came otherwise.
+    pub path: Arc<str>,
     not_after: SystemTime,
 }
 
 impl TlsCertificate {
-    /// Reads a chain, the leaf first, and its key.
+    /// Reads a chain, the leaf first, and its key; `path` is what the admin interface says of where it came from.
     ///
     /// # Errors
     /// In words: what cannot be read, or that they do not belong together.
-    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, String> {
+    pub fn from_pem(chain: &[u8], key: &[u8], path: &str) -> Result<Self, String> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|e| format!("certificate_chain: {e}"))?;
@@ -47,7 +49,8 @@ impl TlsCertificate {
         let not_after = time(leaf.validity().not_after.timestamp());
         let server_names = server_names(&leaf);
         let is_ecdsa = key.key.algorithm() == rustls::SignatureAlgorithm::ECDSA;
-        Ok(Self { chain: Arc::new(held), key: Arc::new(key), server_names, is_ecdsa, not_after })
+        let (chain, key) = (Arc::new(held), Arc::new(key));
+        Ok(Self { chain, key, server_names, is_ecdsa, path: path.into(), not_after })
     }
 
     /// The end of the leaf's validity.

@@ -9,6 +9,7 @@ mod failure;
 pub mod handshake;
 mod hello;
 pub mod info;
+pub mod inventory;
 pub mod material;
 mod record;
 pub mod secrets;

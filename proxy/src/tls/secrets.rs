@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use rustc_hash::FxHashMap;
 
+use super::inventory::Inventory;
 use super::material::TlsCertificate;
 use super::validation::ValidationContext;
 use crate::config::source::Source;
@@ -194,6 +195,8 @@ type Key = (Arc<str>, SecretSource, SecretKind);
 pub struct Secrets {
     slots: Mutex<FxHashMap<Key, Weak<SecretSlot>>>,
     statics: Mutex<Vec<Arc<SecretSlot>>>,
+    /// The contexts that use them.
+    pub inventory: Arc<Inventory>,
 }
 
 impl Secrets {

@@ -47,7 +47,8 @@ fn leaf(ca: &Ca, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<
     change(&mut params);
     let key = KeyPair::generate().unwrap();
     let pem = params.signed_by(&key, ca).unwrap().pem();
-    Arc::new(TlsCertificate::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap())
+    let key = key.serialize_pem();
+    Arc::new(TlsCertificate::from_pem(pem.as_bytes(), key.as_bytes(), "<inline>").unwrap())
 }
 
 fn trusting(ca: &Ca) -> ValidationContext {

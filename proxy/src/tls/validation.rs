@@ -31,6 +31,8 @@ pub struct SanMatcher {
 #[derive(Debug, Clone, Default)]
 pub struct ValidationContext {
     pub trusted_ca: Option<Arc<[CertificateDer<'static>]>>,
+    /// The file of `trusted_ca`; `<inline>` where it came otherwise.
+    pub ca_path: Arc<str>,
     pub crl: Option<Arc<[CertificateRevocationListDer<'static>]>>,
     /// `only_verify_leaf_cert_crl`.
     pub only_leaf_crl: bool,
@@ -61,6 +63,10 @@ impl ValidationContext {
         let joined = |a: &[[u8; 32]], b: &[[u8; 32]]| [a, b].concat();
         Self {
             trusted_ca: other.trusted_ca.clone().or_else(|| self.trusted_ca.clone()),
+            ca_path: match &other.trusted_ca {
+                Some(_) => other.ca_path.clone(),
+                None => self.ca_path.clone(),
+            },
             crl: other.crl.clone().or_else(|| self.crl.clone()),
             only_leaf_crl: self.only_leaf_crl || other.only_leaf_crl,
             spki: joined(&self.spki, &other.spki),

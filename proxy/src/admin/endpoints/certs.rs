@@ -11,6 +11,7 @@ use crate::admin::query::Query;
 use crate::admin::{Admin, CertificateDetails};
 use crate::config::json::{Style, to_json};
 use crate::config::pb::envoy::admin::v3 as pb;
+use crate::tls::SubjectAltName;
 
 pub(super) fn certs(admin: &Admin, _: &Query) -> Answer {
     let certificates = admin.state.certificates().into_iter().map(|certificate| pb::Certificate {
@@ -23,8 +24,20 @@ pub(super) fn certs(admin: &Admin, _: &Query) -> Answer {
 
 fn details(of: CertificateDetails) -> pb::CertificateDetails {
     use pb::subject_alternate_name::Name;
-    let uri = of.uri_sans.into_iter().map(Name::Uri);
-    let names = uri.chain(of.dns_sans.into_iter().map(Name::Dns));
+    // Kind by kind, as Envoy lists them.
+    let dns = of.subject_alt_names.iter().filter_map(|name| match name {
+        SubjectAltName::Dns(dns) => Some(Name::Dns(dns.to_string())),
+        _ => None,
+    });
+    let uri = of.subject_alt_names.iter().filter_map(|name| match name {
+        SubjectAltName::Uri(uri) => Some(Name::Uri(uri.to_string())),
+        _ => None,
+    });
+    let ip = of.subject_alt_names.iter().filter_map(|name| match name {
+        SubjectAltName::Ip(ip) => Some(Name::IpAddress(ip.to_string())),
+        _ => None,
+    });
+    let names = dns.chain(uri).chain(ip);
     let left = of.expiration_time.duration_since(SystemTime::now()).unwrap_or_default();
     pb::CertificateDetails {
         path: of.path,

@@ -104,7 +104,9 @@ pub fn compile_downstream(
             .full_scan_certs_on_sni_mismatch
             .is_some_and(|v| v.value),
     };
-    path.ok_or_error(ServerContext::new(settings))
+    let context = path.ok_or_error(ServerContext::new(settings))?;
+    cx.secrets.inventory.add(&context);
+    Some(context)
 }
 
 /// A cluster's transport socket; `None` for a plain one, or with an error.
@@ -141,7 +143,9 @@ pub fn compile_upstream(
         auto_sni_san_validation: pb.auto_sni_san_validation,
         max_session_keys: keys.min(MOST_SESSION_KEYS) as usize,
     };
-    path.ok_or_error(ClientContext::new(settings))
+    let context = path.ok_or_error(ClientContext::new(settings))?;
+    cx.secrets.inventory.add(&context);
+    Some(context)
 }
 
 fn has_ca(validation: &Validation) -> bool {

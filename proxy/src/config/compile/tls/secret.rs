@@ -62,8 +62,17 @@ pub fn compile_certificate(
     }
     let chain = required(pb.certificate_chain.as_ref(), &path.field("certificate_chain"));
     let key = required(pb.private_key.as_ref(), &path.field("private_key"));
-    let compiled = TlsCertificate::from_pem(&chain?, &key?);
+    let compiled =
+        TlsCertificate::from_pem(&chain?, &key?, where_from(pb.certificate_chain.as_ref()));
     path.ok_or_error(compiled).map(Arc::new)
+}
+
+/// The file that a `DataSource` names, as Envoy's admin interface shows it.
+pub fn where_from(source: Option<&pb_core::DataSource>) -> &str {
+    match source.and_then(|source| source.specifier.as_ref()) {
+        Some(pb_core::data_source::Specifier::Filename(name)) => name,
+        _ => "<inline>",
+    }
 }
 
 fn required(source: Option<&pb_core::DataSource>, path: &FieldPath<'_>) -> Option<Vec<u8>> {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::secret::read;
+use super::secret::{read, where_from};
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::matcher::compile_string_matcher;
 use crate::config::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -32,6 +32,7 @@ pub fn compile(
     };
     if let Some(source) = &pb.trusted_ca {
         let at = path.field("trusted_ca");
+        out.ca_path = where_from(Some(source)).into();
         out.trusted_ca = Some(compile_ca(&read(source, &at)?, &at)?);
     }
     if let Some(source) = &pb.crl {
