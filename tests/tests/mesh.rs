@@ -115,3 +115,31 @@ fn alike(a: &BTreeMap<String, u32>, b: &BTreeMap<String, u32>, times: u32) -> bo
         (f64::from(count(a)) - f64::from(count(b))).abs() <= allowed
     })
 }
+
+#[test]
+fn istioctl_prints_the_same_rows() {
+    let envoy = Mesh::up("mesh-ie", Kind::Envoy, &[], Kind::Outrigger).unwrap();
+    let ours = Mesh::up("mesh-io", Kind::Envoy, &PROXIED, Kind::Outrigger).unwrap();
+    let mut wrong = Vec::new();
+    for pod in PROXIED {
+        for kind in ["listeners", "clusters", "routes", "endpoints", "secret"] {
+            let theirs = envoy.proxy_config(pod, kind).unwrap();
+            assert!(theirs.len() > 1, "{pod} {kind}: {theirs:?}");
+            match ours.proxy_config(pod, kind) {
+                Ok(mine) if mine == theirs => {}
+                Ok(mine) => {
+                    let only = |a: &[String], b: &[String]| {
+                        a.iter().filter(|row| !b.contains(row)).cloned().collect::<Vec<_>>()
+                    };
+                    wrong.push(format!(
+                        "{pod} {kind}:\n  only Envoy     {:#?}\n  only Outrigger {:#?}",
+                        only(&theirs, &mine),
+                        only(&mine, &theirs)
+                    ));
+                }
+                Err(error) => wrong.push(format!("{error:#}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -13,6 +13,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -48,6 +49,12 @@ pub struct Mesh {
 /// The folder of the rig.
 fn rig() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh")
+}
+
+/// A binary that `build.sh` has built.
+fn tool(name: &str) -> PathBuf {
+    std::env::var_os("MESH_BIN")
+        .map_or_else(|| name.into(), |folder| PathBuf::from(folder).join(name))
 }
 
 /// The real binary behind `kind`: the package's `envoy` is a script that a pod's user cannot read.
@@ -150,6 +157,33 @@ impl Mesh {
     /// It does not answer 200.
     pub fn admin(&self, pod: &str, path: &str) -> Result<String> {
         self.page(pod, 15000, path)
+    }
+
+    /// What `istioctl proxy-config KIND --file` prints of a pod's proxy. Certificates belong to one mesh: what differs
+    /// between two by that alone (serial numbers, dates) is taken out.
+    ///
+    /// # Errors
+    /// istioctl does not understand the proxy's answer.
+    pub fn proxy_config(&self, pod: &str, kind: &str) -> Result<Vec<String>> {
+        let page = match kind {
+            "endpoints" => "/clusters?format=json",
+            _ => "/config_dump?include_eds",
+        };
+        let file = self.dir.path().join(format!("{pod}-{kind}.json"));
+        std::fs::write(&file, self.admin(pod, page)?)?;
+        let output = Command::new(tool("istioctl"))
+            .args(["proxy-config", kind, "--file"])
+            .arg(&file)
+            .output()
+            .context("istioctl")?;
+        ensure!(output.status.success(), "{pod} {kind}: {}", text(&output));
+        let ours = Regex::new(r"[0-9a-f]{30,40}|[0-9]{4}-[0-9-]*T[0-9:]*Z")?;
+        let printed = text(&output).replace(&self.dir.path().display().to_string(), "DIR");
+        let rows = printed.lines().map(|row| {
+            let row = ours.replace_all(row, "*");
+            row.split_whitespace().collect::<Vec<_>>().join(" ")
+        });
+        Ok(rows.collect())
     }
 
     /// A page of istiod's debug interface.
