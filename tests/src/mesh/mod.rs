@@ -60,7 +60,7 @@ fn tool(name: &str) -> PathBuf {
 /// The real binary behind `kind`: the package's `envoy` is a script that a pod's user cannot read.
 fn binary(kind: Kind) -> Result<PathBuf> {
     if kind == Kind::Envoy
-        && let Some(path) = std::env::var_os("MESH_ENVOY")
+        && let Some(path) = std::env::var_os("MESH_ENVOY").filter(|path| !path.is_empty())
     {
         return Ok(path.into());
     }
