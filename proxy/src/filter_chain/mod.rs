@@ -74,11 +74,9 @@ impl WorkerChains {
                 filters.insert(chain.id, live.collect());
             }
             let live = match &chain.terminal {
-                Terminal::Http(published) => WorkerTerminal::Http(Rc::new(HcmSlot::new(
-                    published.clone(),
-                    listener.stat_prefix.clone(),
-                    worker,
-                ))),
+                Terminal::Http(published) => {
+                    WorkerTerminal::Http(Rc::new(HcmSlot::new(published.clone(), listener, worker)))
+                }
                 Terminal::TcpProxy(config) => {
                     WorkerTerminal::Tcp(Rc::new(WorkerTcpProxy::new(config.clone(), worker)))
                 }

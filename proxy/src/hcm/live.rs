@@ -11,6 +11,7 @@ use super::HcmScope;
 use crate::access_log::AccessLogs;
 use crate::codec::{h1, h2};
 use crate::config::hcm::HttpConnectionManager;
+use crate::config::listener::{Direction, Listener};
 use crate::config::route::RouteTable;
 use crate::config::route::slot::Routes;
 use crate::http_filters::local_ratelimit;
@@ -22,6 +23,8 @@ use crate::worker::WorkerContext;
 /// A connection manager's compiled form, its counters, logs and codec settings. `!Send`.
 pub struct WorkerHcm {
     pub config: Arc<HttpConnectionManager>,
+    /// The listener's traffic leaves: spans are those of a client. Any other direction is taken for inbound.
+    pub egress: bool,
     pub scope: HcmScope,
     pub stats: Block<HttpStat>,
     pub router_stats: Block<RouterStat>,
@@ -47,6 +50,7 @@ impl WorkerHcm {
     pub fn new(
         config: Arc<HttpConnectionManager>,
         listener_prefix: &str,
+        egress: bool,
         worker: &WorkerContext,
     ) -> Self {
         let registry = &worker.registry;
@@ -74,6 +78,7 @@ impl WorkerHcm {
             h2_counters: OnceCell::new(),
             routes: RefCell::new(routes),
             scope: hcm_scope,
+            egress,
             config,
         }
     }
@@ -111,6 +116,7 @@ fn declare_routes(routes: &RouteTable, scope: &HcmScope) {
 pub struct HcmSlot {
     published: Arc<ArcSwap<HttpConnectionManager>>,
     listener_prefix: Arc<str>,
+    egress: bool,
     live: RefCell<Rc<WorkerHcm>>,
 }
 
@@ -123,11 +129,13 @@ impl fmt::Debug for HcmSlot {
 impl HcmSlot {
     pub fn new(
         published: Arc<ArcSwap<HttpConnectionManager>>,
-        listener_prefix: Arc<str>,
+        listener: &Listener,
         worker: &WorkerContext,
     ) -> Self {
-        let live = WorkerHcm::new(published.load_full(), &listener_prefix, worker);
-        Self { published, listener_prefix, live: RefCell::new(Rc::new(live)) }
+        let egress = listener.direction == Direction::Outbound;
+        let listener_prefix = listener.stat_prefix.clone();
+        let live = WorkerHcm::new(published.load_full(), &listener_prefix, egress, worker);
+        Self { published, listener_prefix, egress, live: RefCell::new(Rc::new(live)) }
     }
 
     /// The newest one.
@@ -135,7 +143,8 @@ impl HcmSlot {
         let published = self.published.load();
         let mut live = self.live.borrow_mut();
         if !Arc::ptr_eq(&live.config, &published) {
-            *live = Rc::new(WorkerHcm::new(published.clone(), &self.listener_prefix, worker));
+            let published = published.clone();
+            *live = Rc::new(WorkerHcm::new(published, &self.listener_prefix, self.egress, worker));
         }
         live.clone()
     }

@@ -4,6 +4,7 @@ mod client_cert;
 pub mod connection;
 
 mod connection_h2;
+mod decorator;
 pub mod frames;
 pub mod live;
 pub mod local_reply;

@@ -196,6 +196,7 @@ impl ActiveStream<'_> {
             &self.worker,
             self.now,
         );
+        super::decorator::response(self, &mut head);
         self.count_response(head.status);
         if !self.inbound.ended && self.down.ended_early().is_none() {
             self.hcm.stats.inc(HttpStat::DownstreamRqResponseBeforeRqComplete);

@@ -4,6 +4,7 @@
 //! on behalf of the router (`frames`), from the upstream through the response filters on behalf of the client.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::LocalBoxFuture;
@@ -99,6 +100,8 @@ pub struct ActiveStream<'a> {
     pub response: Option<ResponseHead>,
     pub response_trailers: Option<HeaderList>,
     pub(super) local_reply_body: bytes::Bytes,
+    /// The route's, for the response of a listener for inbound traffic.
+    pub(super) operation: Option<Arc<str>>,
     /// The cluster of the route as matched first.
     pub cluster: Option<Rc<WorkerCluster>>,
     /// The client did: the flag for it is set when the stream ends, after any reply to it was made.
@@ -254,6 +257,7 @@ impl<'a> ActiveStream<'a> {
             was_full: false,
             close_after: setup.close_after,
             upgrade_refused: false,
+            operation: None,
             limit: setup.limit,
         }
     }
@@ -270,6 +274,7 @@ impl<'a> ActiveStream<'a> {
         self.count_request();
         super::request_head::admit(self)?;
         self.match_route();
+        super::decorator::request(self);
         self.make_filters();
         super::request_head::check_upgrade(self)?;
         if self.hcm.config.flush_log_on_new_request {

@@ -222,14 +222,6 @@ impl<'r> Forwarding<'r> {
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
         let keep_original = !config.router.suppress_envoy_headers;
         rewrite::finalize_request(table, matched, &mut s.request, &s.info, keep_original);
-        if let Some(route) = table.matched_route(matched)
-            && let Some(decorator) = &route.decorator
-            && decorator.propagate
-            && config.tracing.is_some()
-        {
-            let operation = decorator.operation.as_bytes();
-            s.request.headers.set(&names::X_ENVOY_DECORATOR_OPERATION, operation);
-        }
         timeouts::set_headers(
             &timeouts,
             action,

@@ -183,7 +183,10 @@ impl Mesh {
             let row = ours.replace_all(row, "*");
             row.split_whitespace().collect::<Vec<_>>().join(" ")
         });
-        Ok(rows.collect())
+        let mut rows: Vec<_> = rows.collect();
+        // Those of one name come in the order of the proxy's hash table.
+        rows.sort();
+        Ok(rows)
     }
 
     /// A page of istiod's debug interface.
