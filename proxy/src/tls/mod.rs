@@ -18,6 +18,7 @@ mod stream;
 pub mod suites;
 pub mod validation;
 pub mod verify;
+mod write;
 
 pub use certificate::{Certificate, SubjectAltName};
 pub use context::{ClientContext, ServerContext};
