@@ -1,6 +1,8 @@
 //! Dynamic configuration from watched files: the same files, changed the same way, through real Envoy and Outrigger; then
 //! what only Outrigger promises: a change closes no connection, loses no request and costs no memory.
 
+#![expect(clippy::unwrap_used, reason = "every function here is part of a test")]
+
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};

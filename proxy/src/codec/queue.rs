@@ -180,7 +180,7 @@ mod tests {
         }
         assert!(!queue.is_at_end());
         assert_eq!(queue.iter().count(), 6);
-        let last = queue.frames.iter().nth(3).cloned();
+        let last = queue.frames.get(3).cloned();
         assert!(matches!(last, Some((Some(Frame::Data(ef)), 1)) if ef == "ef"));
         let sizes = [(3, 0), (1, 1), (large.len(), 1), (2, 1), (0, 1), (0, 1)];
         assert_eq!(drain(&mut queue), sizes);

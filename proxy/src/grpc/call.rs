@@ -65,9 +65,8 @@ impl Call {
         };
         worker.async_client.inc(RouterStat::RqTotal);
         let begin = Instant::now();
-        let host = match cluster.pick(&PickContext::default()) {
-            Ok(host) => host,
-            Err(_) => return Err(unavailable("no healthy upstream")),
+        let Ok(host) = cluster.pick(&PickContext::default()) else {
+            return Err(unavailable("no healthy upstream"));
         };
         let protocol = cluster.config.http.protocol(Protocol::Http2, None);
         let acquired = host.pools.acquire(protocol, RoutingPriority::Default, None).await;
@@ -109,7 +108,7 @@ impl Call {
     /// after that, nor after an error. Cancel-safe.
     pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         loop {
-            match self.decoder.next() {
+            match self.decoder.next_message() {
                 Ok(Some(message)) => return Poll::Ready(Ok(Some(message))),
                 Ok(None) => {}
                 Err(status) => {

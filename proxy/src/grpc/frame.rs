@@ -40,7 +40,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The message is too long, or compressed, which was not offered.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
         let Some((&[flag, a, b, c, d], _)) = self.bytes.split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };
@@ -84,7 +84,7 @@ mod tests {
         let mut messages = Vec::new();
         for piece in stream.chunks(3) {
             decoder.push(piece);
-            while let Some(message) = decoder.next().unwrap() {
+            while let Some(message) = decoder.next_message().unwrap() {
                 messages.push(<String as prost::Message>::decode(message).unwrap());
             }
         }
@@ -96,9 +96,9 @@ mod tests {
     fn what_is_too_long_or_compressed_is_refused_by_its_prefix() {
         let mut decoder = Decoder::new(10);
         decoder.push(&[0, 0, 0, 0, 11]);
-        assert_eq!(decoder.next().unwrap_err().code, Code::RESOURCE_EXHAUSTED);
+        assert_eq!(decoder.next_message().unwrap_err().code, Code::RESOURCE_EXHAUSTED);
         let mut decoder = Decoder::new(10);
         decoder.push(&[1, 0, 0, 0, 0]);
-        assert_eq!(decoder.next().unwrap_err().code, Code::INTERNAL);
+        assert_eq!(decoder.next_message().unwrap_err().code, Code::INTERNAL);
     }
 }

@@ -92,7 +92,7 @@ impl PeerCall {
     /// `None`: the client has ended.
     pub(crate) async fn read<M: prost::Message + Default>(&mut self) -> Option<M> {
         loop {
-            if let Some(message) = self.decoder.next().unwrap() {
+            if let Some(message) = self.decoder.next_message().unwrap() {
                 return Some(M::decode(message).unwrap());
             }
             let data = self.messages.data().await?.ok()?;

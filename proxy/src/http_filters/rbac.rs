@@ -130,7 +130,10 @@ struct Engines {
 /// What an engine's verdicts leave in the metadata: by policy, and at the end for none. A route's engine learns on its
 /// first request how its filter calls the fields.
 #[derive(Debug, Default)]
-struct Left(OnceLock<(Arc<str>, Box<[Arc<Fields>]>)>);
+struct Left(OnceLock<FieldsByPolicy>);
+
+/// Under the name of a policy's field, one for each policy and the last for none.
+type FieldsByPolicy = (Arc<str>, Box<[Arc<Fields>]>);
 
 impl Left {
     fn leave(&self, side: &Side, engine: &RbacEngine, at: Option<usize>, info: &mut StreamInfo) {

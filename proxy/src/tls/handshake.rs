@@ -275,11 +275,10 @@ impl Buffers {
             let outcome = in_turn(|| {
                 let _ = Verdict::take();
                 let outcome = step(session, self);
-                outcome.map_err(|error| HandshakeFailure::new(&error)).map(|step| {
+                outcome.map_err(|error| HandshakeFailure::new(&error)).inspect(|_| {
                     let verdict = Verdict::take();
                     seen.validated |= verdict.validated;
                     seen.signature = verdict.signature.or(seen.signature);
-                    step
                 })
             })
             .await;

@@ -149,8 +149,8 @@ async fn both_ends_know_each_other_and_bytes_pass() {
             (common.tls12, common.tls13) = (tls12, tls13);
             common
         };
-        let server = server(versions(common(&[bob.clone()], trusting(&ca))));
-        let client = client(versions(common(&[alice.clone()], trusting(&ca))), |_| {});
+        let server = server(versions(common(std::slice::from_ref(&bob), trusting(&ca))));
+        let client = client(versions(common(std::slice::from_ref(&alice), trusting(&ca))), |_| {});
         let (down, up) = shake(&server, &client).await;
         let (mut down, mut up) = (io(down), io(up));
         let info = down.tls().unwrap().clone();
@@ -218,7 +218,7 @@ async fn certificates_that_do_not_fit_are_refused_with_the_reason() {
 async fn no_protocol_in_common_is_no_protocol() {
     let ca = ca("root");
     let certificate = leaf(&ca, ALICE, |_| {});
-    let server = server(common(&[certificate.clone()], trusting(&ca)));
+    let server = server(common(std::slice::from_ref(&certificate), trusting(&ca)));
     let mut theirs = common(&[certificate], trusting(&ca));
     theirs.alpn = vec![b"istio".to_vec()];
     let (down, up) = shake(&server, &client(theirs, |_| {})).await;
@@ -232,10 +232,10 @@ async fn no_protocol_in_common_is_no_protocol() {
 async fn sessions_are_resumed_until_a_secret_changes() {
     let ca = ca("root");
     let certificate = leaf(&ca, ALICE, |_| {});
-    let settings = common(&[certificate.clone()], trusting(&ca));
+    let settings = common(std::slice::from_ref(&certificate), trusting(&ca));
     let slot = settings.certificates[0].clone();
     let server = server(settings);
-    let client = client(common(&[certificate.clone()], trusting(&ca)), |_| {});
+    let client = client(common(std::slice::from_ref(&certificate), trusting(&ca)), |_| {});
     let mut resumed = Vec::new();
     for round in 0..4 {
         if round == 2 {
@@ -265,7 +265,7 @@ async fn a_secret_is_waited_for_replaced_and_kept() {
     let mut settings = common(&[], trusting(&ca));
     settings.certificates = vec![slot.clone()];
     let server = server(settings);
-    let client = client(common(&[first.clone()], trusting(&ca)), |_| {});
+    let client = client(common(std::slice::from_ref(&first), trusting(&ca)), |_| {});
     let (down, _) = shake(&server, &client).await;
     assert_eq!(down.err().unwrap().cause, Cause::NotReady);
     assert!(!server.is_ready() && !slot.is_filled());

@@ -18,8 +18,9 @@ pub struct Value {
 
 impl Value {
     pub fn of(body: &[u8]) -> Self {
-        let cluster = Cluster::decode(body).unwrap();
-        Self { name: cluster.name, value: cluster.alt_stat_name.parse().unwrap() }
+        let cluster = Cluster::decode(body).expect("the model's own message");
+        let value = cluster.alt_stat_name.parse().expect("the model's own number");
+        Self { name: cluster.name, value }
     }
 
     fn any(url: &str, name: &str, value: u8) -> Any {

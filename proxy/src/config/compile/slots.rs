@@ -18,8 +18,11 @@ use crate::config::source::{ConfigSource, Source};
 /// All slots of the process. `!Send`: belongs to the thread that compiles.
 #[derive(Debug, Default)]
 pub struct Slots {
-    routes: RefCell<FxHashMap<(Source, Arc<str>), Weak<RouteSlot>>>,
+    routes: RefCell<FxHashMap<RouteKey, Weak<RouteSlot>>>,
 }
+
+/// Where a route configuration comes from, and its name there.
+type RouteKey = (Source, Arc<str>);
 
 impl Slots {
     /// The slot of a route configuration.

@@ -35,8 +35,11 @@ pub(super) struct Turn<'s> {
     pub(super) store: &'s Store,
     pub(super) state: RefMut<'s, State>,
     timers: BTreeMap<Duration, Vec<Waiter>>,
-    awaited: Vec<(Pin<Box<dyn Future<Output = ()>>>, Waiter)>,
+    awaited: Vec<Awaited>,
 }
+
+/// Something to wait for, and who does.
+type Awaited = (Pin<Box<dyn Future<Output = ()>>>, Waiter);
 
 impl<'s> Turn<'s> {
     pub(super) fn new(store: &'s Store) -> Self {

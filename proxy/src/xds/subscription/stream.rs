@@ -146,11 +146,12 @@ impl Stream {
                     Action::TimedOut { .. } => {}
                 }
             }
-            let event = {
+            let deadline = {
                 let client = self.client.borrow();
                 self.setup.stats.requests(client.rate_limited(), client.pending_requests());
-                let deadline = client.next_deadline();
-                drop(client);
+                client.next_deadline()
+            };
+            let event = {
                 match deadline {
                     Some(deadline) => timer.arm(deadline),
                     None => timer.disarm(),
