@@ -89,8 +89,8 @@ fn configurations_pushed_live_mean_the_same() {
             let (mine, my_pods) = cases::answers(&ours, request).unwrap();
             if theirs != mine || !alike(&their_pods, &my_pods, request.times) {
                 wrong.push(format!(
-                    "{}: {} {}\n  Envoy     {theirs:?} {their_pods:?}\n  Outrigger {mine:?} {my_pods:?}",
-                    one.name, request.method, request.url
+                    "{}: {} {} from {}\n  Envoy     {theirs:?} {their_pods:?}\n  Outrigger {mine:?} {my_pods:?}",
+                    one.name, request.method, request.url, request.from
                 ));
             }
         }

@@ -1,7 +1,7 @@
 //! What an application sends and what it gets: plain HTTP/1.1 or a line of TCP, from inside a pod.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -35,6 +35,10 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     #[serde(default)]
     pub body: String,
+    /// `tcp`: whether the body comes back before the connection is closed, whatever the server said first. A filter
+    /// that denies may do so before or after a server's greeting.
+    #[serde(default)]
+    pub until_closed: bool,
     /// How often it is sent: more than once where chance decides.
     #[serde(default = "once")]
     pub times: u32,
@@ -92,6 +96,7 @@ impl Request {
             method: get(),
             headers: BTreeMap::new(),
             body: String::new(),
+            until_closed: false,
             times: 1,
         }
     }
@@ -101,7 +106,12 @@ impl Request {
     pub fn send(&self) -> Answer {
         self.try_send().unwrap_or_else(|error| {
             let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-            let end = kind.map_or_else(|| error.to_string(), |kind| kind.to_string());
+            let end = match kind {
+                // Whether a FIN or an RST comes is a matter of whose bytes were there first.
+                Some(ErrorKind::ConnectionReset) => "closed".to_owned(),
+                Some(kind) => kind.to_string(),
+                None => error.to_string(),
+            };
             Answer { end, ..Answer::default() }
         })
     }
@@ -116,7 +126,15 @@ impl Request {
         stream.set_read_timeout(Some(PATIENCE))?;
         if scheme == "tcp" {
             stream.write_all(self.body.as_bytes())?;
-            return first_line(&mut stream);
+            return if self.until_closed {
+                let mut all = Vec::new();
+                // A reset is an end as good as any.
+                let _ = stream.read_to_end(&mut all);
+                let echoed = String::from_utf8_lossy(&all).contains(&self.body);
+                Ok(Answer { body: format!("echoed: {echoed}"), ..Answer::default() })
+            } else {
+                first_line(&mut stream)
+            };
         }
         let mut head = format!("{} {path} HTTP/1.1\r\n", self.method);
         if !self.headers.contains_key("host") {
@@ -229,14 +247,16 @@ fn dechunk(mut rest: &str) -> String {
     body
 }
 
-/// A body without what differs from run to run: request ids and the hashes of certificates made for this mesh.
+/// A body without what differs from run to run: request ids and the hashes of certificates made for this mesh. The
+/// headers of an application's answer come in the order of their names, as that of different names means nothing.
 fn steady(body: &str) -> Result<String> {
-    let mut body = body.to_owned();
-    for (pattern, to) in [
-        (r#""x-request-id": "[^"]*""#, r#""x-request-id": "*""#),
-        (r"Hash=[0-9a-f]{64}", "Hash=*"),
-        (r#""x-b3-[a-z]+": "[^"]*""#, r#""x-b3": "*""#),
-    ] {
+    let mut body = match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(value) => value.to_string(),
+        Err(_) => body.to_owned(),
+    };
+    for (pattern, to) in
+        [(r#""x-request-id":"[^"]*""#, r#""x-request-id":"*""#), (r"Hash=[0-9a-f]{64}", "Hash=*")]
+    {
         body = Regex::new(pattern)?.replace_all(&body, to).into_owned();
     }
     Ok(body)
