@@ -16,11 +16,13 @@ pub(super) fn transport_options(
     let auto = host.context.cluster.config.http.auto_sni.as_ref()?;
     host.context.host.transport.as_ref()?;
     let by_header = auto.header.as_ref().and_then(|name| s.request.headers.get(name));
-    let value = by_header.or_else(|| s.request.authority())?;
-    let name = host_of(std::str::from_utf8(value).ok()?);
+    // Without a name that could be one there is nothing to check a certificate by, and so none that fits.
+    let value = by_header.or_else(|| s.request.authority()).unwrap_or_default();
+    let value = String::from_utf8_lossy(value);
+    let name = host_of(&value);
     let is_ip = name.parse::<std::net::IpAddr>().is_ok();
     let mut options = TransportSocketOptions::default();
-    if auto.sni && !is_ip {
+    if auto.sni && !is_ip && !name.is_empty() && name.is_ascii() {
         options.server_name = Some(name.into());
     }
     if auto.validate {

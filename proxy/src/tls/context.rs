@@ -109,8 +109,13 @@ impl CommonTls {
 }
 
 thread_local! {
-    /// Which certificate the last handshake of the thread took: rustls does not say.
-    static PICKED: Cell<usize> = const { Cell::new(0) };
+    /// Which certificate a step of a handshake took: rustls does not say.
+    static PICKED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Which of its context's certificates the last step of a handshake on this thread took, if it took any.
+pub(super) fn take_picked() -> Option<usize> {
+    PICKED.take()
 }
 
 /// Settings of `DownstreamTlsContext`.
@@ -289,9 +294,9 @@ impl ServerBuilt {
         self.configs[usize::from(alpn) | usize::from(our_order) << 1].clone()
     }
 
-    /// The certificate that the last handshake of this thread presented.
-    pub(super) fn presented(&self) -> Option<Arc<CertificateChain>> {
-        self.certificates.all.get(PICKED.get()).map(|certificate| certificate.chain.clone())
+    /// The certificate that a handshake presented; a resumed one goes by the first.
+    pub(super) fn presented(&self, picked: Option<usize>) -> Option<Arc<CertificateChain>> {
+        self.certificates.all.get(picked.unwrap_or(0)).map(|certificate| certificate.chain.clone())
     }
 }
 
@@ -339,7 +344,7 @@ impl ResolvesServerCert for ServerCertificates {
             });
             self.pick(hello.server_name(), ecdsa)
         };
-        PICKED.set(at);
+        PICKED.set(Some(at));
         self.all.get(at).map(|certificate| certificate.key.clone())
     }
 }

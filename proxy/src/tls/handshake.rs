@@ -23,7 +23,7 @@ use rustls::unbuffered::{
 use rustls::{CommonState, Error, HandshakeKind, ServerConfig};
 use tokio::sync::Semaphore;
 
-use super::context::{ClientContext, ServerBuilt, ServerContext};
+use super::context::{self, ClientContext, ServerBuilt, ServerContext};
 use super::failure;
 use super::hello::{self, Scan};
 use super::info::{CertificateChain, TlsInfo};
@@ -273,12 +273,13 @@ impl Buffers {
         let mut seen = Verdict::default();
         loop {
             let outcome = in_turn(|| {
-                let _ = Verdict::take();
+                let _ = (Verdict::take(), context::take_picked());
                 let outcome = step(session, self);
                 outcome.map_err(|error| HandshakeFailure::new(&error)).inspect(|_| {
                     let verdict = Verdict::take();
                     seen.validated |= verdict.validated;
                     seen.signature = verdict.signature.or(seen.signature);
+                    seen.picked = context::take_picked().or(seen.picked);
                 })
             })
             .await;
@@ -380,7 +381,7 @@ pub async fn accept(
     let mut info = facts(common);
     info.sni = hello.server_name;
     info.session_id = hello.session_id;
-    info.local = built.presented();
+    info.local = built.presented(seen.picked);
     let established = Established::new(common, &info, &seen);
     info.peer_validated = match (&info.peer, &built.verifier) {
         (Some(peer), Some(verifier)) if info.resumed => {

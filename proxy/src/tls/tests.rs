@@ -360,3 +360,21 @@ async fn the_certificate_is_chosen_by_name() {
 fn an_idle_connection_is_small() {
     assert!(size_of::<TlsStream>() <= 2048, "{}", size_of::<TlsStream>());
 }
+
+/// Anybody can write any name into a certificate of their own.
+#[test]
+fn names_are_checked_only_under_a_trusted_ca() {
+    let authority = ca("root");
+    let certificate = leaf(&authority, "spiffe://cluster.local/ns/default/sa/bob", |_| {});
+    let validation = ValidationContext { trusted_ca: None, ..trusting(&authority) };
+    let settings = ServerSettings {
+        common: common(std::slice::from_ref(&certificate), validation),
+        require_client_certificate: true,
+        tickets: true,
+        stateful: true,
+        prefer_client_ciphers: false,
+        full_scan_certs_on_sni_mismatch: false,
+    };
+    let error = ServerContext::new(settings).unwrap_err();
+    assert!(error.to_string().contains("without trusted CA"), "{error}");
+}

@@ -54,12 +54,19 @@ pub(super) struct Verdict {
     pub(super) refusal: Option<Refusal>,
     /// How the peer signed.
     pub(super) signature: Option<SignatureScheme>,
+    /// Which certificate we presented, of several.
+    pub(super) picked: Option<usize>,
 }
 
 impl Verdict {
     /// Takes what was seen since the last call.
     pub(super) fn take() -> Self {
-        Self { validated: VALIDATED.take(), refusal: REFUSAL.take(), signature: SIGNATURE.take() }
+        Self {
+            validated: VALIDATED.take(),
+            refusal: REFUSAL.take(),
+            signature: SIGNATURE.take(),
+            picked: None,
+        }
     }
 }
 
@@ -73,7 +80,7 @@ pub enum Peer {
 /// What is checked besides the context, for one upstream connection.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// `TransportSocketOptions::verify_subject_alt_names`, instead of the context's.
+    /// `TransportSocketOptions::verify_subject_alt_names`, besides the context's.
     pub sans: Box<[Box<str>]>,
     /// `auto_sni_san_validation`: the name asked for, as a DNS name.
     pub sni: bool,
@@ -101,7 +108,8 @@ impl PeerVerifier {
     /// `mandatory`: a client must present a certificate.
     ///
     /// # Errors
-    /// A trusted CA or a revocation list cannot be read.
+    /// A trusted CA or a revocation list cannot be read, or names are asked for without a trusted CA: anybody can
+    /// write any name into a certificate of their own.
     pub fn new(
         context: Arc<ValidationContext>,
         peer: Peer,
@@ -123,6 +131,15 @@ impl PeerVerifier {
             .map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::from))
             .collect::<Result<_, _>>()
             .map_err(|e| format!("crl: {e}"))?;
+        if anchors.is_empty() {
+            if !context.sans.is_empty() || expected.sni {
+                let problem = "SAN-based verification of peer certificates without trusted CA";
+                return Err(format!("{problem} is insecure and not allowed"));
+            }
+            if !crls.is_empty() {
+                return Err("crl: there is no trusted CA".to_owned());
+            }
+        }
         // Only clients are told which CAs are trusted.
         let told: &[TrustAnchor<'_>] = if peer == Peer::Client { &anchors } else { &[] };
         let hints = told.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
@@ -247,17 +264,29 @@ impl PeerVerifier {
         };
         if !self.expected.sans.is_empty() || sni.is_some() || !self.context.sans.is_empty() {
             let names = subject_alt_names(leaf);
-            if !self.fits(&names, sni) {
+            let printed = || {
                 let printed: Vec<&str> = names.iter().map(|(_, name)| &**name).collect();
-                let printed = printed.join(", ");
-                let detail = if self.expected.sans.is_empty() {
-                    format!("verify cert failed: SAN matcher, certificate SANs are [{printed}]")
-                } else {
-                    format!(
-                        "verify cert failed: verify SAN list, expected SANs: [{}], certificate SANs: [{printed}]",
-                        self.expected.sans.join(", ")
-                    )
-                };
+                printed.join(", ")
+            };
+            // The request's names come on top of the context's.
+            if !self.expected.sans.is_empty() && !self.fits_expected(&names) {
+                let detail = format!(
+                    "verify cert failed: verify SAN list, expected SANs: [{}], certificate SANs: [{}]",
+                    self.expected.sans.join(", "),
+                    printed()
+                );
+                return Err(refuse_leaf(Check::San, detail));
+            }
+            let fits = match sni {
+                Some(sni) => {
+                    names.iter().any(|(kind, san)| *kind == SanType::Dns && covers(san, sni))
+                }
+                None => self.context.sans.is_empty() || self.fits_context(&names),
+            };
+            if !fits {
+                let printed = printed();
+                let detail =
+                    format!("verify cert failed: SAN matcher, certificate SANs are [{printed}]");
                 return Err(refuse_leaf(Check::San, detail));
             }
             checked = true;
@@ -278,17 +307,15 @@ impl PeerVerifier {
         Ok(checked)
     }
 
-    fn fits(&self, names: &[(SanType, Box<str>)], sni: Option<&str>) -> bool {
-        if !self.expected.sans.is_empty() {
-            let wanted = &self.expected.sans;
-            return names.iter().any(|(kind, name)| match kind {
-                SanType::Dns => wanted.iter().any(|wanted| covers(name, wanted)),
-                _ => wanted.contains(name),
-            });
-        }
-        if let Some(sni) = sni {
-            return names.iter().any(|(kind, name)| *kind == SanType::Dns && covers(name, sni));
-        }
+    fn fits_expected(&self, names: &[(SanType, Box<str>)]) -> bool {
+        let wanted = &self.expected.sans;
+        names.iter().any(|(kind, name)| match kind {
+            SanType::Dns => wanted.iter().any(|wanted| covers(name, wanted)),
+            _ => wanted.contains(name),
+        })
+    }
+
+    fn fits_context(&self, names: &[(SanType, Box<str>)]) -> bool {
         self.context.sans.iter().any(|wanted| {
             names.iter().any(|(kind, name)| {
                 *kind == wanted.kind
