@@ -131,15 +131,34 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Command::Exit => {
                 listeners.stop(|_| true);
                 worker.connections.drain_all();
-                // A second command cuts the wait short.
-                let connections = worker.connections.clone();
-                tokio::select! {
-                    () = std::future::poll_fn(|cx| connections.poll_empty(cx)) => {}
-                    _ = inbox.recv() => {}
-                }
+                wait_for_the_end(&worker, &mut inbox).await;
                 break;
             }
         }
     }
     access_logs.flush();
+}
+
+/// Until the last connection has ended, or `Abort`. What control planes send meanwhile still reaches the requests in
+/// flight; listeners no longer change.
+async fn wait_for_the_end(worker: &WorkerContext, inbox: &mut mpsc::UnboundedReceiver<Command>) {
+    let connections = worker.connections.clone();
+    loop {
+        let command = tokio::select! {
+            () = std::future::poll_fn(|cx| connections.poll_empty(cx)) => return,
+            command = inbox.recv() => command,
+        };
+        match command {
+            Some(Command::ClusterChanged(name)) => worker.clusters.forget(&name),
+            Some(Command::HostsChanged(name)) => worker.clusters.refresh_one(&name),
+            Some(Command::FlushLogs) => worker.access_logs.flush(),
+            Some(
+                Command::Listener(..)
+                | Command::Drain(_)
+                | Command::StopListeners(_)
+                | Command::Exit,
+            ) => {}
+            Some(Command::Abort) | None => return,
+        }
+    }
 }

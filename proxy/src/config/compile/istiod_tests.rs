@@ -23,14 +23,9 @@ use crate::tls::secrets::Secrets;
 const REJECTED: &[&str] = &[
     "default_filter_chain.filters[].typed_config: network filter \"envoy.tcp.metadataexchange.config.MetadataExchange\" is not supported",
     "default_filter_chain.filters[].typed_config: network filter \"stats.PluginConfig\" is not supported",
-    "eds_cluster_config: endpoint discovery is not supported yet",
-    "filter_chains[].filters[].typed_config.rds: dynamic routes are not supported yet",
     "filter_chains[].filters[].typed_config: network filter \"envoy.tcp.metadataexchange.config.MetadataExchange\" is not supported",
     "filter_chains[].filters[].typed_config: network filter \"stats.PluginConfig\" is not supported",
-    "filter_chains[].transport_socket: transport socket \"envoy.transport_sockets.tls\" is not supported",
     "filters: upstream network filters are not supported",
-    "transport_socket_matches: TLS is not built",
-    "type: cluster type EDS is not supported",
 ];
 
 /// Applied without; nothing but this.
@@ -42,7 +37,8 @@ const IGNORED: &[&str] = &[
     "filter_chains[].filters[].typed_config.http_filters[].typed_config: http filter \"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig\" is not supported: requests that reach it are answered with 500",
     "filter_chains[].filters[].typed_config.http_filters[].typed_config: http filter \"stats.PluginConfig\" is not supported: requests that reach it are answered with 500",
     "filter_chains[].filters[].typed_config.tracing.custom_tags: no tracer is built",
-    "filter_chains[].transport_socket_connect_timeout: TLS is not built",
+    "filter_chains[].transport_socket.typed_config.common_tls_context.tls_params.cipher_suites[]: AES128-GCM-SHA256 is not supported",
+    "filter_chains[].transport_socket.typed_config.common_tls_context.tls_params.cipher_suites[]: AES256-GCM-SHA384 is not supported",
     "ignore_global_conn_limit: there is no global limit",
     "outlier_detection: outlier detection is not built",
 ];

@@ -87,6 +87,9 @@ impl Turn<'_> {
             if let Some(entry) = self.state.endpoints.get(&key) {
                 let stats = entry.users.values().filter_map(|(_, stats)| stats.as_ref());
                 stats.for_each(SubscriptionStats::empty);
+                // An answer all the same: its clusters wait for no other.
+                let users: Vec<_> = entry.users.keys().cloned().collect();
+                users.iter().for_each(|name| self.answered(name, &key));
             }
         }
         rejected
