@@ -30,7 +30,7 @@ use super::info::{CertificateChain, TlsInfo};
 use super::stats::Established;
 use super::stream::{Kernel, TlsStream};
 use super::suites;
-use super::verify::{Check, Verdict};
+use super::verdict::{Check, Verdict};
 use crate::io::Io;
 
 /// Room of one read.

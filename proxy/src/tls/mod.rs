@@ -17,6 +17,7 @@ pub mod stats;
 mod stream;
 pub mod suites;
 pub mod validation;
+pub mod verdict;
 pub mod verify;
 mod write;
 

@@ -11,7 +11,7 @@ use super::handshake::{Cause, HandshakeFailure};
 use super::info::TlsInfo;
 use super::secrets::Secret;
 use super::suites;
-use super::verify::{Check, Verdict};
+use super::verdict::{Check, Verdict};
 use crate::stats::names::{SslFactoryStat, SslStat};
 use crate::stats::{Block, Counter, Scope, SharedBlock};
 

@@ -18,7 +18,7 @@ use super::secrets::{Secret, SecretKind, SecretSlot, SecretSource, Secrets};
 use super::stats::Established;
 use super::suites;
 use super::validation::{SanMatcher, SanType, ValidationContext};
-use super::verify::Check;
+use super::verdict::Check;
 use super::{ClientContext, ServerContext, TlsStream};
 use crate::config::matcher::{StringMatcher, StringPattern};
 use crate::io::Io;

@@ -3,7 +3,6 @@
 //!
 //! Envoy: `CertificateValidationContext`, its default validator. Both of rustls' verifier traits are this one type.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,52 +22,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::validation::{SanType, ValidationContext};
-
-/// Which check refused a certificate: what is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    Chain,
-    San,
-    Hash,
-}
-
-/// A certificate that was refused.
-#[derive(Debug, Clone)]
-pub struct Refusal {
-    pub check: Check,
-    /// As Envoy words it.
-    pub detail: String,
-    error: CertificateError,
-}
-
-thread_local! {
-    static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
-    static VALIDATED: Cell<bool> = const { Cell::new(false) };
-    static SIGNATURE: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
-}
-
-/// What the verifiers of this thread have seen in one turn of a handshake: rustls does not hand it through.
-#[derive(Debug, Default)]
-pub(super) struct Verdict {
-    pub(super) validated: bool,
-    pub(super) refusal: Option<Refusal>,
-    /// How the peer signed.
-    pub(super) signature: Option<SignatureScheme>,
-    /// Which certificate we presented, of several.
-    pub(super) picked: Option<usize>,
-}
-
-impl Verdict {
-    /// Takes what was seen since the last call.
-    pub(super) fn take() -> Self {
-        Self {
-            validated: VALIDATED.take(),
-            refusal: REFUSAL.take(),
-            signature: SIGNATURE.take(),
-            picked: None,
-        }
-    }
-}
+use super::verdict::{Check, REFUSAL, Refusal, SIGNATURE, VALIDATED};
 
 /// Which end the verified peer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,51 @@
+//! What a verifier found, on its way past rustls, which carries no more than yes or no.
+
+use std::cell::{Cell, RefCell};
+
+use rustls::{CertificateError, SignatureScheme};
+
+/// Which check refused a certificate: what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Chain,
+    San,
+    Hash,
+}
+
+/// A certificate that was refused.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub check: Check,
+    /// As Envoy words it.
+    pub detail: String,
+    pub(super) error: CertificateError,
+}
+
+thread_local! {
+    pub(super) static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+    pub(super) static VALIDATED: Cell<bool> = const { Cell::new(false) };
+    pub(super) static SIGNATURE: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+}
+
+/// What the verifiers of this thread have seen in one turn of a handshake: rustls does not hand it through.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) validated: bool,
+    pub(super) refusal: Option<Refusal>,
+    /// How the peer signed.
+    pub(super) signature: Option<SignatureScheme>,
+    /// Which certificate we presented, of several.
+    pub(super) picked: Option<usize>,
+}
+
+impl Verdict {
+    /// Takes what was seen since the last call.
+    pub(super) fn take() -> Self {
+        Self {
+            validated: VALIDATED.take(),
+            refusal: REFUSAL.take(),
+            signature: SIGNATURE.take(),
+            picked: None,
+        }
+    }
+}
