@@ -111,7 +111,9 @@ impl Intake {
                 .collect();
             gone.sort_unstable();
             gone.dedup();
-            intake.update.removed = gone;
+            // What cannot be read may be any of them: the last good ones stay.
+            let unread = intake.update.malformed.iter().any(|one| one.name.is_empty());
+            intake.update.removed = if unread { Vec::new() } else { gone };
         }
         intake
     }

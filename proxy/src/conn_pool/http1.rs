@@ -85,6 +85,10 @@ impl Http1Pool {
         })
     }
 
+    pub(super) fn is_used(&self) -> bool {
+        self.open.get() > 0 || !self.pending.is_empty()
+    }
+
     /// The pool's place among pools, taken where it has none.
     fn seat(&self) -> Result<Rc<Seat>, PoolFailure> {
         if let Some(seat) = self.seat.borrow().upgrade() {

@@ -137,6 +137,12 @@ impl Http2Pool {
         })
     }
 
+    pub(super) fn is_used(&self) -> bool {
+        self.connecting.get() > 0
+            || !self.pending.is_empty()
+            || !self.connections.borrow().is_empty()
+    }
+
     /// A stream on a connection that has room; `None` where none has.
     pub(super) fn try_acquire(self: &Rc<Self>) -> Option<Result<Lease, PoolFailure>> {
         let slot = self.reserve()?;

@@ -103,6 +103,14 @@ struct Entry {
 }
 
 impl Entry {
+    /// Whether it has a connection, or somebody who waits for one or holds the pool.
+    fn is_used(&self) -> bool {
+        match &self.pool {
+            HttpPool::Http1(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
+            HttpPool::Http2(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
+        }
+    }
+
     fn is(
         &self,
         is_http2: bool,
@@ -295,6 +303,8 @@ impl HostPools {
         } else {
             (HttpPool::Http1(Http1Pool::new(self.host.clone(), priority, options.cloned())), None)
         };
+        // Requests make up the names of their pools: those of names that nobody asks for any more go.
+        pools.retain(|entry| entry.options.is_none() || entry.is_used());
         pools.push(Entry { priority, options: options.cloned(), pool: pool.clone(), seat });
         Ok(pool)
     }

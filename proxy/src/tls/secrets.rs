@@ -186,6 +186,8 @@ pub struct WantedSecret {
     pub source: Source,
     /// How long whoever uses it waits before it goes on without; `None` for ever.
     pub initial_fetch_timeout: Option<Duration>,
+    /// Everything that uses it has it.
+    pub is_filled: bool,
 }
 
 type Key = (Arc<str>, SecretSource, SecretKind);
@@ -252,18 +254,31 @@ impl Secrets {
         }
     }
 
+    /// Gives a secret that is known to a slot that was made since; whether there was one without.
+    pub fn refill(&self, name: &str, source: &SecretSource, secret: Secret) -> bool {
+        let key = (Arc::from(name), source.clone(), secret.kind());
+        let slot = lock(&self.slots).get(&key).and_then(Weak::upgrade);
+        slot.is_some_and(|slot| !slot.is_filled() && slot.fill(secret).is_ok())
+    }
+
     /// The secrets to be fetched for what is in use now, in no order.
     pub fn wanted(&self) -> Vec<WantedSecret> {
         let mut wanted: Vec<WantedSecret> = Vec::new();
+        let mut places = FxHashMap::default();
         for slot in self.slots() {
             let SecretSource::Discovered(source) = &slot.source else { continue };
-            if wanted.iter().any(|known| known.name == slot.name && known.source == *source) {
+            let key = (source.clone(), slot.name.clone());
+            if let Some(at) = places.get(&key) {
+                let known: &mut WantedSecret = &mut wanted[*at];
+                known.is_filled &= slot.is_filled();
                 continue;
             }
+            places.insert(key, wanted.len());
             wanted.push(WantedSecret {
                 name: slot.name.clone(),
                 source: source.clone(),
                 initial_fetch_timeout: slot.initial_fetch_timeout(),
+                is_filled: slot.is_filled(),
             });
         }
         wanted

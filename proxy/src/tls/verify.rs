@@ -15,8 +15,9 @@ use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+    anchor_from_trusted_cert,
 };
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -176,7 +177,17 @@ impl PeerVerifier {
             } else {
                 RevocationCheckDepth::Chain
             };
-            options.with_depth(depth).with_status_policy(UnknownStatusPolicy::Deny).build()
+            // A list that is out of date says nothing of what was revoked since.
+            let expiration = if self.context.allow_expired {
+                ExpirationPolicy::Ignore
+            } else {
+                ExpirationPolicy::Enforce
+            };
+            options
+                .with_depth(depth)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(expiration)
+                .build()
         });
         let max_depth = self.context.max_depth;
         let check_depth = |path: &VerifiedPath<'_>| {

@@ -118,16 +118,14 @@ impl Connection {
             kind::HEADERS => return self.headers(header, payload),
             kind::CONTINUATION => return self.continuation(header, payload),
             kind::PRIORITY if word(payload) == header.stream => {
-                self.put_control(
-                    kind::RST_STREAM,
-                    0,
-                    header.stream,
-                    &code::PROTOCOL_ERROR.to_be_bytes(),
-                )?;
+                // Counted: a peer that has us reset its streams leaves our work on them behind (CVE-2025-8671).
                 if let Some(key) = self.streams.key_of(header.stream) {
                     let fault = Fault::Reset { code: code::PROTOCOL_ERROR, remote: false };
-                    self.fail(key, fault, EndedBy::Us);
+                    return self.stream_error(key, code::PROTOCOL_ERROR, fault).map(|()| None);
                 }
+                let reason = code::PROTOCOL_ERROR.to_be_bytes();
+                self.put_control(kind::RST_STREAM, 0, header.stream, &reason)?;
+                self.budget.count_stream_error().map_err(|flood| self.flood(flood))?;
             }
             kind::RST_STREAM => self.rst_stream(header.stream, whole_word(payload))?,
             kind::SETTINGS if header.has(ACK) => self.decoder.acknowledged(),
@@ -320,6 +318,8 @@ impl Connection {
         if payload.len() > 6 * MAX_SETTINGS {
             return Err(Broken::told(code::ENHANCE_YOUR_CALM));
         }
+        // Applied once, whatever the number of entries: it costs a walk over all streams.
+        let mut window = None;
         for pair in payload.chunks_exact(6) {
             let id = u16::from_be_bytes([pair[0], pair[1]]);
             let value = whole_word(&pair[2..]);
@@ -327,7 +327,10 @@ impl Connection {
                 setting::HEADER_TABLE_SIZE => self.encoder.set_max_table(value),
                 setting::ENABLE_PUSH if value > u32::from(self.is_server) => return Err(silent),
                 setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
-                setting::INITIAL_WINDOW_SIZE => self.initial_window(i64::from(value))?,
+                setting::INITIAL_WINDOW_SIZE if i64::from(value) > MAX_WINDOW => {
+                    return Err(Broken::told(code::FLOW_CONTROL_ERROR));
+                }
+                setting::INITIAL_WINDOW_SIZE => window = Some(i64::from(value)),
                 setting::MAX_FRAME_SIZE => {
                     let max = value as usize;
                     if !(MAX_FRAME_BYTES..1 << 24).contains(&max) {
@@ -340,14 +343,11 @@ impl Connection {
                 _ => {}
             }
         }
-        Ok(())
+        window.map_or(Ok(()), |window| self.initial_window(window))
     }
 
     /// Windows of open streams change with it (RFC 9113 §6.9.2).
     fn initial_window(&mut self, value: i64) -> Result<(), Broken> {
-        if value > MAX_WINDOW {
-            return Err(Broken::told(code::FLOW_CONTROL_ERROR));
-        }
         let change = value - self.peer.initial_window;
         self.peer.initial_window = value;
         for (_, stream) in self.streams.all_mut() {

@@ -87,6 +87,10 @@ impl Transport {
             if self.flush(connection, cx).is_err() {
                 return Turn::Ended;
             }
+            // The streams begun so far have their turn before more of them are.
+            cx.waker().wake_by_ref();
+            connection.leave();
+            return Turn::Waiting;
         }
         let mut reads = 0;
         while !connection.is_stuffed() {

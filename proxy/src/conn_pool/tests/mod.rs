@@ -411,6 +411,28 @@ async fn a_request_given_up_leaves_its_connection_to_the_pool() {
     .await;
 }
 
+/// Requests name the pools of a cluster with `auto_sni`.
+#[tokio::test]
+async fn pools_that_nobody_uses_go() {
+    on_local(async {
+        let peer = Peer::start(OK).await;
+        let bench = Bench::new(peer.address, |_| {});
+        let host = bench.host();
+        for i in 0..50 {
+            let server_name = Some(format!("{i}.test").into());
+            let options = TransportSocketOptions { server_name, ..Default::default() };
+            let options = Arc::new(options);
+            let acquired = host.pools.acquire(Protocol::Http11, DEFAULT, Some(&options)).await;
+            let mut lease = acquired.unwrap();
+            exchange(&mut lease).await;
+            // Not to be used again: its pool is left with nothing.
+            drop(lease);
+        }
+        assert!(host.pools.http.borrow().len() <= 2, "{}", host.pools.http.borrow().len());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_removed_hosts_connections_close() {
     on_local(async {

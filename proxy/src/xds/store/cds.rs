@@ -51,10 +51,6 @@ impl Turn<'_> {
                 }
                 return Ok(());
             }
-            Verdict::RefusedBefore => {
-                let refused = known.and_then(|entry| entry.refused.as_ref());
-                return Err(refused.map(|refused| refused.details()).unwrap_or_default());
-            }
         }
         let resource = raw_of(ResourceType::Cluster, &raw.bytes);
         let setup = self.store.setup();

@@ -110,8 +110,7 @@ pub struct ClusterEntry {
 pub enum Verdict {
     /// They are those that are in force, or warming, or are not to be taken.
     Nothing,
-    /// They were refused before.
-    RefusedBefore,
+    /// They are new, or were refused before: what a file holds changes without them.
     Compile,
 }
 
@@ -122,10 +121,7 @@ impl ClusterEntry {
         if self.is_static || newest.is_some_and(|newest| newest.raw.hash == raw.hash) {
             return Verdict::Nothing;
         }
-        match &self.refused {
-            Some(refused) if refused.raw.hash == raw.hash => Verdict::RefusedBefore,
-            _ => Verdict::Compile,
-        }
+        Verdict::Compile
     }
 
     pub fn refuse(&mut self, raw: Raw, problems: Vec<Problem>) -> &Refused {

@@ -51,14 +51,12 @@ impl Turn<'_> {
     }
 
     fn put_listener(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
-        if let Some(entry) = self.state.listeners.entries.get_mut(name) {
-            if entry.is_static || entry.newest_hash() == Some(raw.hash) {
-                entry.refused = None;
-                return Ok(());
-            }
-            if let Some(refused) = entry.refused.as_ref().filter(|r| r.raw.hash == raw.hash) {
-                return Err(refused.details());
-            }
+        // One that was refused is looked at again: ports, clusters and files come and go.
+        if let Some(entry) = self.state.listeners.entries.get_mut(name)
+            && (entry.is_static || entry.newest_hash() == Some(raw.hash))
+        {
+            entry.refused = None;
+            return Ok(());
         }
         match self.prepare_listener(name, raw.clone()) {
             Ok(version) => {

@@ -80,10 +80,7 @@ impl Turn<'_> {
             entry.refused = None;
             return Ok(());
         }
-        if let Some(refused) = entry.refused.as_ref().filter(|known| known.raw.hash == raw.hash) {
-            entry.stats.count(Event::Rejected);
-            return Err(refused.details());
-        }
+        // One that was refused is looked at again: its clusters may be there by now.
         let (compiled, found) = compile_raw_routes(&raw.bytes);
         let checked = match compiled {
             Some(table) => check_clusters(&table, |name| state.clusters.knows(name))

@@ -67,6 +67,7 @@ impl Turn<'_> {
     pub(super) fn follow_secrets(&mut self) {
         let setup = self.store.setup();
         let mut in_use = FxHashSet::default();
+        let mut refilled = false;
         for wanted in setup.secrets.wanted() {
             let key = (wanted.source, wanted.name);
             if !self.state.secrets.0.contains_key(&key) {
@@ -78,6 +79,14 @@ impl Turn<'_> {
                 let entry =
                     SecretEntry { current: None, refused: None, since, timed_out: false, stats };
                 self.state.secrets.0.insert(key.clone(), entry);
+            } else if !wanted.is_filled
+                && let Some(current) =
+                    self.state.secrets.0.get(&key).and_then(|e| e.current.as_ref())
+                && let Ok((_, secret)) = compile_secret_bytes(&current.bytes)
+            {
+                // A slot made anew for a secret that is known: the control plane sees no reason to send it again.
+                let source = SecretSource::Discovered(key.0.clone());
+                refilled |= setup.secrets.refill(&key.1, &source, secret);
             }
             in_use.insert(key);
         }
@@ -89,6 +98,9 @@ impl Turn<'_> {
             }
             keep
         });
+        if refilled {
+            self.warm_all();
+        }
     }
 
     /// Takes a response of secrets. Names that nobody uses are passed over.

@@ -225,3 +225,58 @@ fn what_does_not_come_in_time_is_gone_on_without() {
         assert!(bench.store.setup().map.get("b").is_some());
     });
 }
+
+/// A server without an assignment says so by naming it as removed: nobody waits for another answer.
+#[test]
+fn an_assignment_that_does_not_exist_is_an_answer() {
+    run(async || {
+        let mut bench = Bench::start();
+        bench.clusters(&[&eds("a")], &[]);
+        assert_eq!(bench.wanted(), ["+cluster", "+endpoints a"]);
+        bench.apply::<ClusterLoadAssignment>(ResourceType::Endpoints, &[], &["a"]);
+        assert_eq!(bench.wanted(), ["+listener"]);
+    });
+}
+
+/// What was refused for want of something else is taken once that is there.
+#[test]
+fn a_refused_resource_is_looked_at_again() {
+    run(async || {
+        let bench = Bench::start();
+        let hcm =
+            "rds: {route_config_name: r, config_source: {ads: {}, initial_fetch_timeout: 0s}}";
+        let inline = "route_config: {name: r, validate_clusters: true, virtual_hosts: [{name: v, \
+                      domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}";
+        let wants_c = listener("l", "r").replace(hcm, inline);
+        let put = || bench.apply::<PbListener>(ResourceType::Listener, &[&wants_c], &[]);
+        assert_eq!(put(), ["l: route: unknown cluster 'c'"]);
+        assert!(bench.clusters(&["{name: c}"], &[]).is_empty());
+        assert_eq!(put(), Vec::<String>::new());
+    });
+}
+
+/// A secret outlives the slot of whoever used it first: the control plane has no reason to send it twice.
+#[test]
+fn a_secret_that_is_known_fills_a_slot_made_anew() {
+    use crate::config::pb::envoy::extensions::transport_sockets::tls::v3::Secret as PbSecret;
+    run(async || {
+        let bench = Bench::start();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let ca = params.self_signed(&key).unwrap().pem().replace('\n', "\\n");
+        let tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        let cluster = format!(
+            "{{name: c, transport_socket: {{name: tls, typed_config: {{'@type': t/{tls}, \
+             common_tls_context: {{validation_context_sds_secret_config: {{name: s, sds_config: \
+             {{ads: {{}}, initial_fetch_timeout: 0s}}}}}}}}}}}}"
+        );
+        bench.clusters(&[&cluster], &[]);
+        let secret =
+            format!("{{name: s, validation_context: {{trusted_ca: {{inline_string: \"{ca}\"}}}}}}");
+        assert!(bench.apply::<PbSecret>(ResourceType::Secret, &[&secret], &[]).is_empty());
+        assert!(bench.store.setup().map.get("c").is_some());
+        bench.clusters(&[], &["c"]);
+        bench.clusters(&[&cluster], &[]);
+        assert!(bench.store.setup().map.get("c").is_some(), "it waits for a secret that is there");
+    });
+}

@@ -76,6 +76,7 @@ impl<'s> Turn<'s> {
 
     /// What follows from the turn.
     pub(super) fn finish(mut self) {
+        self.follow_secrets();
         self.advance();
         self.pause();
     }

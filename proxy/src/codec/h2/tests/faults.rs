@@ -113,3 +113,24 @@ fn a_head_is_judged_by_all_of_its_block() {
         }
     }
 }
+
+/// CVE-2025-8671: a peer that has us reset its streams is cut off, as one that resets them itself.
+#[test]
+fn streams_that_the_peer_has_us_reset_are_counted() {
+    local(async || {
+        let mut raw = Raw::new(Settings::default());
+        let mut streams = Vec::new();
+        for id in (1..4000).step_by(2) {
+            raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, id, &hpack(&GOOD)));
+            raw.send(&frame(PRIORITY, 0, id, &[&id.to_be_bytes()[..], &[0]].concat()));
+            for _ in 0..3 {
+                match raw.accept() {
+                    Poll::Ready(Some(Ok((_, _, stream)))) => streams.push(stream),
+                    Poll::Ready(_) => return,
+                    Poll::Pending => {}
+                }
+            }
+        }
+        panic!("{} requests were begun for streams that were reset at once", streams.len());
+    });
+}

@@ -40,6 +40,9 @@ pub fn compile(
         let pem = read(source, &at)?;
         let crls: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
         let crls = at.ok_or_error(crls.map_err(|e| format!("failed to load CRL: {e}")))?;
+        if crls.is_empty() {
+            at.error("failed to load CRL: none in it");
+        }
         for crl in &crls {
             at.ok_or_error(webpki::OwnedCertRevocationList::from_der(crl))?;
         }
