@@ -43,7 +43,12 @@ pub(super) async fn connect(
     })
     .await;
     match &outcome {
-        Ok(io) => record.connected(io),
+        Ok(io) => {
+            record.connected(io);
+            if is_negotiated(host) && !transport.protocols.is_empty() {
+                record.count_again();
+            }
+        }
         Err(PoolFailure::Connect(error)) => record.connect_failed(false, error.local),
         Err(failure) => record.connect_failed(matches!(failure, PoolFailure::Timeout), true),
     }
@@ -57,6 +62,11 @@ async fn open(host: &HostContext, transport: &Transport) -> Result<Io, ConnectEr
     Box::pin(secure(io, context, host, transport)).await
 }
 
+/// Whether ALPN decides what a connection speaks.
+fn is_negotiated(host: &HostContext) -> bool {
+    host.cluster.config.http.choice == UpstreamProtocolChoice::Auto
+}
+
 /// The protocols to offer whatever the context says; none for the context's.
 fn offered(host: &HostContext, transport: &Transport) -> Vec<Vec<u8>> {
     let owned = |names: &mut dyn Iterator<Item = &str>| {
@@ -67,9 +77,7 @@ fn offered(host: &HostContext, transport: &Transport) -> Vec<Vec<u8>> {
     match asked {
         Some(options) => owned(&mut options.application_protocols.iter().map(|name| &**name)),
         // Where ALPN decided, later connections must not come to another decision.
-        None if host.cluster.config.http.choice == UpstreamProtocolChoice::Auto => {
-            owned(&mut transport.protocols.iter().copied())
-        }
+        None if is_negotiated(host) => owned(&mut transport.protocols.iter().copied()),
         None => Vec::new(),
     }
 }

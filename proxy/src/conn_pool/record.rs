@@ -126,6 +126,12 @@ impl CxRecord {
         self.local = io.local_address().ok().filter(|local| local.ip().is_some());
     }
 
+    /// As Envoy counts a connection whose protocol was negotiated: as one without, then as one with it.
+    pub(super) fn count_again(&self) {
+        self.host.host.stats.cx_total.fetch_add(1, Relaxed);
+        self.host.cluster.stats.inc(ClusterStat::UpstreamCxTotal);
+    }
+
     /// The connection never came to be.
     pub(super) fn connect_failed(&mut self, timed_out: bool, local: bool) {
         let stats = &self.host.cluster.stats;

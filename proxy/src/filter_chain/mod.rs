@@ -177,7 +177,7 @@ impl Entered {
         let mut timer = listener.worker.timers.timer();
         let timeout = chain.transport_socket_connect_timeout.filter(|timeout| !timeout.is_zero());
         timer.arm(Instant::now() + timeout.unwrap_or(HANDSHAKE_TIMEOUT));
-        let mut shaking = Box::pin(handshake::accept(io, read, &context));
+        let mut shaking = Box::pin(handshake::accept(io, read, &context, listener.ssl.as_deref()));
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(outcome) = shaking.as_mut().poll(cx) {
                 return Poll::Ready(Some(outcome));
@@ -200,6 +200,10 @@ impl Entered {
             Some(Err(failure)) => {
                 if let Some(ssl) = &listener.ssl {
                     ssl.failed(&failure, true);
+                }
+                if let Some(info) = failure.info {
+                    // For the logs; nothing else looks at it.
+                    let _ = self.info.tls.set(info);
                 }
                 failure.reason
             }

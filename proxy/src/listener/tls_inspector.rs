@@ -151,6 +151,11 @@ fn client_hello_message(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, usize), Incomple
     Err(Incomplete::More)
 }
 
+/// The body of a whole ClientHello; `None` while it is not, and for anything else.
+pub(crate) fn client_hello_body(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    client_hello_message(bytes).ok().map(|(body, _)| body)
+}
+
 /// The body of a ClientHello; `None` where a TLS stack would end the connection.
 fn parse_client_hello(body: &[u8]) -> Option<ClientHello> {
     let mut body = Reader(body);

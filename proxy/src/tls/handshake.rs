@@ -20,14 +20,18 @@ use rustls::server::{Acceptor, ServerConnectionData, UnbufferedServerConnection}
 use rustls::unbuffered::{
     ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
 };
-use rustls::{CommonState, Error, HandshakeKind, ServerConfig};
+use rustls::{
+    AlertDescription, CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+};
 use tokio::sync::Semaphore;
 
-use super::context::{self, ClientContext, ServerBuilt, ServerContext};
+use super::choice::{self, ServerBuilt};
+use super::context::{ClientContext, ServerContext};
 use super::failure;
-use super::hello::{self, Scan};
+use super::hello::{self, Scan, Scanner, Seen};
 use super::info::{CertificateChain, TlsInfo};
-use super::stats::Established;
+use super::session_id::{self, SessionId};
+use super::stats::{Established, SslStats};
 use super::stream::{Kernel, TlsStream};
 use super::suites;
 use super::verdict::{Check, Verdict};
@@ -37,6 +41,7 @@ use crate::io::Io;
 const READ_BYTES: usize = 16 * 1024;
 /// Steps of handshakes in one turn of a worker.
 const STEPS: usize = 4;
+const TLS_1_2: &str = suites::version_name(ProtocolVersion::TLSv1_2);
 /// Handshake bytes of a peer that are kept undigested.
 const MAX_INCOMING: usize = 64 * 1024;
 
@@ -63,15 +68,23 @@ pub struct HandshakeFailure {
     pub cause: Cause,
     /// As Envoy words it; empty where the peer just left.
     pub reason: Arc<str>,
+    /// What was established by then. The peer is not validated.
+    pub info: Option<Arc<TlsInfo>>,
+    /// The peer's certificates that were refused.
+    peer: Option<Arc<CertificateChain>>,
 }
 
 impl HandshakeFailure {
     fn closed() -> Self {
-        Self { cause: Cause::Closed, reason: "".into() }
+        Self::of(Cause::Closed, "")
     }
 
     fn not_ready() -> Self {
-        Self { cause: Cause::NotReady, reason: "TLS error: Secret is not supplied by SDS".into() }
+        Self::of(Cause::NotReady, "TLS error: Secret is not supplied by SDS")
+    }
+
+    fn of(cause: Cause, reason: impl Into<Arc<str>>) -> Self {
+        Self { cause, reason: reason.into(), info: None, peer: None }
     }
 
     fn new(error: &Error) -> Self {
@@ -83,7 +96,8 @@ impl HandshakeFailure {
             (None, Error::InvalidCertificate(_)) => Cause::Refused(Check::Chain),
             (None, _) => Cause::Protocol,
         };
-        Self { cause, reason: failure::of_handshake(error, detail).into() }
+        let reason = failure::of_handshake(error, detail);
+        Self { peer: refusal.and_then(|refusal| refusal.peer), ..Self::of(cause, reason) }
     }
 }
 
@@ -103,10 +117,19 @@ trait Session {
     ) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
     fn common(&self) -> &CommonState;
+
+    /// Which of the buffers may tell the session's id.
+    fn note_session(buffers: &mut Buffers, before: bool);
 }
 
 impl Session for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+
+    fn note_session(buffers: &mut Buffers, before: bool) {
+        if !before && buffers.session.is_none() {
+            buffers.session = session_id::note(&buffers.outgoing, None);
+        }
+    }
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -122,6 +145,12 @@ impl Session for UnbufferedServerConnection {
 
 impl Session for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+
+    fn note_session(buffers: &mut Buffers, before: bool) {
+        if before {
+            buffers.session = session_id::note(&buffers.incoming, buffers.session);
+        }
+    }
 
     fn process<'c, 'i>(
         &'c mut self,
@@ -143,6 +172,8 @@ struct Buffers {
     written: usize,
     /// Plaintext that came right behind the handshake.
     plain: BytesMut,
+    session: Option<SessionId>,
+    seen: Verdict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,8 +213,15 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
         };
         buffers.incoming.advance(discard);
         if let Some(done) = done {
-            if done.is_err() {
+            if let Err(error) = &done {
                 take_alert(session, buffers);
+                if session.common().protocol_version() == Some(ProtocolVersion::TLSv1_2)
+                    && *error == Error::NoCertificatesPresented
+                    && let Some(alert) = buffers.outgoing.last_mut()
+                {
+                    // rustls has TLS 1.3's alert for both (RFC 5246 §7.4.6).
+                    *alert = AlertDescription::HandshakeFailure.into();
+                }
             }
             return done;
         }
@@ -269,24 +307,24 @@ impl Buffers {
         &mut self,
         session: &mut S,
         io: &mut Io,
-    ) -> Result<Verdict, HandshakeFailure> {
-        let mut seen = Verdict::default();
+    ) -> Result<(), HandshakeFailure> {
         loop {
             let outcome = in_turn(|| {
-                let _ = (Verdict::take(), context::take_picked());
-                let outcome = step(session, self);
-                outcome.map_err(|error| HandshakeFailure::new(&error)).inspect(|_| {
-                    let verdict = Verdict::take();
-                    seen.validated |= verdict.validated;
-                    seen.signature = verdict.signature.or(seen.signature);
-                    seen.picked = context::take_picked().or(seen.picked);
-                })
+                let _ = (Verdict::take(), choice::take_picked());
+                S::note_session(self, true);
+                let outcome = step(session, self).map_err(|error| HandshakeFailure::new(&error));
+                S::note_session(self, false);
+                let (verdict, seen) = (Verdict::take(), &mut self.seen);
+                seen.validated |= verdict.validated;
+                seen.signature = verdict.signature.or(seen.signature);
+                seen.picked = choice::take_picked().or(seen.picked);
+                outcome
             })
             .await;
             match outcome {
                 Ok(Step::Done) => {
                     self.flush(io).await?;
-                    return Ok(seen);
+                    return Ok(());
                 }
                 Ok(Step::More) => self.flush(io).await?,
                 Ok(Step::PeerClosed) => return Err(HandshakeFailure::closed()),
@@ -306,17 +344,19 @@ impl Buffers {
 struct Hello {
     config: Arc<ServerConfig>,
     server_name: Option<Arc<str>>,
-    session_id: Option<Box<str>>,
+    seen: Seen,
+    group: Option<NamedGroup>,
 }
 
 /// Reads until a whole ClientHello is there, and chooses by it.
 async fn read_hello(
     buffers: &mut Buffers,
     io: &mut Io,
-    context: &ServerContext,
     built: &ServerBuilt,
+    stats: Option<&SslStats>,
 ) -> Result<Hello, HandshakeFailure> {
-    while hello::scan(&buffers.incoming) == Scan::More {
+    let mut scanner = Scanner::default();
+    while scanner.scan(&buffers.incoming) == Scan::More {
         if !buffers.read(io).await? {
             return Err(HandshakeFailure::closed());
         }
@@ -330,10 +370,17 @@ async fn read_hello(
             match acceptor.accept() {
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
+                    let seen = hello::see(&buffers.incoming);
+                    if seen.asks_ocsp
+                        && let Some(stats) = stats
+                    {
+                        stats.asked_for_staple();
+                    }
                     return Ok(Hello {
-                        config: built.config_for(&hello, context.settings()),
+                        config: built.config_for(&hello, &seen).map_err(|e| (e, Vec::new()))?,
                         server_name: hello.server_name().map(Arc::from),
-                        session_id: hello::session_id(&buffers.incoming),
+                        group: built.group_of_tls12(&hello),
+                        seen,
                     });
                 }
                 Ok(None) if read == 0 => return Err((Error::HandshakeNotComplete, Vec::new())),
@@ -370,26 +417,39 @@ pub async fn accept(
     mut io: Io,
     read: BytesMut,
     context: &ServerContext,
+    stats: Option<&SslStats>,
 ) -> Result<(TlsStream, Established), HandshakeFailure> {
     let Some(built) = context.current() else { return Err(HandshakeFailure::not_ready()) };
     let mut buffers = Buffers { incoming: read, ..Buffers::default() };
-    let hello = read_hello(&mut buffers, &mut io, context, &built).await?;
+    let hello = read_hello(&mut buffers, &mut io, &built, stats).await?;
     let mut session = UnbufferedServerConnection::new(hello.config)
         .map_err(|error| HandshakeFailure::new(&error))?;
-    let seen = buffers.drive(&mut session, &mut io).await?;
-    let common = session.common();
+    let outcome = buffers.drive(&mut session, &mut io).await;
+    let (common, seen) = (session.common(), &buffers.seen);
     let mut info = facts(common);
     info.sni = hello.server_name;
-    info.session_id = hello.session_id;
     info.local = built.presented(seen.picked);
-    let established = Established::new(common, &info, &seen);
+    if info.version == TLS_1_2 {
+        // A session behind a ticket has an id only once it is resumed.
+        let id = match hello.seen.ticket {
+            Some(ticket) if built.gives_tickets() => ticket.filter(|_| info.resumed),
+            _ => buffers.session,
+        };
+        info.session_id = id.map(SessionId::to_text);
+    }
+    if let Err(mut failure) = outcome {
+        info.peer = failure.peer.take().or(info.peer);
+        failure.info = Some(Arc::new(info));
+        return Err(failure);
+    }
+    let established = Established::new(common, &info, seen, hello.group);
     info.peer_validated = match (&info.peer, &built.verifier) {
         (Some(peer), Some(verifier)) if info.resumed => {
             verifier.admits_resumed(peer.leaf(), SystemTime::now()).ok_or_else(expired_session)?
         }
         _ => seen.validated,
     };
-    let version = common.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_2);
+    let version = common.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2);
     let (secrets, kernel) = session
         .dangerous_into_kernel_connection()
         .map_err(|error| HandshakeFailure::new(&error))?;
@@ -433,12 +493,15 @@ pub async fn connect(
     let mut buffers = Buffers::default();
     let mut session = UnbufferedClientConnection::new_with_alpn(config, server_name(sni), alpn)
         .map_err(|error| HandshakeFailure::new(&error))?;
-    let seen = buffers.drive(&mut session, &mut io).await?;
-    let common = session.common();
+    buffers.drive(&mut session, &mut io).await?;
+    let (common, seen) = (session.common(), &buffers.seen);
     let mut info = facts(common);
+    if info.version == TLS_1_2 {
+        info.session_id = buffers.session.map(SessionId::to_text);
+    }
     info.sni = (!sni.is_empty()).then(|| sni.into());
     info.local = built.certificate.as_ref().map(|certificate| certificate.chain.clone());
-    let established = Established::new(common, &info, &seen);
+    let established = Established::new(common, &info, seen, built.session_group(common));
     info.peer_validated = match &info.peer {
         Some(peer) if info.resumed => built
             .verifier
@@ -446,7 +509,7 @@ pub async fn connect(
             .ok_or_else(expired_session)?,
         _ => seen.validated,
     };
-    let version = common.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_2);
+    let version = common.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2);
     let (secrets, kernel) = session
         .dangerous_into_kernel_connection()
         .map_err(|error| HandshakeFailure::new(&error))?;
@@ -463,10 +526,7 @@ fn server_name(sni: &str) -> ServerName<'static> {
 fn expired_session() -> HandshakeFailure {
     let error = Error::InvalidCertificate(rustls::CertificateError::Expired);
     let detail = "verify cert failed: X509_verify_cert: certificate verification error at depth 0: certificate has expired";
-    HandshakeFailure {
-        cause: Cause::Refused(Check::Chain),
-        reason: failure::of_handshake(&error, Some(detail)).into(),
-    }
+    HandshakeFailure::of(Cause::Refused(Check::Chain), failure::of_handshake(&error, Some(detail)))
 }
 
 fn facts(common: &CommonState) -> TlsInfo {
@@ -487,7 +547,7 @@ fn finish(
     io: Io,
     buffers: Buffers,
     secrets: rustls::ExtractedSecrets,
-    version: rustls::ProtocolVersion,
+    version: ProtocolVersion,
     kernel: Kernel,
     info: TlsInfo,
 ) -> Result<TlsStream, HandshakeFailure> {
@@ -496,7 +556,6 @@ fn finish(
         false => bytes,
     };
     let (plain, incoming) = (shrunk(buffers.plain), shrunk(buffers.incoming));
-    TlsStream::new(io, secrets, version, kernel, Arc::new(info), plain, incoming).map_err(|error| {
-        HandshakeFailure { cause: Cause::Protocol, reason: failure::of_record(error).into() }
-    })
+    TlsStream::new(io, secrets, version, kernel, Arc::new(info), plain, incoming)
+        .map_err(|error| HandshakeFailure::of(Cause::Protocol, failure::of_record(error)))
 }

@@ -1,10 +1,14 @@
-//! Whether a whole ClientHello has come, without digesting it: a peer that sends it byte by byte costs a look at a few
-//! of them each time (RFC 8446 §5.1, §4).
+//! Whether a whole ClientHello has come, without digesting it: a peer that sends it byte by byte costs a look at the
+//! last record each time (RFC 8446 §5.1, §4). And of a whole one, what rustls does not tell.
+
+use super::session_id::SessionId;
+use crate::listener::tls_inspector;
 
 /// Bytes of a ClientHello, as BoringSSL limits it.
 const MAX_HELLO: usize = 16 * 1024;
-/// A record's header, and a handshake message's.
-const RECORD: usize = 5;
+/// With the headers of its records, of which there may be many.
+const MAX_BYTES: usize = 2 * MAX_HELLO;
+/// A handshake message's header.
 const MESSAGE: usize = 4;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
@@ -18,59 +22,127 @@ pub(super) enum Scan {
     Whole,
 }
 
-/// Looks at the records that have come.
-pub(super) fn scan(bytes: &[u8]) -> Scan {
-    let mut rest = bytes;
-    let mut got = 0;
-    let mut wanted = None;
-    loop {
-        if rest.first().is_some_and(|kind| *kind != HANDSHAKE)
-            || rest.get(1).is_some_and(|major| *major != 3)
-        {
+/// How far the records that have come were looked at.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    /// The last record that has begun.
+    at: usize,
+    /// Bytes of the message in the records before.
+    got: usize,
+    /// How long the message is, with its header.
+    wanted: Option<usize>,
+}
+
+impl Scanner {
+    /// `bytes` are all that have come.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
+        if bytes.len() > MAX_BYTES {
             return Scan::Whole;
         }
-        let [_, _, _, high, low, body @ ..] = rest else { return Scan::More };
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        if length == 0 || length > MAX_HELLO {
-            return Scan::Whole;
-        }
-        if wanted.is_none() {
-            if body.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+        loop {
+            let rest = &bytes[self.at..];
+            if rest.first().is_some_and(|kind| *kind != HANDSHAKE)
+                || rest.get(1).is_some_and(|major| *major != 3)
+            {
                 return Scan::Whole;
             }
-            if let [_, a, b, c, ..] = body {
-                let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
-                if length > MAX_HELLO || rest.len() < RECORD {
+            let [_, _, _, high, low, body @ ..] = rest else { return Scan::More };
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            if length == 0 || length > MAX_HELLO {
+                return Scan::Whole;
+            }
+            if self.wanted.is_none() {
+                if body.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
                     return Scan::Whole;
                 }
-                wanted = Some(length + MESSAGE);
-            } else if body.len() >= length {
-                // A header in pieces: rare enough to be rustls' alone.
+                if let [_, a, b, c, ..] = body {
+                    let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+                    if length > MAX_HELLO {
+                        return Scan::Whole;
+                    }
+                    self.wanted = Some(length + MESSAGE);
+                } else if body.len() >= length {
+                    // A header in pieces: rare enough to be rustls' alone.
+                    return Scan::Whole;
+                }
+            }
+            let got = self.got + length.min(body.len());
+            if self.wanted.is_some_and(|wanted| got >= wanted) {
                 return Scan::Whole;
             }
+            if body.len() < length {
+                return Scan::More;
+            }
+            self.got = got;
+            self.at = bytes.len() - body.len() + length;
         }
-        got += length.min(body.len());
-        if wanted.is_some_and(|wanted| got >= wanted) {
-            return Scan::Whole;
-        }
-        if body.len() < length {
-            return Scan::More;
-        }
-        rest = &body[length..];
     }
 }
 
-/// The session id of a ClientHello in its first record, in hex.
-pub(super) fn session_id(bytes: &[u8]) -> Option<Box<str>> {
-    const BEFORE: usize = RECORD + MESSAGE + 2 + 32;
-    let length = usize::from(*bytes.get(BEFORE)?);
-    let id = bytes.get(BEFORE + 1..BEFORE + 1 + length).filter(|id| !id.is_empty())?;
-    Some(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+/// What of a ClientHello rustls keeps to itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// RFC 8446 §4.2.1.
+    pub(super) offers_tls13: bool,
+    /// A stapled OCSP response is asked for (RFC 6066 §8).
+    pub(super) asks_ocsp: bool,
+    /// The client takes session tickets (RFC 5077 §3.2); the id of the session that it offers by one.
+    pub(super) ticket: Option<Option<SessionId>>,
+}
+
+/// Reads a whole ClientHello. What is malformed is left to rustls.
+pub(super) fn see(bytes: &[u8]) -> Seen {
+    const STATUS_REQUEST: u16 = 5;
+    const SESSION_TICKET: u16 = 35;
+    const SUPPORTED_VERSIONS: u16 = 43;
+    const OCSP: u8 = 1;
+    let mut seen = Seen::default();
+    let Some(body) = tls_inspector::client_hello_body(bytes) else { return seen };
+    for_each_extension(&body, |kind, content| match kind {
+        STATUS_REQUEST => seen.asks_ocsp = content.first() == Some(&OCSP),
+        SESSION_TICKET => seen.ticket = Some(SessionId::of_ticket(content)),
+        SUPPORTED_VERSIONS => {
+            let mut versions = content.get(1..).unwrap_or_default().chunks_exact(2);
+            seen.offers_tls13 = versions.any(|version| version == [3, 4]);
+        }
+        _ => {}
+    });
+    seen
+}
+
+/// RFC 8446 §4.1.2.
+fn for_each_extension(body: &[u8], mut f: impl FnMut(u16, &[u8])) -> Option<()> {
+    fn number(bytes: &mut &[u8], width: usize) -> Option<usize> {
+        let (number, rest) = bytes.split_at_checked(width)?;
+        *bytes = rest;
+        Some(number.iter().fold(0, |n, byte| n << 8 | usize::from(*byte)))
+    }
+    fn prefixed<'a>(bytes: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
+        let length = number(bytes, width)?;
+        let (content, rest) = bytes.split_at_checked(length)?;
+        *bytes = rest;
+        Some(content)
+    }
+    // Version and random, session id, cipher suites, compression methods.
+    let mut rest = body.get(2 + 32..)?;
+    prefixed(&mut rest, 1)?;
+    prefixed(&mut rest, 2)?;
+    prefixed(&mut rest, 1)?;
+    let mut extensions = prefixed(&mut rest, 2)?;
+    while !extensions.is_empty() {
+        let kind = number(&mut extensions, 2)? as u16;
+        f(kind, prefixed(&mut extensions, 2)?);
+    }
+    Some(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn scan(bytes: &[u8]) -> Scan {
+        Scanner::default().scan(bytes)
+    }
 
     fn records(message: &[u8], size: usize) -> Vec<u8> {
         let record = |piece: &[u8]| {
@@ -90,7 +162,30 @@ mod tests {
                 assert_eq!(scan(&bytes[..end]), Scan::More, "{end} of {size}");
             }
             assert_eq!(scan(&bytes), Scan::Whole);
+            let mut scanner = Scanner::default();
+            let ends = (0..=bytes.len()).map(|end| scanner.scan(&bytes[..end]));
+            assert_eq!(ends.filter(|scan| *scan == Scan::More).count(), bytes.len());
         }
+    }
+
+    #[test]
+    fn what_a_hello_offers_is_seen() {
+        let extensions =
+            [&[0, 5, 0, 5, 1, 0, 0, 0, 0][..], &[0, 35, 0, 2, 8, 9], &[0, 43, 0, 5, 4, 3, 4, 3, 3]]
+                .concat();
+        let mut hello = vec![3; 2 + 32];
+        hello.extend([0, 0, 2, 0x13, 1, 1, 0, 0, extensions.len() as u8]);
+        hello.extend(&extensions);
+        let mut message = vec![1, 0, 0, hello.len() as u8];
+        message.append(&mut hello);
+        for size in [7, 1000] {
+            let seen = see(&records(&message, size));
+            assert!(seen.offers_tls13 && seen.asks_ocsp);
+            assert_eq!(seen.ticket, Some(SessionId::of_ticket(&[8, 9])));
+        }
+        // Without extensions, and cut short.
+        message.truncate(4 + 34 + 7);
+        assert!(see(&records(&message, 1000)).ticket.is_none());
     }
 
     #[test]
@@ -101,5 +196,12 @@ mod tests {
         // A message of more than 16 KiB, and a record of more.
         assert_eq!(scan(&[22, 3, 1, 0x10, 0, 1, 0, 0x50, 0]), Scan::Whole);
         assert_eq!(scan(&[22, 3, 1, 0x50, 0]), Scan::Whole);
+        // More headers than hello.
+        let mut hello = vec![1, 0, 0x3f, 0];
+        hello.resize(4 + 0x3f00, 0);
+        let mut cut = records(&hello[..4], 4);
+        cut.extend(records(&hello[4..], 1));
+        assert_eq!(scan(&cut[..MAX_BYTES]), Scan::More);
+        assert_eq!(scan(&cut[..MAX_BYTES + 1]), Scan::Whole);
     }
 }

@@ -4,6 +4,7 @@
 //! which is an `Io` again; `verify` decides about certificates.
 
 pub mod certificate;
+mod choice;
 pub mod context;
 mod failure;
 pub mod handshake;
@@ -12,7 +13,9 @@ pub mod info;
 pub mod inventory;
 pub mod material;
 mod record;
+mod refusal;
 pub mod secrets;
+mod session_id;
 pub mod stats;
 mod stream;
 pub mod suites;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::SystemTime;
 
-use rustls::CommonState;
+use rustls::{CommonState, NamedGroup};
 
 use super::context::CommonTls;
 use super::handshake::{Cause, HandshakeFailure};
@@ -27,12 +27,18 @@ pub struct Established {
 }
 
 impl Established {
-    pub(super) fn new(common: &CommonState, info: &TlsInfo, seen: &Verdict) -> Self {
-        let group = common.negotiated_key_exchange_group();
+    /// `group` is that of the session where this handshake had no key exchange of its own.
+    pub(super) fn new(
+        common: &CommonState,
+        info: &TlsInfo,
+        seen: &Verdict,
+        group: Option<NamedGroup>,
+    ) -> Self {
+        let own = common.negotiated_key_exchange_group().map(|group| group.name());
         Self {
             version: info.version,
             cipher: info.cipher,
-            curve: group.map(|group| suites::group_name(group.name())),
+            curve: own.or(group).map(suites::group_name),
             signature: seen.signature.map(suites::signature_name),
             resumed: info.resumed,
             has_peer: info.peer.is_some(),
@@ -141,6 +147,12 @@ impl SslStats {
                 self.count(kind, name);
             }
         }
+    }
+
+    /// A client asks for a stapled OCSP response, of which there is none.
+    pub(super) fn asked_for_staple(&self) {
+        self.block.inc(SslStat::OcspStapleRequests);
+        self.block.inc(SslStat::OcspStapleOmitted);
     }
 
     fn count(&self, kind: &'static str, name: &'static str) {

@@ -47,9 +47,10 @@ pub enum Named<T> {
     Unknown,
 }
 
-/// Envoy's default list of TLS 1.2.
-pub fn default_tls12_suites() -> Vec<SupportedCipherSuite> {
-    TLS12_SUITES.iter().map(|(_, suite)| *suite).collect()
+/// Envoy's default list of TLS 1.2, in groups of equal preference.
+pub fn default_tls12_suites() -> Vec<Vec<SupportedCipherSuite>> {
+    let [a, b, c, d, e, f] = TLS12_SUITES.map(|(_, suite)| suite);
+    vec![vec![a, b], vec![c, d], vec![e], vec![f]]
 }
 
 /// The TLS 1.2 suite of an OpenSSL name.
@@ -104,7 +105,7 @@ pub fn group_name(group: NamedGroup) -> &'static str {
 }
 
 /// OpenSSL's name.
-pub fn version_name(version: ProtocolVersion) -> &'static str {
+pub const fn version_name(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::TLSv1_3 => "TLSv1.3",
         _ => "TLSv1.2",

@@ -109,7 +109,7 @@ fn client(common: CommonTls, change: impl FnOnce(&mut ClientSettings)) -> Arc<Cl
 async fn shake(server: &ServerContext, client: &ClientContext) -> (Shaken, Shaken) {
     let (a, b) = Io::pair(64 * 1024);
     let request = ClientRequest::default();
-    tokio::join!(accept(a, BytesMut::new(), server), connect(b, client, &request))
+    tokio::join!(accept(a, BytesMut::new(), server, None), connect(b, client, &request))
 }
 
 fn io(shaken: Shaken) -> Io {
@@ -307,7 +307,7 @@ async fn what_is_no_hello_is_answered_and_closed() {
     for (bytes, reason) in cases {
         let (io, mut peer) = Io::pair(1024);
         send(&mut peer, Bytes::copy_from_slice(bytes)).await;
-        let failure = accept(io, BytesMut::new(), &server).await.err().unwrap();
+        let failure = accept(io, BytesMut::new(), &server, None).await.err().unwrap();
         assert_eq!(failure.cause, Cause::Protocol);
         assert!(failure.reason.contains(reason), "{}", failure.reason);
     }
@@ -315,7 +315,7 @@ async fn what_is_no_hello_is_answered_and_closed() {
     let (io, mut peer) = Io::pair(1024);
     send(&mut peer, Bytes::from_static(&[22, 3, 1])).await;
     drop(peer);
-    let failure = accept(io, BytesMut::new(), &server).await.err().unwrap();
+    let failure = accept(io, BytesMut::new(), &server, None).await.err().unwrap();
     assert_eq!((failure.cause, &*failure.reason), (Cause::Closed, ""));
 }
 

@@ -1,8 +1,11 @@
 //! What a verifier found, on its way past rustls, which carries no more than yes or no.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use rustls::{CertificateError, SignatureScheme};
+
+use super::info::CertificateChain;
 
 /// Which check refused a certificate: what is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Refusal {
     /// As Envoy words it.
     pub detail: String,
     pub(super) error: CertificateError,
+    /// What was refused.
+    pub(super) peer: Option<Arc<CertificateChain>>,
 }
 
 thread_local! {

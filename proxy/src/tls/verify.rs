@@ -13,7 +13,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
@@ -22,6 +22,8 @@ use webpki::{
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::info::CertificateChain;
+use super::refusal::{purpose, refuse_chain, refuse_leaf};
 use super::validation::{SanType, ValidationContext};
 use super::verdict::{Check, REFUSAL, Refusal, SIGNATURE, VALIDATED};
 
@@ -305,8 +307,11 @@ impl PeerVerifier {
                 VALIDATED.set(validated);
                 Ok(())
             }
-            Err(refusal) => {
+            Err(mut refusal) => {
                 let error = refusal.error.clone();
+                let all = std::iter::once(leaf).chain(intermediates);
+                let all = all.map(|der| der.clone().into_owned()).collect();
+                refusal.peer = CertificateChain::new(all).map(Arc::new);
                 REFUSAL.set(Some(refusal));
                 Err(Error::InvalidCertificate(error))
             }
@@ -348,14 +353,6 @@ fn inside_validity(leaf: &[u8]) -> Option<UnixTime> {
     Some(UnixTime::since_unix_epoch(since))
 }
 
-fn purpose() -> Refusal {
-    Refusal {
-        check: Check::Chain,
-        detail: chain_text(0, "unsupported certificate purpose"),
-        error: CertificateError::InvalidPurpose,
-    }
-}
-
 /// The key usages that BoringSSL wants of a TLS peer; a certificate without the extension has all.
 fn allows_usage(leaf: &[u8], peer: Peer) -> bool {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
@@ -366,74 +363,6 @@ fn allows_usage(leaf: &[u8], peer: Peer) -> bool {
         Peer::Client => agreed,
         Peer::Server => agreed || usage.key_encipherment(),
     }
-}
-
-fn refuse_leaf(check: Check, detail: String) -> Refusal {
-    let error = CertificateError::Other(rustls::OtherError(Arc::new(Refused)));
-    Refusal { check, detail, error }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the certificate does not fit the validation context")]
-struct Refused;
-
-fn chain_text(depth: usize, why: &str) -> String {
-    format!(
-        "verify cert failed: X509_verify_cert: certificate verification error at depth {depth}: {why}"
-    )
-}
-
-/// webpki's error in BoringSSL's words, and rustls' error with the alert that fits.
-fn refuse_chain(
-    error: webpki::Error,
-    leaf: &[u8],
-    intermediates: &[CertificateDer<'_>],
-) -> Refusal {
-    use webpki::Error as E;
-    let parsed = X509Certificate::from_der(leaf).ok().map(|(_, leaf)| leaf);
-    let leaf_is_current = parsed.as_ref().is_some_and(|leaf| leaf.validity().is_valid());
-    let of_time = if leaf_is_current { 1 } else { 0 };
-    let last = intermediates.len();
-    let (depth, why, error) = match error {
-        E::CertExpired { .. } => (of_time, "certificate has expired", CertificateError::Expired),
-        E::CertNotValidYet { .. } => {
-            (of_time, "certificate is not yet valid", CertificateError::NotValidYet)
-        }
-        E::UnknownIssuer => {
-            let is_own = |der: &[u8]| {
-                X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
-            };
-            let why = match intermediates.last() {
-                None if is_own(leaf) => "self signed certificate",
-                Some(last) if is_own(last) => "self signed certificate in certificate chain",
-                _ => "unable to get local issuer certificate",
-            };
-            (last, why, CertificateError::UnknownIssuer)
-        }
-        E::CertRevoked => (0, "certificate revoked", CertificateError::Revoked),
-        E::UnknownRevocationStatus => {
-            (0, "unable to get certificate CRL", CertificateError::UnknownRevocationStatus)
-        }
-        E::InvalidSignatureForPublicKey => {
-            (0, "certificate signature failure", CertificateError::BadSignature)
-        }
-        E::RequiredEkuNotFoundContext(_) => {
-            (0, "unsupported certificate purpose", CertificateError::InvalidPurpose)
-        }
-        E::CaUsedAsEndEntity => (0, "invalid CA certificate", CertificateError::InvalidPurpose),
-        E::EndEntityUsedAsCa => (1, "invalid CA certificate", CertificateError::UnknownIssuer),
-        E::PathLenConstraintViolated => {
-            (1, "path length constraint exceeded", CertificateError::UnknownIssuer)
-        }
-        E::MaximumPathDepthExceeded => {
-            (last, "certificate chain too long", CertificateError::UnknownIssuer)
-        }
-        E::NameConstraintViolation => {
-            (0, "permitted subtree violation", CertificateError::UnknownIssuer)
-        }
-        _ => (0, "unspecified certificate verification error", CertificateError::BadEncoding),
-    };
-    Refusal { check: Check::Chain, detail: chain_text(depth, why), error }
 }
 
 /// The names that matchers look at, as text. What is no text is no name.

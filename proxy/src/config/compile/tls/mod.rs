@@ -259,21 +259,30 @@ fn compile_params(pb: &pb::TlsParameters, common: &mut CommonTls, path: &FieldPa
 }
 
 /// BoringSSL's list: names, `[a|b]` for equal ones, `-ALL` and the like in front.
-fn compile_suites(list: &[String], path: &FieldPath<'_>) -> Vec<rustls::SupportedCipherSuite> {
-    let mut out = Vec::new();
+fn compile_suites(list: &[String], path: &FieldPath<'_>) -> Vec<Vec<rustls::SupportedCipherSuite>> {
+    let mut out: Vec<Vec<rustls::SupportedCipherSuite>> = Vec::new();
     for (i, entry) in list.iter().enumerate() {
         let at = path.index("cipher_suites", i);
-        for name in entry.split([':', '[', ']', '|']).filter(|name| !name.is_empty()) {
-            if name.starts_with(['-', '!']) {
-                continue;
-            }
-            match suites::tls12_suite(name) {
-                Named::Built(suite) if out.contains(&suite) => {}
-                Named::Built(suite) => out.push(suite),
-                Named::NotBuilt => at.ignored(format_args!("{name} is not supported")),
-                Named::Unknown => {
-                    at.error(format_args!("failed to initialize cipher suites {name}"));
+        // Brackets do not nest, and no name has one: what follows the opening one up to the other is a group.
+        for (part, text) in entry.split(['[', ']']).enumerate() {
+            let is_group = part % 2 == 1;
+            let mut group = Vec::new();
+            for name in text.split([':', '|']).filter(|name| !name.is_empty()) {
+                if name.starts_with(['-', '!']) {
+                    continue;
                 }
+                match suites::tls12_suite(name) {
+                    Named::Built(suite) if out.iter().flatten().any(|known| *known == suite) => {}
+                    Named::Built(suite) if is_group => group.push(suite),
+                    Named::Built(suite) => out.push(vec![suite]),
+                    Named::NotBuilt => at.ignored(format_args!("{name} is not supported")),
+                    Named::Unknown => {
+                        at.error(format_args!("failed to initialize cipher suites {name}"));
+                    }
+                }
+            }
+            if !group.is_empty() {
+                out.push(group);
             }
         }
     }
