@@ -47,6 +47,7 @@ areas! {
     stats_config,
     tcp,
     timeouts,
+    tls,
     tls_inspector,
     upgrades,
     upstreams,
