@@ -338,6 +338,58 @@ fn changes_close_no_connection() {
     });
 }
 
+/// Two listeners cannot share an address; one that takes another's place can, also where its socket is not shared.
+#[test]
+fn addresses_are_refused_and_handed_over_as_in_envoy() {
+    run(async || {
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            mesh.see(mesh.main, "/", "200 a").await;
+            let one = |name: &str, port: u16| {
+                let listener = mesh.listener(name, port, "r");
+                listener.replace("filter_chains", "enable_reuse_port: false, filter_chains")
+            };
+            let both = [mesh.listener("l", mesh.main, "r"), one("k", mesh.other)];
+            mesh.put("lds.yaml", "2", &both);
+            mesh.see(mesh.other, "/", "200 a").await;
+            // An address that is another listener's.
+            mesh.put(
+                "lds.yaml",
+                "3",
+                &[both[0].clone(), one("k", mesh.other), one("x", mesh.main)],
+            );
+            mesh.see_stat("listener_manager.lds.update_rejected", 1).await;
+            // One that another process has.
+            let taken = mesh.listener("x", mesh.a, "r");
+            mesh.put("lds.yaml", "4", &[both[0].clone(), both[1].clone(), taken]);
+            mesh.see_stat("listener_manager.lds.update_rejected", 2).await;
+            // What an update may not change.
+            mesh.put("lds.yaml", "5", &[one("l", mesh.main), both[1].clone()]);
+            mesh.see_stat("listener_manager.lds.update_rejected", 3).await;
+            mesh.see(mesh.main, "/", "200 a").await;
+            // Other options for the same address; then another name for it.
+            let changed = both[1].replace("enable_reuse", "tcp_backlog_size: 9, enable_reuse");
+            mesh.put("lds.yaml", "6", &[both[0].clone(), changed]);
+            mesh.see_stat("listener_manager.listener_modified", 1).await;
+            mesh.see(mesh.other, "/", "200 a").await;
+            mesh.put("lds.yaml", "7", &[both[0].clone(), one("m", mesh.other)]);
+            mesh.see_stat("listener_manager.listener_added", 3).await;
+            mesh.see(mesh.other, "/", "200 a").await;
+            for (name, value) in [
+                ("listener_manager.listener_create_failure", 1),
+                ("listener_manager.listener_added", 3),
+                ("listener_manager.listener_modified", 1),
+                ("listener_manager.listener_removed", 1),
+                ("listener_manager.lds.update_success", 4),
+                ("listener_manager.lds.update_rejected", 3),
+                ("listener_manager.total_listeners_active", 2),
+            ] {
+                mesh.see_stat(name, value).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn endpoints_flip_under_load_and_no_request_is_lost() {
     run(async || {

@@ -3,6 +3,7 @@
 //!
 //! Filled by `config::compile::core`; plain and immutable.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,33 @@ pub enum ConfigAddress {
     Dns { host: Arc<str>, port: u16 },
     /// A `pipe`; `mode` 0 leaves the permissions as the process's umask makes them.
     Pipe { path: Arc<str>, mode: u32 },
+}
+
+impl ConfigAddress {
+    /// Whether a socket of the one is a socket of the other.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ip { addr, .. }, Self::Ip { addr: other, .. }) => addr == other,
+            (Self::Pipe { path, .. }, Self::Pipe { path: other, .. }) => path == other,
+            (Self::Dns { .. }, Self::Dns { .. }) => self == other,
+            (Self::Ip { .. } | Self::Pipe { .. } | Self::Dns { .. }, _) => false,
+        }
+    }
+
+    /// A port that the kernel chooses.
+    pub fn is_any_port(&self) -> bool {
+        matches!(self, Self::Ip { addr, .. } if addr.port() == 0)
+    }
+}
+
+impl fmt::Display for ConfigAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip { addr, .. } => addr.fmt(f),
+            Self::Dns { host, port } => write!(f, "{host}:{port}"),
+            Self::Pipe { path, .. } => f.write_str(path),
+        }
+    }
 }
 
 /// When a socket option is applied: `SocketOption.SocketState`.

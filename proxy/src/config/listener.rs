@@ -44,6 +44,25 @@ impl Listener {
         let contexts = self.filter_chains.iter().filter_map(|chain| chain.transport.as_ref());
         contexts.flat_map(|context| context.settings().common.slots())
     }
+
+    /// Whether `new`, beside this one, would have an address of its. A port that the kernel chooses is no one's.
+    pub fn shares_address(&self, new: &Self) -> bool {
+        let counts = |bind: &&Bind| !bind.address.is_any_port() || !self.bind_to_port;
+        let is_ours =
+            |bind: &Bind| self.binds.iter().any(|ours| ours.address.is_same_place(&bind.address));
+        new.binds.iter().filter(counts).any(is_ours)
+    }
+
+    /// Why a listener is refused that shares an address with another.
+    pub fn duplicate_address(&self) -> String {
+        let addresses: Vec<_> = self.binds.iter().map(|bind| bind.address.to_string()).collect();
+        format!(
+            "error adding listener: '{}' has duplicate address '{}' as existing listener, to check if the listener has \
+             duplicated addresses with other listeners or 'enable_reuse_port' is set to 'false' for the listener",
+            self.name,
+            addresses.join(",")
+        )
+    }
 }
 
 /// One listening address.

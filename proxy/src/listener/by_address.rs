@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use rustc_hash::FxHashMap;
 
 use super::WorkerListener;
-use super::sockets::BoundSocket;
+use super::sockets::SocketHandle;
 use crate::config::core::ConfigAddress;
 
 /// See the module.
@@ -32,13 +32,10 @@ impl fmt::Debug for ListenersByAddress {
 impl ListenersByAddress {
     /// Enters a listener under every address that it has; `sockets` are its own ones, if it has any: they know the
     /// port that the kernel chose.
-    pub fn add(&self, listener: &Rc<WorkerListener>, sockets: &[BoundSocket]) {
+    pub fn add(&self, listener: &Rc<WorkerListener>, sockets: &[SocketHandle]) {
         for (i, bind) in listener.config.binds.iter().enumerate() {
             let ConfigAddress::Ip { addr, ipv4_compat } = bind.address else { continue };
-            let bound = match sockets.get(i) {
-                Some(BoundSocket::Tcp(socket)) => socket.local_addr().ok(),
-                Some(BoundSocket::Unix(_)) | None => None,
-            };
+            let bound = sockets.get(i).and_then(SocketHandle::local_address);
             self.enter(listener, bound.unwrap_or(addr), ipv4_compat);
         }
     }

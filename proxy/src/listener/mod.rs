@@ -13,16 +13,17 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use self::filters::ListenerFilters;
-use self::sockets::BoundSocket;
+use self::sockets::{BoundSocket, SocketHandle};
 use crate::access_log::AccessLogs;
 use crate::config::listener::Listener;
 use crate::filter_chain::{self, WorkerChains};
@@ -100,14 +101,59 @@ impl Acceptor {
                 .poll_accept(cx)
                 .map_ok(|(stream, peer)| (Io::from(stream), Address::Ip(canonical(peer)))),
             Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| {
-                let path = peer.as_pathname().and_then(|p| p.to_str()).map(Arc::from);
                 let io = Io::from(stream);
-                // A peer without a name goes by ours, as in Envoy.
-                let named = path.map(Address::Pipe).or_else(|| io.local_address().ok());
-                (io, named.unwrap_or_else(|| Address::Pipe("".into())))
+                let peer = unix_peer(peer.as_pathname(), &io);
+                (io, peer)
             }),
         }
     }
+}
+
+impl Acceptor {
+    /// Takes who waits in the queue, without asking the reactor, whose word may be old: closing then refuses nobody who
+    /// was let in. Those who go on coming are not waited for.
+    fn take_rest(self, listener: &Rc<WorkerListener>) {
+        let queue = listener.config.backlog.max(1);
+        match self {
+            Self::Tcp { listener: socket, local } => {
+                let Ok(socket) = socket.into_std() else { return };
+                for (io, peer) in rest(queue, || socket.accept()) {
+                    let Ok(()) = io.set_nonblocking(true) else { continue };
+                    if let Ok(io) = TcpStream::from_std(io) {
+                        listener.admit(Io::from(io), Address::Ip(canonical(peer)), local.as_ref());
+                    }
+                }
+            }
+            Self::Unix(socket) => {
+                let Ok(socket) = socket.into_std() else { return };
+                for (io, peer) in rest(queue, || socket.accept()) {
+                    let Ok(()) = io.set_nonblocking(true) else { continue };
+                    if let Ok(io) = UnixStream::from_std(io) {
+                        let io = Io::from(io);
+                        let peer = unix_peer(peer.as_pathname(), &io);
+                        listener.admit(io, peer, None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a socket that does not block still gives: `limit` at most.
+fn rest<T>(limit: i32, mut accept: impl FnMut() -> io::Result<T>) -> impl Iterator<Item = T> {
+    (0..limit)
+        .map_while(move |_| match accept() {
+            Ok(accepted) => Some(Some(accepted)),
+            Err(error) if is_transient(&error) => Some(None),
+            Err(_) => None,
+        })
+        .flatten()
+}
+
+/// A peer without a name goes by ours, as in Envoy.
+fn unix_peer(path: Option<&Path>, io: &Io) -> Address {
+    let path = path.and_then(Path::to_str).map(|path| Address::Pipe(path.into()));
+    path.or_else(|| io.local_address().ok()).unwrap_or_else(|| Address::Pipe("".into()))
 }
 
 impl WorkerListener {
@@ -247,10 +293,12 @@ impl ListenerSlot {
     /// The socket cannot be registered with the runtime.
     pub async fn accept_loop(
         self: Rc<Self>,
-        socket: BoundSocket,
+        socket: SocketHandle,
         stop: StopSignal,
     ) -> io::Result<()> {
-        let acceptor = Acceptor::new(socket)?;
+        let socket = CloseAtEnd(socket);
+        let Some(own) = socket.0.open()? else { return Ok(()) };
+        let acceptor = Acceptor::new(own)?;
         loop {
             let failed = poll_fn(|cx| {
                 let mut accepted = 0;
@@ -273,18 +321,32 @@ impl ListenerSlot {
                 if accepted > 0 {
                     listener.count_accepted(accepted);
                 }
-                // The queue is empty: closing now refuses nobody who was let in.
                 if stop.poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
             })
             .await;
-            let Some(error) = failed else { return Ok(()) };
+            let Some(error) = failed else {
+                acceptor.take_rest(&self.current());
+                return Ok(());
+            };
             if is_transient(&error) {
                 continue;
+            }
+            if stop.is_stopped() {
+                return Err(error);
             }
             let listener = self.current();
             tracing::warn!(listener = %listener.config.name, %error, "accept failed");
             listener.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
         }
+    }
+}
+
+/// Closes a socket when its accept loop ends, however it ends.
+struct CloseAtEnd(SocketHandle);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -383,8 +445,12 @@ impl StopSignal {
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.0.stopped.get()
+    }
+
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.stopped.get() {
+        if self.is_stopped() {
             return Poll::Ready(());
         }
         let mut wakers = self.0.waker.borrow_mut();

@@ -1,10 +1,15 @@
 //! Listening sockets: bound when their listener is compiled, so that a port that is taken is an error of its
 //! configuration; they listen once it is warm.
+//!
+//! A worker accepts on a socket and closes it in the end. Until then control can make another one of it for the listener
+//! that takes its place: what waits in its queue is not lost.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -12,56 +17,80 @@ use crate::config::core::{ConfigAddress, SocketFamily, SocketOptionValue, Socket
 use crate::config::listener::{Bind, Listener};
 use crate::stream_info::Address;
 use crate::sys;
+use crate::upstream::errno_text;
 
 /// Level and option of `tcp_fast_open_queue_length`, of Linux's `netinet/tcp.h`.
 const IPPROTO_TCP: i32 = 6;
 const TCP_FASTOPEN: i32 = 23;
 
-/// The sockets of one listener for all workers.
+/// One address of a listener, with the sockets of all workers.
 #[derive(Debug)]
-pub struct BoundListener {
-    /// By worker, then by address.
-    pub workers: Vec<Vec<BoundSocket>>,
-    /// The addresses as bound: port 0 resolved.
-    pub addresses: Vec<Address>,
+pub struct BoundAddress {
+    pub wanted: ConfigAddress,
+    /// As bound: port 0 resolved.
+    pub address: Address,
+    /// By worker; empty for a listener without sockets of its own (`bind_to_port: false`).
+    workers: Vec<SocketHandle>,
 }
 
-impl BoundListener {
-    /// A listener without sockets of its own: `bind_to_port: false`.
-    pub fn unbound(listener: &Listener, workers: usize) -> Self {
-        let address = |bind: &Bind| match &bind.address {
-            ConfigAddress::Ip { addr, .. } => Some(Address::Ip(*addr)),
-            ConfigAddress::Pipe { path, .. } => Some(Address::Pipe(path.clone())),
-            ConfigAddress::Dns { .. } => None,
-        };
-        Self {
-            workers: (0..workers).map(|_| Vec::new()).collect(),
-            addresses: listener.binds.iter().filter_map(address).collect(),
-        }
-    }
+/// A socket of one worker, as long as it is open.
+#[derive(Clone)]
+pub struct SocketHandle(Arc<Mutex<Option<BoundSocket>>>);
 
-    /// Lets connections in; before, they are refused.
-    ///
-    /// # Errors
-    /// Something else has come to listen on an address since it was bound.
-    pub fn listen(&self, listener: &Listener) -> Result<(), BindError> {
-        for sockets in &self.workers {
-            for (socket, bind) in sockets.iter().zip(&listener.binds) {
-                socket.listen(listener.backlog, bind).map_err(|source| bind_error(bind, source))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One listening socket of one worker.
+/// One listening socket.
 #[derive(Debug)]
 pub enum BoundSocket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
 
+impl fmt::Debug for SocketHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SocketHandle").field(&*self.lock()).finish()
+    }
+}
+
+impl SocketHandle {
+    fn new(socket: BoundSocket) -> Self {
+        Self(Arc::new(Mutex::new(Some(socket))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BoundSocket>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same socket once more; `None` once it is closed.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn open(&self) -> io::Result<Option<BoundSocket>> {
+        self.lock().as_ref().map(BoundSocket::try_clone).transpose()
+    }
+
+    /// The IP address that it is bound to.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &*self.lock() {
+            Some(BoundSocket::Tcp(socket)) => socket.local_addr().ok(),
+            Some(BoundSocket::Unix(_)) | None => None,
+        }
+    }
+
+    /// Nobody makes another one of it from now on.
+    pub fn close(&self) {
+        // Closed before anybody can find it gone: whoever does may bind its address.
+        let mut socket = self.lock();
+        drop(socket.take());
+    }
+}
+
 impl BoundSocket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
+
     fn listen(&self, backlog: i32, bind: &Bind) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => {
@@ -76,40 +105,82 @@ impl BoundSocket {
 
 /// A socket that could not be made, in Envoy's words.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot bind '{address}': {source}")]
+#[error("cannot bind '{address}': {}", errno_text(.source))]
 pub struct BindError {
     pub address: String,
     #[source]
     pub source: io::Error,
 }
 
-/// Binds every address of a listener for each of `workers` workers.
-///
-/// # Errors
-/// One cannot be bound.
-pub fn bind(listener: &Listener, workers: usize) -> Result<BoundListener, BindError> {
-    let mut out = BoundListener {
-        workers: (0..workers).map(|_| Vec::new()).collect(),
-        addresses: Vec::new(),
-    };
-    for bind in &listener.binds {
+impl BoundAddress {
+    /// Binds an address for each of `workers` workers.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub fn bind(listener: &Listener, bind: &Bind, workers: usize) -> Result<Self, BindError> {
+        if !listener.bind_to_port {
+            return Ok(Self::without_sockets(bind));
+        }
         let (sockets, address) =
             bind_address(listener, bind, workers).map_err(|source| bind_error(bind, source))?;
-        out.addresses.push(address);
-        for (worker, socket) in out.workers.iter_mut().zip(sockets) {
-            worker.push(socket);
-        }
+        let workers = sockets.into_iter().map(SocketHandle::new).collect();
+        Ok(Self { wanted: bind.address.clone(), address, workers })
     }
-    Ok(out)
+
+    fn without_sockets(bind: &Bind) -> Self {
+        let address = match &bind.address {
+            ConfigAddress::Ip { addr, .. } => Address::Ip(*addr),
+            ConfigAddress::Pipe { path, .. } => Address::Pipe(path.clone()),
+            // No listener has one.
+            ConfigAddress::Dns { host, .. } => Address::Pipe(host.clone()),
+        };
+        Self { wanted: bind.address.clone(), address, workers: Vec::new() }
+    }
+
+    /// The same sockets for another listener; `None` where they are closed, or some worker's is and the others' queues
+    /// are not its own (`SO_REUSEPORT`).
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn take_over(&self, reuse_port: bool) -> io::Result<Option<Self>> {
+        let is_shared = !reuse_port || matches!(self.address, Address::Pipe(_));
+        let mut workers = Vec::with_capacity(self.workers.len());
+        for handle in &self.workers {
+            let mut open = handle.open()?;
+            if open.is_none() && is_shared {
+                open = self.workers.iter().find_map(|other| other.open().ok().flatten());
+            }
+            match open {
+                Some(socket) => workers.push(SocketHandle::new(socket)),
+                None => return Ok(None),
+            }
+        }
+        if workers.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { wanted: self.wanted.clone(), address: self.address.clone(), workers }))
+    }
+
+    /// Lets connections in; before, they are refused.
+    ///
+    /// # Errors
+    /// Something else has come to listen on the address since it was bound, or an option of this state is wrong.
+    pub fn listen(&self, backlog: i32, bind: &Bind) -> Result<(), BindError> {
+        for handle in &self.workers {
+            let Some(socket) = &*handle.lock() else { continue };
+            socket.listen(backlog, bind).map_err(|source| bind_error(bind, source))?;
+        }
+        Ok(())
+    }
+
+    /// The socket of a worker, where it has one.
+    pub fn of_worker(&self, worker: usize) -> Option<SocketHandle> {
+        self.workers.get(worker).cloned()
+    }
 }
 
 fn bind_error(bind: &Bind, source: io::Error) -> BindError {
-    let address = match &bind.address {
-        ConfigAddress::Ip { addr, .. } => addr.to_string(),
-        ConfigAddress::Dns { host, port } => format!("{host}:{port}"),
-        ConfigAddress::Pipe { path, .. } => path.to_string(),
-    };
-    BindError { address, source }
+    BindError { address: bind.address.to_string(), source }
 }
 
 fn bind_address(

@@ -62,7 +62,7 @@ impl ConnectError {
 }
 
 /// The C library's text of an error, without what Rust adds.
-fn errno_text(error: &io::Error) -> String {
+pub fn errno_text(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_owned(),

@@ -8,18 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use tokio::task::{JoinError, JoinSet};
 
 use super::WorkerContext;
 use super::connections::Drain;
 use crate::config::listener::Listener;
-use crate::listener::sockets::BoundSocket;
+use crate::listener::sockets::SocketHandle;
 use crate::listener::{ListenerSlot, StopSignal, WorkerListener};
 
 /// What control says about one listener.
 #[derive(Debug)]
 pub enum ListenerCommand {
     /// A new one, or a new version of the one of its number. `sockets`: in place of those it had; `None` keeps them.
-    Put { config: Arc<Listener>, sockets: Option<Vec<BoundSocket>> },
+    Put { config: Arc<Listener>, sockets: Option<Vec<SocketHandle>> },
     /// Takes no more connections and is forgotten; its sockets close once their queues are empty.
     Remove,
     /// Ends connections.
@@ -46,6 +47,8 @@ struct Active {
 pub struct Listeners {
     worker: Rc<WorkerContext>,
     active: FxHashMap<usize, Active>,
+    /// The accept loops, of which some drain the queue of a socket that is no longer wanted.
+    loops: JoinSet<()>,
 }
 
 impl fmt::Debug for Listeners {
@@ -56,7 +59,7 @@ impl fmt::Debug for Listeners {
 
 impl Listeners {
     pub fn new(worker: Rc<WorkerContext>) -> Self {
-        Self { worker, active: FxHashMap::default() }
+        Self { worker, active: FxHashMap::default(), loops: JoinSet::new() }
     }
 
     /// Carries out a command about the listener of a number.
@@ -75,7 +78,7 @@ impl Listeners {
         }
     }
 
-    fn put(&mut self, number: usize, config: Arc<Listener>, sockets: Option<Vec<BoundSocket>>) {
+    fn put(&mut self, number: usize, config: Arc<Listener>, sockets: Option<Vec<SocketHandle>>) {
         let before = self.active.get(&number).map(|active| active.slot.current());
         let listener = WorkerListener::new(config, number, self.worker.clone(), before.as_deref());
         let active = self.active.entry(number).or_insert_with(|| Active {
@@ -92,13 +95,30 @@ impl Listeners {
         std::mem::take(&mut active.stop).stop();
         for socket in sockets {
             let (slot, stop) = (active.slot.clone(), active.stop.clone());
-            tokio::task::spawn_local(async move {
+            self.loops.spawn_local(async move {
                 let name = slot.current().config.name.clone();
                 if let Err(error) = slot.accept_loop(socket, stop).await {
                     tracing::error!(listener = %name, %error, "cannot accept");
                 }
             });
         }
+    }
+
+    /// Waits for an accept loop that panicked; the worker serves nobody without. Cancel-safe.
+    pub async fn failed(&mut self) -> JoinError {
+        loop {
+            match self.loops.join_next().await {
+                Some(Ok(())) => {}
+                Some(Err(failed)) => return failed,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until every accept loop has ended: those of listeners that are stopped do, once their queues are empty.
+    /// Cancel-safe.
+    pub async fn closed(&mut self) {
+        while self.loops.join_next().await.is_some() {}
     }
 
     /// Stops accepting on the listeners of which `wanted` is true.

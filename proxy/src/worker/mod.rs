@@ -93,3 +93,6 @@ impl WorkerContext {
         ((self.index as u64) << ID_BITS) | next
     }
 }
+
+#[cfg(test)]
+mod tests;

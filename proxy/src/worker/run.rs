@@ -88,16 +88,26 @@ pub fn start(setup: WorkerSetup) -> io::Result<WorkerHandle> {
         .build()?;
     let thread = std::thread::Builder::new().name(format!("wrk:worker_{}", setup.index)).spawn(
         move || {
-            let ended = setup.ended.clone();
-            let index = setup.index;
+            let _end = TellEnd { index: setup.index, ended: setup.ended.clone() };
             let local = LocalSet::new();
             runtime.block_on(local.run_until(run(setup, inbox)));
             // Connections that are left are dropped with the set.
             drop(local);
-            let _ = ended.send(index);
         },
     )?;
     Ok(WorkerHandle { commands, thread: Some(thread) })
+}
+
+/// Says that a worker has ended, also where it panicked.
+pub(super) struct TellEnd {
+    pub(super) index: usize,
+    pub(super) ended: mpsc::UnboundedSender<usize>,
+}
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        let _ = self.ended.send(self.index);
+    }
 }
 
 async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
@@ -113,9 +123,23 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
         setup.local,
         setup.seed ^ 0x9e37_79b9_7f4a_7c15,
     ));
-    tokio::task::spawn_local(async move { timers.drive().await });
+    let mut drives = tokio::task::spawn_local(async move { timers.drive().await });
     let mut listeners = Listeners::new(worker.clone());
-    while let Some(command) = inbox.recv().await {
+    loop {
+        // A panic in a connection's task is that connection's. Without these tasks nobody is served: the worker ends, and
+        // the process with it.
+        let command = tokio::select! {
+            command = inbox.recv() => command,
+            failed = listeners.failed() => {
+                tracing::error!(worker = worker.index, %failed, "an accept loop panicked");
+                break;
+            }
+            ended = &mut drives => {
+                tracing::error!(worker = worker.index, ?ended, "the timers panicked");
+                break;
+            }
+        };
+        let Some(command) = command else { break };
         match command {
             Command::Drain(numbers) => {
                 worker.connections.drain(Drain::Graceful, |n| numbers.contains(&n));
@@ -131,7 +155,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Command::Exit => {
                 listeners.stop(|_| true);
                 worker.connections.drain_all();
-                wait_for_the_end(&worker, &mut inbox).await;
+                wait_for_the_end(&worker, &mut listeners, &mut inbox).await;
                 break;
             }
         }
@@ -139,13 +163,21 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
     access_logs.flush();
 }
 
-/// Until the last connection has ended, or `Abort`. What control planes send meanwhile still reaches the requests in
-/// flight; listeners no longer change.
-async fn wait_for_the_end(worker: &WorkerContext, inbox: &mut mpsc::UnboundedReceiver<Command>) {
+/// Until nobody waits to be accepted and the last connection has ended, or `Abort`. What control planes send meanwhile
+/// still reaches the requests in flight; listeners no longer change.
+async fn wait_for_the_end(
+    worker: &WorkerContext,
+    listeners: &mut Listeners,
+    inbox: &mut mpsc::UnboundedReceiver<Command>,
+) {
     let connections = worker.connections.clone();
     loop {
+        let end = async {
+            listeners.closed().await;
+            std::future::poll_fn(|cx| connections.poll_empty(cx)).await;
+        };
         let command = tokio::select! {
-            () = std::future::poll_fn(|cx| connections.poll_empty(cx)) => return,
+            () = end => return,
             command = inbox.recv() => command,
         };
         match command {

@@ -87,6 +87,7 @@ fn compile_configuration(
     for (raw, listener) in &listeners {
         check_clusters(raw, listener, &names, &mut found);
     }
+    check_addresses(&listeners, &mut found);
     let (errors, ignored): (Vec<_>, _) =
         found.into_iter().partition(|one| one.severity == Severity::Error);
     if !errors.is_empty() {
@@ -133,6 +134,17 @@ fn check_clusters(
         path.field("route_config").error(format_args!("route: unknown cluster '{name}'"));
     }
     found.append(&mut unknown.into_vec());
+}
+
+/// No two listeners have an address in common.
+fn check_addresses(listeners: &[(RawResource, Listener)], found: &mut Vec<Diagnostic>) {
+    for (i, (raw, listener)) in listeners.iter().enumerate() {
+        if listeners[..i].iter().any(|(_, other)| other.shares_address(listener)) {
+            let twice = Diagnostics::new(resource(raw));
+            twice.root().field("address").error(listener.duplicate_address());
+            found.append(&mut twice.into_vec());
+        }
+    }
 }
 
 /// The clusters that a listener's own route configurations name and that have to exist and do not.

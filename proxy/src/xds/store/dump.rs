@@ -40,7 +40,7 @@ impl Store {
         let status = |name: &Arc<str>| {
             Some(ListenerStatus {
                 name: name.to_string(),
-                addresses: active(name)?.addresses.iter().map(Into::into).collect(),
+                addresses: active(name)?.addresses().map(Into::into).collect(),
             })
         };
         state.listeners.order.iter().filter_map(status).collect()

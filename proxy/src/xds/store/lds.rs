@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
-use super::listeners::{
-    ActiveListener, DrainingListener, ListenerEntry, WarmingListener, same_sockets,
-};
+use super::listeners::{ActiveListener, DrainingListener, ListenerEntry, Sockets, WarmingListener};
 use super::turn::{Turn, Waiter};
 use super::version::{Problem, Raw, next_serial};
 use super::{Stage, State};
 use crate::config::compile::configuration::{compile_raw_listener, raw_of, unknown_clusters};
 use crate::config::listener::Listener;
-use crate::listener::sockets::{self, BoundListener};
+use crate::listener::sockets::{BindError, BoundAddress};
 use crate::stats::names::ListenerManagerStat;
 use crate::worker::listeners::{ListenerCommand, Retire};
 use crate::worker::run::Command;
@@ -61,7 +59,10 @@ impl Turn<'_> {
         match self.prepare_listener(name, raw.clone()) {
             Ok(version) => {
                 self.begin_listener(name, version);
-                Ok(())
+                // What is warm at once may turn out at once not to listen.
+                let entry = self.state.listeners.entries.get(name);
+                let refused = entry.and_then(|entry| entry.refused.as_ref());
+                refused.map_or(Ok(()), |refused| Err(refused.details()))
             }
             Err(problems) => {
                 let entries = &mut self.state.listeners.entries;
@@ -88,25 +89,18 @@ impl Turn<'_> {
         if let Some(unknown) = unknown.first() {
             return Err(Problem::whole(format!("route: unknown cluster '{unknown}'")));
         }
-        let active = self.state.listeners.entries.get(name).and_then(|e| e.active.as_ref());
-        let version = match active.filter(|active| same_sockets(&active.config, &config)) {
-            Some(active) => WarmingListener::new(raw, config, active.addresses.clone(), None),
-            None => {
-                let bound = bind(&config, setup.workers).map_err(Problem::whole)?;
-                let addresses = bound.addresses.clone();
-                WarmingListener::new(raw, config, addresses, Some(bound))
-            }
-        };
+        let sockets = self.sockets_for(name, &config).map_err(Problem::whole)?;
         self.note_ignored(ResourceType::Listener, found);
-        Ok(version)
+        Ok(WarmingListener::new(raw, config, sockets))
     }
 
-    /// A listener of the bootstrap, its sockets open.
-    pub(super) fn add_static_listener(&mut self, raw: Raw, config: Listener, bound: BoundListener) {
+    /// A listener of the bootstrap; its sockets are bound.
+    pub(super) fn add_static_listener(&mut self, raw: Raw, config: Listener) -> Result<(), String> {
         let name = config.name.clone();
+        let sockets = self.sockets_for(&name, &config)?;
         self.state.listeners.entries.entry(name.clone()).or_default().is_static = true;
-        let addresses = bound.addresses.clone();
-        self.begin_listener(&name, WarmingListener::new(raw, config, addresses, Some(bound)));
+        self.begin_listener(&name, WarmingListener::new(raw, config, sockets));
+        Ok(())
     }
 
     /// A version starts to warm.
@@ -171,16 +165,19 @@ impl Turn<'_> {
         version: WarmingListener,
         before: Option<ActiveListener>,
     ) {
-        let WarmingListener { raw, mut config, addresses, mut sockets, routes, .. } = version;
+        let WarmingListener { raw, mut config, sockets, routes, .. } = version;
+        let Sockets { bound, are_new } = sockets;
         if self.state.listeners.started
-            && let Some(bound) = &sockets
-            && let Err(error) = bound.listen(&config)
+            && are_new
+            && let Err(error) = listen(&bound, &config)
         {
+            // Envoy has taken the version by now and removes the listener as a whole.
             let problems = Problem::whole(error.to_string());
             self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
             let listeners = &mut self.state.listeners;
             let entry = listeners.entries.entry(name.clone()).or_default();
-            tracing::error!(listener = %name, reason = entry.refuse(raw, problems), "not in force");
+            let reason = entry.refuse(raw, problems);
+            tracing::error!(listener = %name, reason, "not in force");
             entry.active = before;
             routes.iter().for_each(|slot| self.unwant_routes(slot));
             return;
@@ -204,29 +201,33 @@ impl Turn<'_> {
             listeners.order.push(name.clone());
         }
         if listeners.started {
-            self.send_listener(number, &config, sockets.take());
+            self.send_listener(number, &config, are_new.then_some(&*bound));
         }
-        let mut left = None;
         if let Some(before) = before {
-            left = before.sockets;
             before.routes.iter().for_each(|slot| self.unwant_routes(slot));
             self.retire(before.config);
             self.store.listener_stats().inc(ListenerManagerStat::ListenerInPlaceUpdated);
             self.drain_chains(number, gone);
         }
-        let sockets = sockets.or(left);
-        let active = ActiveListener { raw, config, number, addresses, sockets, routes };
+        let active = ActiveListener { raw, config, number, sockets: bound, routes };
         let entry = self.state.listeners.entries.entry(name.clone()).or_default();
         entry.active = Some(active);
     }
 
-    /// Gives a listener to the workers.
-    fn send_listener(&self, number: usize, config: &Arc<Listener>, bound: Option<BoundListener>) {
-        let mut sockets = bound.map(|bound| bound.workers.into_iter());
+    /// Gives a listener to the workers, with its sockets where those are new to them.
+    fn send_listener(
+        &self,
+        number: usize,
+        config: &Arc<Listener>,
+        bound: Option<&[Arc<BoundAddress>]>,
+    ) {
         let mut count = 0;
-        self.store.setup().lifecycle.tell_each(|_| {
+        self.store.setup().lifecycle.tell_each(|worker| {
             count += 1;
-            let sockets = sockets.as_mut().map(|all| all.next().unwrap_or_default());
+            let of_worker = |all: &[Arc<BoundAddress>]| {
+                all.iter().filter_map(|one| one.of_worker(worker)).collect()
+            };
+            let sockets = bound.map(of_worker);
             Command::Listener(number, ListenerCommand::Put { config: config.clone(), sockets })
         });
         self.store.listener_stats().add(ListenerManagerStat::ListenerCreateSuccess, count);
@@ -236,18 +237,17 @@ impl Turn<'_> {
     pub(super) fn start_listeners(&mut self) {
         self.state.listeners.started = true;
         for name in self.state.listeners.order.clone() {
-            let entry = self.state.listeners.entries.get_mut(&name);
-            let Some(active) = entry.and_then(|entry| entry.active.as_mut()) else { continue };
-            let (number, config, sockets) =
-                (active.number, active.config.clone(), active.sockets.take());
-            if let Some(bound) = &sockets
-                && let Err(error) = bound.listen(&config)
-            {
+            let entry = self.state.listeners.entries.get(&name);
+            let Some(active) = entry.and_then(|entry| entry.active.as_ref()) else { continue };
+            if let Err(error) = listen(&active.sockets, &active.config) {
                 tracing::error!(listener = %name, %error, "does not listen");
                 self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
+                self.drop_listener(&name);
+                continue;
             }
-            self.send_listener(number, &config, sockets);
+            self.send_listener(active.number, &active.config, Some(&active.sockets));
         }
+        self.store.show_listeners(&self.state.listeners);
     }
 
     fn drain_chains(&mut self, number: usize, gone: Vec<u64>) {
@@ -269,16 +269,8 @@ impl Turn<'_> {
     }
 
     fn remove_listener(&mut self, name: &str) {
-        let listeners = &mut self.state.listeners;
-        if listeners.entries.get(name).is_none_or(|entry| entry.is_static) {
-            return;
-        }
-        let Some((name, ListenerEntry { active, warming, .. })) =
-            listeners.entries.remove_entry(name)
-        else {
-            return;
-        };
-        listeners.order.retain(|known| *known != name);
+        let Some((name, entry)) = self.state.listeners.forget(name, false) else { return };
+        let ListenerEntry { active, warming, .. } = entry;
         if active.is_some() || warming.is_some() {
             self.store.listener_stats().inc(ListenerManagerStat::ListenerRemoved);
         }
@@ -291,8 +283,17 @@ impl Turn<'_> {
         self.store.show_listeners(&self.state.listeners);
     }
 
+    /// A listener that no worker has, static or not, is gone.
+    fn drop_listener(&mut self, name: &str) {
+        let Some((_, entry)) = self.state.listeners.forget(name, true) else { return };
+        self.store.listener_stats().inc(ListenerManagerStat::ListenerRemoved);
+        let of_warming = entry.warming.into_iter().flat_map(|warming| warming.routes);
+        let routes = of_warming.chain(entry.active.into_iter().flat_map(|active| active.routes));
+        routes.for_each(|slot| self.unwant_routes(&slot));
+    }
+
     fn drain_listener(&mut self, name: Arc<str>, active: ActiveListener) {
-        let ActiveListener { raw, config, number, routes, .. } = active;
+        let ActiveListener { raw, config, number, sockets, routes } = active;
         self.retire(config);
         if !self.state.listeners.started {
             routes.iter().for_each(|slot| self.unwant_routes(slot));
@@ -303,7 +304,7 @@ impl Turn<'_> {
         let within = retire.within;
         self.store.tell(|| Command::Listener(number, ListenerCommand::Retire(retire.clone())));
         let serial = next_serial();
-        self.state.listeners.draining.push(DrainingListener { raw, serial, name, routes });
+        self.state.listeners.draining.push(DrainingListener { raw, serial, name, sockets, routes });
         self.wait(within, Waiter::Drained(serial));
     }
 
@@ -344,10 +345,7 @@ impl Turn<'_> {
     }
 }
 
-/// The sockets of a listener, bound and not yet listening.
-pub(super) fn bind(config: &Listener, workers: usize) -> Result<BoundListener, String> {
-    if !config.bind_to_port {
-        return Ok(BoundListener::unbound(config, workers));
-    }
-    sockets::bind(config, workers).map_err(|error| error.to_string())
+/// Lets connections in.
+fn listen(bound: &[Arc<BoundAddress>], config: &Listener) -> Result<(), BindError> {
+    bound.iter().zip(&config.binds).try_for_each(|(one, bind)| one.listen(config.backlog, bind))
 }

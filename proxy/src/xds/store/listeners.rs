@@ -9,7 +9,7 @@ use super::version::{Problem, Raw, Refused, next_serial};
 use crate::config::filter_chain::Terminal;
 use crate::config::listener::Listener;
 use crate::config::route::slot::{RouteSlot, Routes};
-use crate::listener::sockets::BoundListener;
+use crate::listener::sockets::BoundAddress;
 use crate::stream_info::Address;
 use crate::tls::SecretSlot;
 
@@ -20,11 +20,25 @@ pub struct ActiveListener {
     pub config: Arc<Listener>,
     /// By which workers know it, the same for all versions until it is removed.
     pub number: usize,
-    /// As bound: port 0 resolved.
-    pub addresses: Vec<Address>,
-    /// Until the workers have them.
-    pub sockets: Option<BoundListener>,
+    /// By address, in the configuration's order.
+    pub sockets: Vec<Arc<BoundAddress>>,
     pub routes: Vec<Arc<RouteSlot>>,
+}
+
+impl ActiveListener {
+    /// As bound: port 0 resolved.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.sockets.iter().map(|bound| &bound.address)
+    }
+}
+
+/// The sockets of a version that is not yet in force.
+#[derive(Debug)]
+pub struct Sockets {
+    /// By address, in the configuration's order.
+    pub bound: Vec<Arc<BoundAddress>>,
+    /// They are not those of the version in force.
+    pub are_new: bool,
 }
 
 /// A version that waits for what it names.
@@ -34,23 +48,16 @@ pub struct WarmingListener {
     pub serial: u64,
     /// Nobody else has it yet: it takes over the chains of the version before when it is put in force.
     pub config: Listener,
-    pub addresses: Vec<Address>,
-    /// `None`: those of the version in force.
-    pub sockets: Option<BoundListener>,
+    pub sockets: Sockets,
     pub routes: Vec<Arc<RouteSlot>>,
     /// Fetches that take no longer than this have timed out.
     pub waited: Option<Duration>,
 }
 
 impl WarmingListener {
-    pub fn new(
-        raw: Raw,
-        config: Listener,
-        addresses: Vec<Address>,
-        sockets: Option<BoundListener>,
-    ) -> Self {
+    pub fn new(raw: Raw, config: Listener, sockets: Sockets) -> Self {
         let routes = route_slots(&config);
-        Self { raw, serial: next_serial(), config, addresses, sockets, routes, waited: None }
+        Self { raw, serial: next_serial(), config, sockets, routes, waited: None }
     }
 
     /// Whether it may be put in force.
@@ -98,6 +105,8 @@ pub struct DrainingListener {
     pub raw: Raw,
     pub serial: u64,
     pub name: Arc<str>,
+    /// The workers close them when nobody waits in their queues; until then another listener may take them over.
+    pub sockets: Vec<Arc<BoundAddress>>,
     pub routes: Vec<Arc<RouteSlot>>,
 }
 
@@ -141,17 +150,17 @@ impl Listeners {
         self.entries.values().filter(|entry| entry.warming.is_some()).count()
     }
 
+    /// Takes a listener off the list; one of the bootstrap only where that is meant.
+    pub fn forget(&mut self, name: &str, static_too: bool) -> Option<(Arc<str>, ListenerEntry)> {
+        self.entries.get(name).filter(|entry| static_too || !entry.is_static)?;
+        let gone = self.entries.remove_entry(name)?;
+        self.order.retain(|known| *known != gone.0);
+        Some(gone)
+    }
+
     /// The names of listeners that came by an update.
     pub fn dynamic_names(&self) -> Vec<Arc<str>> {
         let dynamic = self.entries.iter().filter(|(_, entry)| !entry.is_static);
         dynamic.map(|(name, _)| name.clone()).collect()
     }
-}
-
-/// Whether a new version can go on with the sockets of the one before.
-pub fn same_sockets(a: &Listener, b: &Listener) -> bool {
-    a.binds == b.binds
-        && a.bind_to_port == b.bind_to_port
-        && a.reuse_port == b.reuse_port
-        && a.backlog == b.backlog
 }

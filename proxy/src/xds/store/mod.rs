@@ -12,6 +12,7 @@ mod lds;
 mod listeners;
 mod routes;
 mod secrets;
+mod sockets;
 mod stats;
 mod subscriptions;
 mod turn;
@@ -217,8 +218,7 @@ impl Store {
     ) -> anyhow::Result<()> {
         let mut turn = self.turn();
         for (raw, config) in listeners {
-            let bound = lds::bind(&config, self.setup().workers).map_err(anyhow::Error::msg)?;
-            turn.add_static_listener(static_raw(&raw), config, bound);
+            turn.add_static_listener(static_raw(&raw), config).map_err(anyhow::Error::msg)?;
         }
         turn.pause();
         Ok(())

@@ -280,3 +280,112 @@ fn a_secret_that_is_known_fills_a_slot_made_anew() {
         assert!(bench.store.setup().map.get("c").is_some(), "it waits for a secret that is there");
     });
 }
+
+/// Where nobody else listens: a port that is free elsewhere is free here.
+const HOST: &str = "127.77.0.1";
+
+fn put_listener(bench: &Bench, yaml: &str) -> Vec<String> {
+    bench.apply::<PbListener>(ResourceType::Listener, &[yaml], &[])
+}
+
+/// A listener without HTTP on a port; `more`: further fields.
+fn plain(name: &str, port: u16, more: &str) -> String {
+    format!(
+        "{{name: {name}, {more} address: {{socket_address: {{address: {HOST}, port_value: {port}}}}}, \
+         filter_chains: [{{filters: []}}]}}"
+    )
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn stat(bench: &Bench, stat: ListenerManagerStat) -> u64 {
+    bench.store.listener_stats().counter_value(stat)
+}
+
+#[test]
+fn a_listener_that_cannot_listen_is_refused_and_the_old_one_stays() {
+    run(async || {
+        let bench = Bench::start();
+        bench.store.workers_started();
+        let port = free_port();
+        assert_eq!(put_listener(&bench, &plain("l", port, "")), Vec::<String>::new());
+        let taken = std::net::TcpListener::bind("127.77.0.1:0").unwrap();
+        let other = taken.local_addr().unwrap().port();
+        let refused = put_listener(&bench, &plain("l", other, ""));
+        assert_eq!(refused, [format!("l: cannot bind '{HOST}:{other}': Address already in use")]);
+        assert_eq!(stat(&bench, ListenerManagerStat::ListenerCreateFailure), 1);
+        // Options of this state are set once it listens; no kernel has this one.
+        let option =
+            "socket_options: [{level: 6, name: 9999, int_value: 1, state: STATE_LISTENING}],";
+        let refused = put_listener(&bench, &plain("l", free_port(), option));
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(stat(&bench, ListenerManagerStat::ListenerCreateFailure), 2);
+        let status = bench.store.listener_status();
+        assert_eq!(status[0].addresses[0].to_string(), format!("{HOST}:{port}"));
+    });
+}
+
+#[test]
+fn an_address_belongs_to_one_listener() {
+    run(async || {
+        let bench = Bench::start();
+        bench.store.workers_started();
+        let port = free_port();
+        let refused = |name: &str, address: &str| {
+            [format!(
+                "{name}: error adding listener: '{name}' has duplicate address '{address}' as existing listener, to \
+                 check if the listener has duplicated addresses with other listeners or 'enable_reuse_port' is set to \
+                 'false' for the listener"
+            )]
+        };
+        assert_eq!(put_listener(&bench, &plain("a", port, "")), Vec::<String>::new());
+        let here = format!("{HOST}:{port}");
+        assert_eq!(put_listener(&bench, &plain("b", port, "")), refused("b", &here));
+        let unbound = "bind_to_port: false,";
+        assert_eq!(put_listener(&bench, &plain("b", port, unbound)), refused("b", &here));
+        // A port that the kernel chooses is nobody's, but for those who do not ask it.
+        for name in ["c", "d"] {
+            assert_eq!(put_listener(&bench, &plain(name, 0, "")), Vec::<String>::new());
+        }
+        assert_eq!(put_listener(&bench, &plain("e", 0, unbound)), Vec::<String>::new());
+        assert_eq!(put_listener(&bench, &plain("f", 0, unbound)), refused("f", "127.77.0.1:0"));
+        // One of them goes in the same update.
+        let kind = ResourceType::Listener;
+        let taken_over = bench.apply::<PbListener>(kind, &[&plain("b", port, "")], &["a"]);
+        assert_eq!(taken_over, Vec::<String>::new());
+    });
+}
+
+/// Without `SO_REUSEPORT` nobody could bind the address a second time.
+#[test]
+fn a_socket_is_carried_over_to_the_next_listener_of_its_address() {
+    run(async || {
+        let bench = Bench::start();
+        bench.store.workers_started();
+        let port = free_port();
+        let one = "enable_reuse_port: false,";
+        assert_eq!(put_listener(&bench, &plain("a", port, one)), Vec::<String>::new());
+        let client = std::net::TcpStream::connect((HOST, port)).unwrap();
+        let other = "enable_reuse_port: false, tcp_backlog_size: 7, transparent: false,";
+        assert_eq!(put_listener(&bench, &plain("a", port, other)), Vec::<String>::new());
+        let kind = ResourceType::Listener;
+        let renamed = plain("b", port, one);
+        assert_eq!(bench.apply::<PbListener>(kind, &[&renamed], &["a"]), Vec::<String>::new());
+        let state = bench.store.0.state.borrow();
+        let bound = &state.listeners.entries["b"].active.as_ref().unwrap().sockets[0];
+        let Some(crate::listener::sockets::BoundSocket::Tcp(socket)) =
+            bound.of_worker(0).unwrap().open().unwrap()
+        else {
+            unreachable!("it has one")
+        };
+        // Whoever waits in the queue is still there.
+        let (_io, peer) = socket.accept().unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        drop(state);
+        let changed = plain("b", port, "enable_reuse_port: true,");
+        let refused = "b: Listener b: reuse port cannot be changed during an update";
+        assert_eq!(put_listener(&bench, &changed), [refused]);
+    });
+}

@@ -1,0 +1,131 @@
+//! The sockets of a listener's new version: those it has already, those of a listener that goes, or new ones.
+//!
+//! Connections wait in a socket's queue, which no other socket takes over: where an address stays, its socket does, with
+//! the options that it was made with, as in Envoy.
+
+use std::io;
+use std::sync::Arc;
+
+use super::listeners::{ListenerEntry, Sockets};
+use super::turn::Turn;
+use crate::config::listener::{Bind, Listener};
+use crate::listener::sockets::{BindError, BoundAddress};
+use crate::stats::names::ListenerManagerStat;
+
+/// A version in force or warming, by what matters here.
+struct Known<'a> {
+    config: &'a Listener,
+    bound: &'a [Arc<BoundAddress>],
+    /// The workers have its sockets.
+    in_force: bool,
+}
+
+impl ListenerEntry {
+    /// The newest version.
+    fn newest(&self) -> Option<Known<'_>> {
+        let warming = self.warming.as_ref().map(|warming| Known {
+            config: &warming.config,
+            bound: &warming.sockets.bound,
+            in_force: !warming.sockets.are_new,
+        });
+        let active = || {
+            self.active.as_ref().map(|active| Known {
+                config: &active.config,
+                bound: &active.sockets,
+                in_force: true,
+            })
+        };
+        warming.or_else(active)
+    }
+}
+
+impl Known<'_> {
+    /// Its sockets in the order of a configuration that has the same addresses.
+    fn in_order_of(&self, config: &Listener) -> Option<Vec<Arc<BoundAddress>>> {
+        if self.config.bind_to_port != config.bind_to_port || self.bound.len() != config.binds.len()
+        {
+            return None;
+        }
+        let mut left = self.bound.to_vec();
+        let mut take = |bind: &Bind| {
+            let at = left.iter().position(|one| one.wanted.is_same_place(&bind.address))?;
+            Some(left.remove(at))
+        };
+        config.binds.iter().map(&mut take).collect()
+    }
+}
+
+impl Turn<'_> {
+    /// Finds or makes the sockets of a version.
+    pub(super) fn sockets_for(&self, name: &str, config: &Listener) -> Result<Sockets, String> {
+        let entries = &self.state.listeners.entries;
+        if let Some(known) = entries.get(name).and_then(ListenerEntry::newest) {
+            if known.config.reuse_port != config.reuse_port {
+                return Err(format!(
+                    "Listener {name}: reuse port cannot be changed during an update"
+                ));
+            }
+            if let Some(bound) = known.in_order_of(config) {
+                return Ok(Sockets { bound, are_new: !known.in_force });
+            }
+        }
+        self.check_duplicates(name, config)?;
+        let bound = self.bind(name, config).map_err(|error| {
+            self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
+            error.to_string()
+        })?;
+        Ok(Sockets { bound, are_new: true })
+    }
+
+    fn check_duplicates(&self, name: &str, config: &Listener) -> Result<(), String> {
+        for (other, entry) in &self.state.listeners.entries {
+            // Versions of one listener may have sockets of their own side by side.
+            if **other == *name && config.reuse_port {
+                continue;
+            }
+            let warming = entry.warming.as_ref().map(|warming| &warming.config);
+            let active = entry.active.as_ref().map(|active| &*active.config);
+            if warming.into_iter().chain(active).any(|known| known.shares_address(config)) {
+                return Err(config.duplicate_address());
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&self, name: &str, config: &Listener) -> Result<Vec<Arc<BoundAddress>>, BindError> {
+        let workers = self.store.setup().workers;
+        let bind = |bind| {
+            let taken_over = self
+                .take_over(name, config, bind)
+                .map_err(|source| BindError { address: config.name.to_string(), source })?;
+            let bound = taken_over.map_or_else(|| BoundAddress::bind(config, bind, workers), Ok)?;
+            Ok(Arc::new(bound))
+        };
+        config.binds.iter().map(bind).collect()
+    }
+
+    /// The sockets of an address that this listener has already, or that one had which goes.
+    fn take_over(
+        &self,
+        name: &str,
+        config: &Listener,
+        bind: &Bind,
+    ) -> io::Result<Option<BoundAddress>> {
+        if !config.bind_to_port || bind.address.is_any_port() {
+            return Ok(None);
+        }
+        let listeners = &self.state.listeners;
+        let entry = listeners.entries.get(name);
+        let warming = entry.and_then(|entry| entry.warming.as_ref());
+        let active = entry.and_then(|entry| entry.active.as_ref());
+        let own = warming.map(|one| &one.sockets.bound).into_iter();
+        let own = own.chain(active.map(|one| &one.sockets)).flatten();
+        let going = listeners.draining.iter().rev().flat_map(|one| &one.sockets);
+        for bound in own.chain(going).filter(|one| one.wanted.is_same_place(&bind.address)) {
+            if let Some(taken) = bound.take_over(config.reuse_port)? {
+                return Ok(Some(taken));
+            }
+        }
+        Ok(None)
+    }
+}
