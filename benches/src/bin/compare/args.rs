@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::handshakes;
 use crate::open_loop;
 use crate::scenario::{Kind, Scenario};
 
@@ -62,6 +63,8 @@ pub struct Args {
 pub enum Command {
     /// Sends requests at a fixed rate and prints the latencies as JSON (used by `latency-*`).
     OpenLoop(open_loop::Spec),
+    /// Makes full mutual TLS handshakes and prints their number as JSON (used by `handshake`).
+    Handshakes(handshakes::Spec),
 }
 
 impl Args {

@@ -81,7 +81,7 @@ fn rest(lab: &Lab, scenario: &Scenario, peer: &Peer) -> Result<[f64; 6]> {
 /// Starts the proxy; milliseconds until a request is answered with 200.
 fn cold_start(lab: &Lab, scenario: &Scenario, peer: &Peer) -> Result<(Running, f64)> {
     let port = free_port()?;
-    let config = peer.write_config(lab, scenario.job, scenario.workers, port)?;
+    let config = peer.write_config(lab, scenario.job, scenario.workers, port, lab.backend.port)?;
     let start = Instant::now();
     let proxy = peer.start_with(lab, &config, port)?;
     let took = first_response(port, "backend", start, Duration::from_secs(20))
@@ -93,7 +93,7 @@ fn cold_start(lab: &Lab, scenario: &Scenario, peer: &Peer) -> Result<(Running, f
 pub fn first_response(port: u16, host: &str, start: Instant, limit: Duration) -> Result<Duration> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     loop {
-        if let Ok(mut stream) = TcpStream::connect(address) {
+        if let Ok(mut stream) = connect(address) {
             // A proxy may accept before it is ready to route.
             if request(&mut stream, host).is_ok() {
                 return Ok(start.elapsed());
@@ -110,16 +110,24 @@ pub fn first_response(port: u16, host: &str, start: Instant, limit: Duration) ->
 fn open_connections(port: u16, count: usize) -> Result<Vec<TcpStream>> {
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        let mut stream = connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
         request(&mut stream, "backend")?;
         connections.push(stream);
     }
     Ok(connections)
 }
 
-/// Sends a request and reads the (small) answer; an error unless it is 200.
-pub fn request(stream: &mut TcpStream, host: &str) -> Result<()> {
+/// A connection whose reads end after some time.
+pub fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // A request behind a handshake does not wait for its acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends a request and reads the (small) answer; an error unless it is 200.
+pub fn request(stream: &mut (impl Read + Write), host: &str) -> Result<()> {
     stream.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     let mut buffer = [0; 2048];

@@ -31,7 +31,7 @@ pub fn run(lab: &Lab, scenario: &Scenario, percent: u32) -> Result<Vec<Measureme
     let mut p50: Vec<_> = names.iter().map(|name| new("p50 raw", *name)).collect();
     let mut p99: Vec<_> = names.iter().map(|name| new("p99 raw", *name)).collect();
     for round in 0..lab.rounds {
-        let saturation = saturation(&running, &cores)?;
+        let saturation = saturation(lab, &running, &cores)?;
         let rate = saturation * f64::from(percent) / 100.0;
         let mut line = format!("  round {}/{} at {rate:.0} 1/s:", round + 1, lab.rounds);
         let proxies = running.iter().map(|proxy| (proxy.name, proxy.port));
@@ -55,14 +55,14 @@ pub fn run(lab: &Lab, scenario: &Scenario, percent: u32) -> Result<Vec<Measureme
 }
 
 /// Envoy's requests per second under wrk; that of the first proxy when Envoy is absent.
-fn saturation(running: &[Running], cores: &str) -> Result<f64> {
+fn saturation(lab: &Lab, running: &[Running], cores: &str) -> Result<f64> {
     let proxy = running
         .iter()
         .find(|proxy| proxy.name == Name::Envoy)
         .or_else(|| running.first())
         .context("no proxy runs")?;
     let work = Work::Wrk { connections: CONNECTIONS, path: "/" };
-    Ok(load::run(&work, proxy.port, cores, Duration::from_secs(2))?.rate)
+    Ok(load::run(lab, &work, proxy.port, cores, Duration::from_secs(2))?.rate)
 }
 
 fn open_loop(port: u16, cores: &str, rate: f64, duration: Duration) -> Result<Outcome> {

@@ -1,12 +1,14 @@
 //! Load generators: wrk and h2load, and what they report.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::child::pinned;
-use crate::scenario::Work;
+use crate::handshakes::Outcome;
+use crate::scenario::{Lab, Work};
 
 /// What a load generator got through.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +19,7 @@ pub struct Load {
 }
 
 /// Loads the port of 127.0.0.1 for about `duration`; any failed request is an error.
-pub fn run(work: &Work, port: u16, cores: &str, duration: Duration) -> Result<Load> {
+pub fn run(lab: &Lab, work: &Work, port: u16, cores: &str, duration: Duration) -> Result<Load> {
     let seconds = duration.as_secs_f64().ceil().max(1.0).to_string();
     match *work {
         Work::Wrk { connections, path } => wrk(port, cores, &seconds, connections, path, &[]),
@@ -27,6 +29,7 @@ pub fn run(work: &Work, port: u16, cores: &str, duration: Duration) -> Result<Lo
         Work::H2load { connections, streams } => {
             h2load(port, cores, &seconds, connections, streams)
         }
+        Work::Handshakes { connections } => handshakes(lab, port, cores, &seconds, connections),
     }
 }
 
@@ -61,6 +64,9 @@ fn wrk(
         .lines()
         .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())
         .with_context(|| format!("wrk says {text}{}", String::from_utf8_lossy(&output.stderr)))?;
+    if requests == 0 {
+        bail!("wrk got no answer");
+    }
     let rate = text.lines().find_map(|line| number_after(line, "Requests/sec:"));
     Ok(Load { requests, rate: rate.context("no rate from wrk")? })
 }
@@ -97,6 +103,26 @@ fn h2load(
         .find_map(|line| line.strip_prefix("finished in ")?.split_once(", ")?.1.split(' ').next());
     let rate = rate.context("no rate from h2load")?.parse()?;
     Ok(Load { requests: good, rate })
+}
+
+fn handshakes(
+    lab: &Lab,
+    port: u16,
+    cores: &str,
+    seconds: &str,
+    connections: usize,
+) -> Result<Load> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port)).to_string();
+    let output = pinned(cores, &std::env::current_exe()?)
+        .args(["handshakes", "--address", &address, "--duration", seconds])
+        .args(["--connections", &connections.to_string(), "--directory"])
+        .arg(lab.directory())
+        .output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let outcome: Outcome = serde_json::from_slice(&output.stdout)?;
+    Ok(Load { requests: outcome.handshakes, rate: outcome.rate })
 }
 
 fn number_after(line: &str, word: &str) -> Option<f64> {

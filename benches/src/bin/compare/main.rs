@@ -7,8 +7,11 @@
 
 mod args;
 mod backend;
+mod certificates;
 mod child;
+mod handshakes;
 mod idle;
+mod idle_tls;
 mod latency;
 mod load;
 mod open_loop;
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.command {
         Some(Command::OpenLoop(spec)) => open_loop::main(spec),
+        Some(Command::Handshakes(spec)) => handshakes::main(spec),
         None => compare(&args),
     };
     child::kill_all();
@@ -56,6 +60,7 @@ fn compare(args: &Args) -> Result<()> {
             Kind::Throughput(ref work) => throughput::run(&lab, scenario, work),
             Kind::Latency { percent } => latency::run(&lab, scenario, percent),
             Kind::Idle => idle::run(&lab, scenario),
+            Kind::IdleTls => idle_tls::run(&lab, scenario),
             Kind::Scale => scale::run(&lab, scenario),
             Kind::Soak => soak::run(&lab, scenario),
         };

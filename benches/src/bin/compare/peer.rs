@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::args::Args;
 use crate::backend::{free_port, render, tail, wait_for_port};
 use crate::child::Child;
-use crate::procfs;
+use crate::procfs::{self, Cpu};
 use crate::scenario::Lab;
 
 /// What a proxy is configured to do.
@@ -21,6 +21,12 @@ pub enum Job {
     Sidecar,
     H2,
     Tcp,
+    /// Two hops, with HTTP/2 over mutual TLS between them.
+    Mtls,
+    /// The same with a connection for each request.
+    MtlsNew,
+    /// Mutual TLS in, plain HTTP/1 out: the second of those hops.
+    TlsServer,
 }
 
 /// One of the compared proxies.
@@ -59,12 +65,20 @@ pub struct Running {
     pub name: Name,
     pub port: u16,
     child: Child,
+    /// The next hop, where the job has two.
+    behind: Option<Box<Running>>,
 }
 
 impl Running {
     /// The process (tree) to account.
     pub fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    /// CPU time so far, of all hops.
+    pub fn cpu(&self) -> Result<Cpu> {
+        let own = procfs::cpu(self.pid())?;
+        self.behind.as_ref().map_or(Ok(own), |behind| Ok(own.and(behind.cpu()?)))
     }
 }
 
@@ -103,33 +117,59 @@ impl Peer {
 
     /// Writes the configuration for `job` and starts the proxy; returns when it listens.
     pub fn start(&self, lab: &Lab, job: Job, workers: usize) -> Result<Running> {
+        let (behind, backend) = match job {
+            Job::Mtls | Job::MtlsNew => {
+                let behind = self.start(lab, Job::TlsServer, workers)?;
+                let port = behind.port;
+                (Some(Box::new(behind)), port)
+            }
+            Job::H2 => (None, lab.backend.port_h2),
+            Job::Router | Job::Sidecar | Job::Tcp | Job::TlsServer => (None, lab.backend.port),
+        };
         let port = free_port()?;
-        let config = self.write_config(lab, job, workers, port)?;
+        let config = self.write_config(lab, job, workers, port, backend)?;
         let mut child = self.spawn(lab, &config, workers)?;
         wait_for_port(port, &mut child, Duration::from_secs(20))
             .with_context(|| format!("{}: {}", self.name, tail(&self.log(lab))))?;
-        Ok(Running { name: self.name, port, child })
+        Ok(Running { name: self.name, port, child, behind })
     }
 
     /// Starts the proxy by a given configuration file, without waiting.
     pub fn start_with(&self, lab: &Lab, config: &Path, port: u16) -> Result<Running> {
-        Ok(Running { name: self.name, port, child: self.spawn(lab, config, 1)? })
+        Ok(Running { name: self.name, port, child: self.spawn(lab, config, 1)?, behind: None })
     }
 
-    /// Writes the configuration file for `job`; the proxy is to listen on `port`.
-    pub fn write_config(&self, lab: &Lab, job: Job, workers: usize, port: u16) -> Result<PathBuf> {
+    /// Writes the configuration file for `job`; the proxy is to listen on `port` and to forward to `backend`.
+    pub fn write_config(
+        &self,
+        lab: &Lab,
+        job: Job,
+        workers: usize,
+        port: u16,
+        backend: u16,
+    ) -> Result<PathBuf> {
         let (template, extension) = match (self.name, job) {
             (Name::Haproxy, Job::Router | Job::H2) => {
                 (include_str!("configs/haproxy-http.cfg"), "cfg")
             }
             (Name::Haproxy, Job::Sidecar) => (include_str!("configs/haproxy-sidecar.cfg"), "cfg"),
             (Name::Haproxy, Job::Tcp) => (include_str!("configs/haproxy-tcp.cfg"), "cfg"),
+            (Name::Haproxy, Job::Mtls | Job::MtlsNew) => {
+                (include_str!("configs/haproxy-mtls-client.cfg"), "cfg")
+            }
+            (Name::Haproxy, Job::TlsServer) => {
+                (include_str!("configs/haproxy-mtls-server.cfg"), "cfg")
+            }
             (_, Job::Router | Job::H2) => (include_str!("configs/envoy-router.yaml"), "yaml"),
             (_, Job::Sidecar) => (include_str!("configs/envoy-sidecar.yaml"), "yaml"),
             (_, Job::Tcp) => (include_str!("configs/envoy-tcp.yaml"), "yaml"),
+            (_, Job::Mtls | Job::MtlsNew) => {
+                (include_str!("configs/envoy-mtls-client.yaml"), "yaml")
+            }
+            (_, Job::TlsServer) => (include_str!("configs/envoy-mtls-server.yaml"), "yaml"),
         };
         let h2 = job == Job::H2;
-        let backend = if h2 { lab.backend.port_h2 } else { lab.backend.port };
+        let new = job == Job::MtlsNew;
         let text = render(
             template,
             &[
@@ -142,6 +182,8 @@ impl Peer {
                 ("CODEC", if h2 { "HTTP2" } else { "AUTO" }),
                 ("PROTO", if h2 { " proto h2" } else { "" }),
                 ("PROTOCOL", if h2 { HTTP2_UPSTREAM } else { "" }),
+                ("REQUESTS", if new { "max_requests_per_connection: 1" } else { "" }),
+                ("REUSE", if new { "max-reuse 0" } else { "" }),
             ],
         );
         let path = lab.directory().join(format!("{}-{job:?}-{port}.{extension}", self.name));

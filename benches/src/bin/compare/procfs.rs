@@ -28,6 +28,15 @@ impl Cpu {
         }
     }
 
+    /// The sum of two trees.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            user: self.user + other.user,
+            system: self.system + other.system,
+            scheduled: self.scheduled + other.scheduled,
+        }
+    }
+
     /// The best total there is.
     pub fn total(self) -> Duration {
         if self.scheduled.is_zero() { self.user + self.system } else { self.scheduled }

@@ -1,6 +1,6 @@
 //! Many clusters and virtual hosts in one static file: time until ready, and memory for each.
 
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::backend::{ADDRESSES, free_port, tail};
-use crate::idle::{first_response, request};
+use crate::idle::{connect, first_response, request};
 use crate::peer::{Name, Peer};
 use crate::procfs;
 use crate::report::{Measurement, Unit};
@@ -66,7 +66,7 @@ fn weigh(lab: &Lab, peer: &Peer) -> Result<[f64; 5]> {
     // Allocators give memory back some time after the configuration has been read.
     std::thread::sleep(Duration::from_secs(5));
     let settled = procfs::memory(proxy.pid())?;
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let mut stream = connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
     for index in 0..lab.clusters {
         request(&mut stream, &host(index)).with_context(|| format!("virtual host {index}"))?;
     }

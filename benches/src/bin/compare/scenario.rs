@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::args::Args;
 use crate::backend::Backend;
+use crate::certificates;
 use crate::child;
 use crate::peer::{Job, Peer};
 
@@ -33,6 +34,8 @@ pub enum Kind {
     Latency { percent: u32 },
     /// Memory, wake-ups and start time of a proxy that does nothing.
     Idle,
+    /// Memory of TLS connections that do nothing.
+    IdleTls,
     /// Many clusters and virtual hosts.
     Scale,
     /// Millions of requests; only when asked for by name.
@@ -48,6 +51,8 @@ pub enum Work {
     WrkClose { connections: usize },
     /// h2load: connections with so many concurrent streams each.
     H2load { connections: usize, streams: usize },
+    /// Full mutual TLS handshakes, so many at a time.
+    Handshakes { connections: usize },
 }
 
 const fn wrk(connections: usize, path: &'static str) -> Kind {
@@ -127,6 +132,48 @@ pub const SCENARIOS: &[Scenario] = &[
         kind: wrk(8, "/1m"),
     },
     Scenario {
+        name: "mtls-32",
+        about: "two hops, h1 to h2 with mutual TLS to h1, 32 connections; both hops' CPU",
+        job: Job::Mtls,
+        workers: 1,
+        kind: wrk(32, "/"),
+    },
+    Scenario {
+        name: "mtls-128",
+        about: "two hops, h1 to h2 with mutual TLS to h1, 128 connections; both hops' CPU",
+        job: Job::Mtls,
+        workers: 1,
+        kind: wrk(128, "/"),
+    },
+    Scenario {
+        name: "mtls-10k",
+        about: "two hops with mutual TLS, 10 KB answers, 32 connections; both hops' CPU",
+        job: Job::Mtls,
+        workers: 1,
+        kind: wrk(32, "/10k"),
+    },
+    Scenario {
+        name: "mtls-new",
+        about: "two hops, a new connection with a full mutual handshake between them for each request",
+        job: Job::MtlsNew,
+        workers: 1,
+        kind: wrk(32, "/"),
+    },
+    Scenario {
+        name: "handshake",
+        about: "full mutual TLS 1.3 handshakes (P-256, X25519), 8 at a time; CPU of each",
+        job: Job::TlsServer,
+        workers: 1,
+        kind: Kind::Throughput(Work::Handshakes { connections: 8 }),
+    },
+    Scenario {
+        name: "idle-tls",
+        about: "memory per idle mutual TLS connection",
+        job: Job::TlsServer,
+        workers: 1,
+        kind: Kind::IdleTls,
+    },
+    Scenario {
         name: "two-workers",
         about: "bare router with two workers on all cores, 128 connections",
         job: Job::Router,
@@ -191,6 +238,7 @@ impl Lab {
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
         child::remove_at_end(&directory);
+        certificates::write(&directory)?;
         let peers = Peer::find(args, &directory)?;
         let backend = Backend::start(&args.cores, &directory)?;
         Ok(Self {

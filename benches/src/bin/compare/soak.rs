@@ -32,7 +32,7 @@ pub fn run(lab: &Lab, scenario: &Scenario) -> Result<Vec<Measurement>> {
         let mut last = 0.0;
         let mut requests = 0;
         while requests < REQUESTS {
-            requests += load::run(&work, proxy.port, &cores, STEP)
+            requests += load::run(lab, &work, proxy.port, &cores, STEP)
                 .with_context(|| format!("{} after {requests} requests", proxy.name))?
                 .requests;
             last = procfs::memory(proxy.pid())?.resident as f64 / MEBIBYTE;

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 
 use crate::load;
 use crate::peer::Running;
-use crate::procfs;
 use crate::report::{Measurement, Unit};
 use crate::scenario::{Lab, Scenario, Work};
 
@@ -15,7 +14,7 @@ pub fn run(lab: &Lab, scenario: &Scenario, work: &Work) -> Result<Vec<Measuremen
     let cores = lab.load_cores(scenario.workers);
     let mut running = start_all(lab, scenario)?;
     for proxy in &running {
-        load::run(work, proxy.port, &cores, Duration::from_secs(1))
+        load::run(lab, work, proxy.port, &cores, Duration::from_secs(1))
             .with_context(|| format!("{} does not answer", proxy.name))?;
     }
     let metrics = [
@@ -33,10 +32,10 @@ pub fn run(lab: &Lab, scenario: &Scenario, work: &Work) -> Result<Vec<Measuremen
     for round in 0..lab.rounds {
         let mut line = format!("  round {}/{}:", round + 1, lab.rounds);
         for proxy in &running {
-            let before = procfs::cpu(proxy.pid())?;
-            let load = load::run(work, proxy.port, &cores, lab.duration)
+            let before = proxy.cpu()?;
+            let load = load::run(lab, work, proxy.port, &cores, lab.duration)
                 .with_context(|| proxy.name.to_string())?;
-            let used = procfs::cpu(proxy.pid())?.since(before);
+            let used = proxy.cpu()?.since(before);
             let each = |time: Duration| time.as_secs_f64() * 1e6 / load.requests as f64;
             let samples = [each(used.total()), each(used.user), each(used.system), load.rate];
             for ((metric, _), sample) in metrics.iter().zip(samples) {
