@@ -54,6 +54,7 @@ func (everyone) ID(*core.Node) string { return "" }
 
 var (
 	printing sync.Mutex
+	refused  = flag.Duration("after-refusal", 5*time.Second, "how long a refused update waits to be sent again")
 )
 
 func say(line map[string]any) {
@@ -95,6 +96,10 @@ func callbacks() server.Callbacks {
 				"stream": stream, "type": kind(r.TypeUrl), "names": r.ResourceNames, "node": r.Node.GetId() != "",
 				"version": r.VersionInfo, "nonce": r.ResponseNonce, "error": r.GetErrorDetail().GetMessage(),
 			})
+			if r.ErrorDetail != nil {
+				// The cache answers a refusal with the same again.
+				time.Sleep(*refused)
+			}
 			return nil
 		},
 		StreamDeltaRequestFunc: func(stream int64, r *discovery.DeltaDiscoveryRequest) error {

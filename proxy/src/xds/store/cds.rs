@@ -20,14 +20,16 @@ impl Turn<'_> {
     pub(super) fn apply_clusters(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
         let mut seen = FxHashSet::default();
         let mut rejected = Vec::new();
+        let mut changed = false;
         for resource in &update.resources {
             let name: Arc<str> = ResourceType::Cluster.name_of(&resource.bytes).into();
             let outcome = match seen.insert(name.clone()) {
                 true => self.put_cluster(&name, Raw::new(resource)),
                 false => Err(format!("duplicate cluster {name} found")),
             };
-            if let Err(error) = outcome {
-                rejected.push(Rejection { name: name.to_string(), error });
+            match outcome {
+                Ok(put) => changed |= put,
+                Err(error) => rejected.push(Rejection { name: name.to_string(), error }),
             }
         }
         if update.full_state {
@@ -38,10 +40,18 @@ impl Turn<'_> {
         for name in &update.removed {
             self.remove_cluster(name);
         }
+        // Removals alone are no reload, nor is a response that is refused in part, as in Envoy.
+        if changed
+            && rejected.is_empty()
+            && let Some(whole) = &self.state.whole_clusters
+        {
+            whole.stats.reloaded();
+        }
         rejected
     }
 
-    fn put_cluster(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
+    /// Whether it is another than before.
+    fn put_cluster(&mut self, name: &Arc<str>, raw: Raw) -> Result<bool, String> {
         let known = self.state.clusters.entries.get(name);
         match known.map_or(Verdict::Compile, |entry| entry.judge(&raw)) {
             Verdict::Compile => {}
@@ -49,7 +59,7 @@ impl Turn<'_> {
                 if let Some(entry) = self.state.clusters.entries.get_mut(name) {
                     entry.refused = None;
                 }
-                return Ok(());
+                return Ok(false);
             }
         }
         let resource = raw_of(ResourceType::Cluster, &raw.bytes);
@@ -64,7 +74,7 @@ impl Turn<'_> {
         self.note_ignored(ResourceType::Cluster, found);
         let shared = Arc::new(SharedCluster::new(Arc::new(config), &setup.registry));
         self.begin_cluster(ClusterVersion::new(raw, shared));
-        Ok(())
+        Ok(true)
     }
 
     /// A cluster of the bootstrap.
@@ -102,6 +112,7 @@ impl Turn<'_> {
             Some(abandoned) => self.unwant_endpoints(&abandoned),
             None => self.state.clusters.warming += 1,
         }
+        self.store.show_clusters(&self.state.clusters);
         self.warm_cluster(&name);
     }
 

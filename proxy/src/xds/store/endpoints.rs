@@ -86,7 +86,10 @@ impl Turn<'_> {
             let key = (update.source.clone(), Arc::from(name.as_str()));
             if let Some(entry) = self.state.endpoints.get(&key) {
                 let stats = entry.users.values().filter_map(|(_, stats)| stats.as_ref());
-                stats.for_each(SubscriptionStats::empty);
+                stats.for_each(|stats| {
+                    stats.count(Event::Success(&update.version));
+                    stats.empty();
+                });
                 // An answer all the same: its clusters wait for no other.
                 let users: Vec<_> = entry.users.keys().cloned().collect();
                 users.iter().for_each(|name| self.answered(name, &key));
@@ -146,7 +149,10 @@ impl Turn<'_> {
         let mut changed = false;
         self.shared_of(name, key, |shared| changed |= shared.assign(assignment, bytes));
         let Some(entry) = self.state.clusters.entries.get(name) else { return };
-        if entry.active.as_ref().is_some_and(|active| active.has_endpoints) {
+        let is_known = |active: &ClusterVersion| {
+            active.has_endpoints && active.endpoints_key().as_ref() == Some(key)
+        };
+        if entry.active.as_ref().is_some_and(is_known) {
             self.store.cluster_stats().inc(ClusterManagerStat::ClusterUpdated);
         }
         if changed {

@@ -443,9 +443,6 @@ impl Turn<'_> {
         whole.version.clone_from(&update.version);
         if rejected.is_empty() {
             whole.stats.count(Event::Success(&update.version));
-            if update.resource_type == ResourceType::Cluster {
-                whole.stats.reloaded();
-            }
         } else {
             whole.stats.count(Event::Rejected);
         }

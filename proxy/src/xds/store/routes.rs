@@ -66,6 +66,7 @@ impl Turn<'_> {
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
             if let Some(entry) = self.state.routes.get(&key) {
+                entry.stats.count(Event::Success(&update.version));
                 entry.stats.empty();
             }
         }
