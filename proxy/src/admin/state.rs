@@ -234,6 +234,8 @@ pub enum ConfigKind {
     ScopedRoutes,
     Routes,
     Secrets,
+    /// Filters whose configuration was discovered.
+    Extensions,
 }
 
 /// Where a resource stands.

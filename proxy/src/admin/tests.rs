@@ -174,7 +174,8 @@ impl AdminState for Sample {
             ConfigKind::Endpoints
             | ConfigKind::ScopedRoutes
             | ConfigKind::Routes
-            | ConfigKind::Secrets => Vec::new(),
+            | ConfigKind::Secrets
+            | ConfigKind::Extensions => Vec::new(),
         }
     }
 

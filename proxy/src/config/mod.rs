@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod compile;
 pub mod core;
 pub mod endpoint;
+pub mod extension;
 pub mod filter_chain;
 pub mod hcm;
 pub mod header_ops;

@@ -10,12 +10,14 @@ use crate::codec::head::{HeaderList, ResponseHead};
 use crate::config::compile::core::any_type;
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::route::CompilePerRoute;
+use crate::config::extension::DiscoveredFilter;
 use crate::config::hcm::HttpFilter as HttpFilterConfig;
 use crate::config::name::NameId;
 use crate::config::pb::google::protobuf::Any;
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::router::RouteState;
+use crate::stream_info::ResponseFlags;
 
 /// One line for each filter: its variant and its module. A module has `TYPE` and `PER_ROUTE_TYPE` (message names),
 /// `Config`, `Filter: HttpFilter` with `new(&Arc<Config>)`, `compile(any, stat_prefix, path) -> Option<Arc<Config>>`
@@ -28,6 +30,8 @@ macro_rules! registry {
             $($variant(Arc<super::$module::Config>),)*
             /// From outside.
             Extra(Arc<dyn FilterFactory>),
+            /// Found by name while the proxy runs.
+            Discovered(Arc<DiscoveredFilter>),
             /// Not built: answers 500 and names its type.
             Unsupported(Arc<str>),
         }
@@ -36,6 +40,7 @@ macro_rules! registry {
         enum Filter {
             $($variant(super::$module::Filter),)*
             Extra(Box<dyn HttpFilter>),
+            Missing(Missing),
             Unsupported(Unsupported),
         }
 
@@ -62,6 +67,11 @@ macro_rules! registry {
             pub fn declare(&self, stats: &HcmScope) {
                 match self {
                     $(Self::$variant(config) => config.declare(stats),)*
+                    Self::Discovered(filter) => {
+                        if let Some(config) = &*filter.load() {
+                            config.declare(stats);
+                        }
+                    }
                     Self::Extra(_) | Self::Unsupported(_) => {}
                 }
             }
@@ -70,6 +80,10 @@ macro_rules! registry {
                 match self {
                     $(Self::$variant(config) => Filter::$variant(super::$module::Filter::new(config)),)*
                     Self::Extra(factory) => Filter::Extra(factory.create()),
+                    Self::Discovered(filter) => match &*filter.load() {
+                        Some(config) => config.create(),
+                        None => Filter::Missing(Missing),
+                    },
                     Self::Unsupported(name) => Filter::Unsupported(Unsupported(name.clone())),
                 }
             }
@@ -80,6 +94,7 @@ macro_rules! registry {
                 match self {
                     $(Self::$variant(filter) => filter,)*
                     Self::Extra(filter) => filter.as_mut(),
+                    Self::Missing(filter) => filter,
                     Self::Unsupported(filter) => filter,
                 }
             }
@@ -112,6 +127,16 @@ impl HttpFilter for Unsupported {
         Flow::Reply(Box::new(
             LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "unsupported_filter").body(body),
         ))
+    }
+}
+
+/// Stands in for a filter whose configuration has not come.
+struct Missing;
+
+impl HttpFilter for Missing {
+    fn on_request_head(&mut self, _cx: &mut FilterContext<'_>, _end: bool) -> Flow {
+        let reply = LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "");
+        Flow::Reply(Box::new(reply.flag(ResponseFlags::NO_FILTER_CONFIG_FOUND)))
     }
 }
 

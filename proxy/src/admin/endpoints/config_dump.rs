@@ -104,6 +104,11 @@ const SECTIONS: &[Section] = &[
             ("dynamic_warming_secrets", "DynamicSecret", &[ConfigState::Warming]),
         ],
     },
+    Section {
+        kind: ConfigKind::Extensions,
+        message: "envoy.admin.v3.EcdsConfigDump",
+        lists: &[("ecds_filters", "EcdsFilterConfig", &[ConfigState::Active])],
+    },
 ];
 
 pub(super) fn config_dump(admin: &Admin, query: &Query) -> Answer {
@@ -123,7 +128,13 @@ pub(super) fn config_dump(admin: &Admin, query: &Query) -> Answer {
     let paths = query.filled("mask").unwrap_or_default();
     let mask = (!paths.is_empty()).then(|| Mask::parse(paths));
     let include_eds = query.has("include_eds");
-    let sections = SECTIONS.iter().filter(|s| include_eds || s.kind != ConfigKind::Endpoints);
+    // Envoy has no message of discovered filters until there is one.
+    let is_shown = |section: &&Section| match section.kind {
+        ConfigKind::Endpoints => include_eds,
+        ConfigKind::Extensions => !admin.state.config(ConfigKind::Extensions).is_empty(),
+        _ => true,
+    };
+    let sections = SECTIONS.iter().filter(is_shown);
     let mut parts: Vec<Part> = Vec::new();
     match query.filled("resource") {
         None => {

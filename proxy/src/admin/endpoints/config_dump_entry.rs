@@ -40,6 +40,13 @@ pub(super) fn entry(kind: ConfigKind, resources: &[ConfigResource]) -> Vec<u8> {
         ConfigKind::Listeners => dynamic_listener(resource, resources),
         ConfigKind::Routes => route(resource, is_static),
         ConfigKind::Secrets => secret(resource, is_static),
+        ConfigKind::Extensions => pb::ecds_config_dump::EcdsFilterConfig {
+            version_info: resource.version.clone(),
+            ecds_filter: any(resource),
+            last_updated: timestamp(resource.last_updated),
+            ..Default::default()
+        }
+        .encode_to_vec(),
     }
 }
 

@@ -11,15 +11,19 @@ use super::bootstrap::compile_bootstrap;
 use super::cluster::compile_cluster;
 use super::diagnostic::{Diagnostic, Diagnostics, FieldPath, Severity};
 use super::endpoint::compile_load_assignment;
+use super::extension::compile_extension;
 use super::listener::compile_listener;
 use super::route::{RouteContext, compile_route_table};
 use crate::config::bootstrap::Bootstrap;
 use crate::config::cluster::Cluster;
 use crate::config::core::BindConfig;
 use crate::config::endpoint::LoadAssignment;
+use crate::config::extension::DiscoveredFilter;
 use crate::config::filter_chain::Terminal;
 use crate::config::json::{LoadError, LoadedBootstrap, RawResource, Sources, load};
 use crate::config::listener::Listener;
+use crate::config::pb::envoy::config::core::v3::TypedExtensionConfig;
+use crate::config::pb::google::protobuf::Any;
 use crate::config::route::RouteTable;
 use crate::config::route::slot::Routes;
 use crate::config::support;
@@ -219,6 +223,26 @@ pub fn compile_raw_routes(bytes: &Bytes) -> (Option<RouteTable>, Vec<Diagnostic>
     let raw = raw_of(ResourceType::Routes, bytes);
     let context = RouteContext { per_route: &FilterConfig::per_route };
     compile_raw(&raw, |pb, path| Some(compile_route_table(pb, context, path)))
+}
+
+/// Compiles a filter's configuration from its bytes for each filter that follows it, in their order. `None` if anything in
+/// it is an error.
+pub fn compile_raw_extension(
+    bytes: &Bytes,
+    filters: &[Arc<DiscoveredFilter>],
+    cx: &CompileContext<'_>,
+) -> (Option<(Any, Vec<FilterConfig>)>, Vec<Diagnostic>) {
+    let raw = raw_of(ResourceType::Extension, bytes);
+    compile_raw(&raw, |pb: &TypedExtensionConfig, path| {
+        let path = path.field("typed_config");
+        let Some(any) = &pb.typed_config else {
+            path.error("value is required");
+            return None;
+        };
+        let compile = |filter: &Arc<DiscoveredFilter>| compile_extension(any, filter, cx, &path);
+        let configs: Option<Vec<_>> = filters.iter().map(compile).collect();
+        Some((any.clone(), configs?))
+    })
 }
 
 /// A resource that came from a source.

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::CompileContext;
 use super::core::{any_type, resolve_any, unpack_any};
 use super::diagnostic::FieldPath;
+use super::extension::compile_discovered;
 use crate::config::filter_chain::{NetworkFilter, Terminal};
 use crate::config::hcm::HttpFilter;
 use crate::config::name::intern;
@@ -130,23 +131,20 @@ pub fn compile_http_filters(
         if filter.name.is_empty() {
             at.field("name").error("value length must be at least 1 characters");
         }
+        let name = filter.name.as_str();
+        let push = |filters: &mut Vec<HttpFilter>, config| {
+            let (slot, disabled) = (intern(name), filter.disabled);
+            filters.push(HttpFilter { name: name.into(), slot, disabled, config });
+        };
         let any = match &filter.config_type {
             Some(pb_hcm::http_filter::ConfigType::TypedConfig(any)) => any,
             Some(pb_hcm::http_filter::ConfigType::ConfigDiscovery(discovery)) if i < last => {
                 let at = at.field("config_discovery");
-                match &discovery.default_config {
-                    Some(any) => any,
-                    None => {
-                        at.ignored("requests that reach the filter are answered with 500");
-                        out.filters.push(HttpFilter {
-                            name: filter.name.as_str().into(),
-                            slot: intern(&filter.name),
-                            disabled: filter.disabled,
-                            config: FilterConfig::Unsupported(filter.name.as_str().into()),
-                        });
-                        continue;
-                    }
+                let found = compile_discovered(name, discovery, stat_prefix, cx, &at);
+                if let Some(found) = found {
+                    push(&mut out.filters, FilterConfig::Discovered(found));
                 }
+                continue;
             }
             Some(pb_hcm::http_filter::ConfigType::ConfigDiscovery(_)) => {
                 at.field("config_discovery").error("the last filter must be the router");
@@ -171,19 +169,16 @@ pub fn compile_http_filters(
         if i == last {
             at.error("non-terminal filter is the last filter in an http filter chain");
         }
-        let Some(config) = compile_http_filter(filter, any, stat_prefix, cx, &at) else { continue };
-        out.filters.push(HttpFilter {
-            name: filter.name.as_str().into(),
-            slot: intern(&filter.name),
-            disabled: filter.disabled,
-            config,
-        });
+        let config = compile_http_filter(filter.is_optional, any, stat_prefix, cx, &at);
+        let Some(config) = config else { continue };
+        push(&mut out.filters, config);
     }
     out
 }
 
-fn compile_http_filter(
-    filter: &pb_hcm::HttpFilter,
+/// `None` where it does not compile, or may be left out.
+pub(super) fn compile_http_filter(
+    is_optional: bool,
     any: &Any,
     stat_prefix: &str,
     cx: &CompileContext<'_>,
@@ -196,7 +191,7 @@ fn compile_http_filter(
     if let Some((_, compile)) = cx.extra_filters.0.iter().find(|(t, _)| *t == type_name) {
         return compile(any, path).map(FilterConfig::Extra);
     }
-    if filter.is_optional {
+    if is_optional {
         path.ignored(format_args!("optional http filter {type_name:?} is not supported: left out"));
         return None;
     }

@@ -14,6 +14,7 @@ pub mod configuration;
 pub mod core;
 pub mod cors;
 pub mod endpoint;
+pub mod extension;
 pub mod filters;
 pub mod format;
 pub mod hcm;

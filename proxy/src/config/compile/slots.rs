@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::diagnostic::Diagnostics;
 use super::route::{RouteContext, compile_route_table};
+use crate::config::extension::ExtensionSlot;
 use crate::config::pb::envoy::config::route::v3::RouteConfiguration;
 use crate::config::route::RouteTable;
 use crate::config::route::slot::RouteSlot;
@@ -18,11 +19,12 @@ use crate::config::source::{ConfigSource, Source};
 /// All slots of the process. `!Send`: belongs to the thread that compiles.
 #[derive(Debug, Default)]
 pub struct Slots {
-    routes: RefCell<FxHashMap<RouteKey, Weak<RouteSlot>>>,
+    routes: RefCell<FxHashMap<SlotKey, Weak<RouteSlot>>>,
+    extensions: RefCell<FxHashMap<SlotKey, Weak<ExtensionSlot>>>,
 }
 
-/// Where a route configuration comes from, and its name there.
-type RouteKey = (Source, Arc<str>);
+/// Where what fills a slot comes from, and its name there.
+type SlotKey = (Source, Arc<str>);
 
 impl Slots {
     /// The slot of a route configuration.
@@ -43,6 +45,20 @@ impl Slots {
     /// The slot of a route configuration, where somebody holds it.
     pub fn known_routes(&self, name: &str, source: &Source) -> Option<Arc<RouteSlot>> {
         self.routes.borrow().get(&(source.clone(), Arc::from(name)))?.upgrade()
+    }
+
+    /// The slot of a filter's configuration.
+    pub fn extension(&self, name: &str, source: &ConfigSource) -> Arc<ExtensionSlot> {
+        let name: Arc<str> = name.into();
+        let key = (source.source.clone(), name.clone());
+        let mut slots = self.extensions.borrow_mut();
+        if let Some(slot) = slots.get(&key).and_then(Weak::upgrade) {
+            return slot;
+        }
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        let slot = Arc::new(ExtensionSlot::new(name, source.clone()));
+        slots.insert(key, Arc::downgrade(&slot));
+        slot
     }
 }
 

@@ -21,4 +21,4 @@ pub use server::{
     ThreadClusterStat, WatchdogStat,
 };
 pub use tls::{SslFactoryStat, SslStat};
-pub use xds::{EdsStat, RdsStat, ReloadStat, SubscriptionStat};
+pub use xds::{EdsStat, ExtensionStat, RdsStat, ReloadStat, SubscriptionStat};

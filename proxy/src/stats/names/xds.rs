@@ -35,6 +35,15 @@ metrics! {
 }
 
 metrics! {
+    /// A filter's discovered configuration (`extension_config_discovery.http_filter.<name>`), beside `SubscriptionStat`.
+    pub enum ExtensionStat {
+        ConfigConflict: counter "config_conflict",
+        ConfigFail: counter "config_fail",
+        ConfigReload: counter "config_reload",
+    }
+}
+
+metrics! {
     /// A subscription to a route configuration, beside `SubscriptionStat`.
     pub enum RdsStat {
         UpdateEmpty: counter "update_empty",

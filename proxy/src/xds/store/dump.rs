@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
+use super::extensions::{ExtensionEntry, ExtensionKey};
 use super::secrets::{SecretEntry, SecretKey};
 use super::version::{Raw, Refused};
 use super::{State, Store};
@@ -81,6 +82,7 @@ impl Store {
             ConfigKind::Routes => routes(&state),
             ConfigKind::Endpoints => endpoints(&state),
             ConfigKind::Secrets => secrets(&state),
+            ConfigKind::Extensions => extensions(&state),
             ConfigKind::Bootstrap | ConfigKind::ScopedRoutes => Vec::new(),
         }
     }
@@ -104,6 +106,9 @@ impl Store {
         }
         for ((_, name), entry) in &state.routes {
             add(ResourceType::Routes, name, &entry.refused, entry.current.is_some());
+        }
+        for ((_, name), entry) in &state.extensions {
+            add(ResourceType::Extension, name, &entry.refused, entry.current.is_some());
         }
         for ((_, name), entry) in &state.secrets.0 {
             add(ResourceType::Secret, name, &entry.refused, entry.current.is_some());
@@ -236,6 +241,19 @@ fn routes(state: &State) -> Vec<ConfigResource> {
         );
     }
     all
+}
+
+/// Configurations of filters that came by name.
+fn extensions(state: &State) -> Vec<ConfigResource> {
+    let mut named: Vec<_> = state.extensions.iter().collect();
+    named.sort_by(|a, b| a.0.1.cmp(&b.0.1));
+    let show = |raw: &Raw, name: &str| {
+        resource(ResourceType::Extension, name, raw, ConfigState::Active, None)
+    };
+    let current = |((_, name), entry): (&ExtensionKey, &ExtensionEntry)| {
+        entry.current.as_ref().map(|raw| show(raw, name))
+    };
+    named.into_iter().filter_map(current).collect()
 }
 
 /// Secrets that are fetched, without their keys; those that have not come are shown as Envoy shows them.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
-use super::listeners::{ActiveListener, DrainingListener, ListenerEntry, Sockets, WarmingListener};
+use super::listeners::{
+    ActiveListener, DrainingListener, ListenerEntry, Named, Sockets, WarmingListener,
+};
+use super::stats::Event;
 use super::turn::{Turn, Waiter};
 use super::version::{Problem, Raw, next_serial};
 use super::{Stage, State};
@@ -105,8 +108,8 @@ impl Turn<'_> {
 
     /// A version starts to warm.
     fn begin_listener(&mut self, name: &Arc<str>, version: WarmingListener) {
-        for slot in &version.routes {
-            self.want_routes(slot);
+        for slot in &version.named {
+            self.want(slot);
         }
         if self.state.stage >= Stage::Listeners {
             for timeout in version.timeouts() {
@@ -117,8 +120,8 @@ impl Turn<'_> {
         let is_new = entry.active.is_none() && entry.warming.is_none();
         entry.refused = None;
         let abandoned = entry.warming.replace(version);
-        for slot in abandoned.into_iter().flat_map(|abandoned| abandoned.routes) {
-            self.unwant_routes(&slot);
+        for slot in abandoned.into_iter().flat_map(|abandoned| abandoned.named) {
+            self.unwant(&slot);
         }
         self.store.listener_stats().inc(match is_new {
             true => ListenerManagerStat::ListenerAdded,
@@ -165,7 +168,7 @@ impl Turn<'_> {
         version: WarmingListener,
         before: Option<ActiveListener>,
     ) {
-        let WarmingListener { raw, mut config, sockets, routes, .. } = version;
+        let WarmingListener { raw, mut config, sockets, named, .. } = version;
         let Sockets { bound, are_new } = sockets;
         if self.state.listeners.started
             && are_new
@@ -179,7 +182,7 @@ impl Turn<'_> {
             let reason = entry.refuse(raw, problems);
             tracing::error!(listener = %name, reason, "not in force");
             entry.active = before;
-            routes.iter().for_each(|slot| self.unwant_routes(slot));
+            named.iter().for_each(|slot| self.unwant(slot));
             return;
         }
         let mut gone = Vec::new();
@@ -204,12 +207,12 @@ impl Turn<'_> {
             self.send_listener(number, &config, are_new.then_some(&*bound));
         }
         if let Some(before) = before {
-            before.routes.iter().for_each(|slot| self.unwant_routes(slot));
+            before.named.iter().for_each(|slot| self.unwant(slot));
             self.retire(before.config);
             self.store.listener_stats().inc(ListenerManagerStat::ListenerInPlaceUpdated);
             self.drain_chains(number, gone);
         }
-        let active = ActiveListener { raw, config, number, sockets: bound, routes };
+        let active = ActiveListener { raw, config, number, sockets: bound, named };
         let entry = self.state.listeners.entries.entry(name.clone()).or_default();
         entry.active = Some(active);
     }
@@ -274,8 +277,8 @@ impl Turn<'_> {
         if active.is_some() || warming.is_some() {
             self.store.listener_stats().inc(ListenerManagerStat::ListenerRemoved);
         }
-        for slot in warming.into_iter().flat_map(|warming| warming.routes) {
-            self.unwant_routes(&slot);
+        for slot in warming.into_iter().flat_map(|warming| warming.named) {
+            self.unwant(&slot);
         }
         if let Some(active) = active {
             self.drain_listener(name, active);
@@ -287,16 +290,16 @@ impl Turn<'_> {
     fn drop_listener(&mut self, name: &str) {
         let Some((_, entry)) = self.state.listeners.forget(name, true) else { return };
         self.store.listener_stats().inc(ListenerManagerStat::ListenerRemoved);
-        let of_warming = entry.warming.into_iter().flat_map(|warming| warming.routes);
-        let routes = of_warming.chain(entry.active.into_iter().flat_map(|active| active.routes));
-        routes.for_each(|slot| self.unwant_routes(&slot));
+        let of_warming = entry.warming.into_iter().flat_map(|warming| warming.named);
+        let named = of_warming.chain(entry.active.into_iter().flat_map(|active| active.named));
+        named.for_each(|slot| self.unwant(&slot));
     }
 
     fn drain_listener(&mut self, name: Arc<str>, active: ActiveListener) {
-        let ActiveListener { raw, config, number, sockets, routes } = active;
+        let ActiveListener { raw, config, number, sockets, named } = active;
         self.retire(config);
         if !self.state.listeners.started {
-            routes.iter().for_each(|slot| self.unwant_routes(slot));
+            named.iter().for_each(|slot| self.unwant(slot));
             return;
         }
         let retire = self.retirement(None);
@@ -304,7 +307,7 @@ impl Turn<'_> {
         let within = retire.within;
         self.store.tell(|| Command::Listener(number, ListenerCommand::Retire(retire.clone())));
         let serial = next_serial();
-        self.state.listeners.draining.push(DrainingListener { raw, serial, name, sockets, routes });
+        self.state.listeners.draining.push(DrainingListener { raw, serial, name, sockets, named });
         self.wait(within, Waiter::Drained(serial));
     }
 
@@ -313,7 +316,7 @@ impl Turn<'_> {
         let draining = &mut self.state.listeners.draining;
         let Some(at) = draining.iter().position(|one| one.serial == serial) else { return };
         let drained = draining.remove(at);
-        drained.routes.iter().for_each(|slot| self.unwant_routes(slot));
+        drained.named.iter().for_each(|slot| self.unwant(slot));
         self.store.show_listeners(&self.state.listeners);
     }
 
@@ -328,20 +331,49 @@ impl Turn<'_> {
         };
         version.waited = version.waited.max(Some(waited));
         let late: Vec<_> = version
-            .routes
+            .named
             .iter()
-            .filter(|slot| !slot.is_answered() && slot.source.initial_fetch_timeout == Some(waited))
-            .map(|slot| (slot.source.source.clone(), slot.name.clone()))
+            .filter(|one| !one.is_answered() && one.initial_fetch_timeout() == Some(waited))
+            .cloned()
             .collect();
         let slots: Vec<_> = version.slots().cloned().collect();
         tracing::warn!(listener = %name, "goes on without what it waited for");
         self.secrets_timed_out(&slots, waited);
-        for key in late {
-            if let Some(entry) = self.state.routes.get(&key) {
-                entry.stats.count(super::stats::Event::InitFetchTimeout);
+        late.iter().for_each(|one| self.named_timed_out(one));
+        self.warm_listener(name);
+    }
+
+    /// Something that a listener names is wanted.
+    fn want(&mut self, named: &Named) {
+        match named {
+            Named::Routes(slot) => self.want_routes(slot),
+            Named::Extension(slot, _) => self.want_extension(slot),
+        }
+    }
+
+    fn unwant(&mut self, named: &Named) {
+        match named {
+            Named::Routes(slot) => self.unwant_routes(slot),
+            Named::Extension(slot, _) => self.unwant_extension(slot),
+        }
+    }
+
+    fn named_timed_out(&self, named: &Named) {
+        match named {
+            Named::Routes(slot) => {
+                let key = (slot.source.source.clone(), slot.name.clone());
+                if let Some(entry) = self.state.routes.get(&key) {
+                    entry.stats.count(Event::InitFetchTimeout);
+                }
+            }
+            Named::Extension(slot, _) => {
+                let key = (slot.source.source.clone(), slot.name.clone());
+                if let Some(entry) = self.state.extensions.get(&key) {
+                    entry.stats.count(Event::InitFetchTimeout);
+                    entry.stats.extension_failed();
+                }
             }
         }
-        self.warm_listener(name);
     }
 }
 

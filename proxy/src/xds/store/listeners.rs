@@ -6,12 +6,40 @@ use std::time::Duration;
 
 use super::secrets::{self, SecretEntries};
 use super::version::{Problem, Raw, Refused, next_serial};
+use crate::config::extension::ExtensionSlot;
 use crate::config::filter_chain::Terminal;
 use crate::config::listener::Listener;
 use crate::config::route::slot::{RouteSlot, Routes};
+use crate::http_filters::chain::FilterConfig;
 use crate::listener::sockets::BoundAddress;
 use crate::stream_info::Address;
 use crate::tls::SecretSlot;
+
+/// What a listener names and another resource tells.
+#[derive(Debug, Clone)]
+pub enum Named {
+    Routes(Arc<RouteSlot>),
+    /// With whether the listener waits for it.
+    Extension(Arc<ExtensionSlot>, bool),
+}
+
+impl Named {
+    /// Whether something has come for it, or nobody waits for that.
+    pub fn is_answered(&self) -> bool {
+        match self {
+            Self::Routes(slot) => slot.is_answered(),
+            Self::Extension(slot, waits) => !waits || slot.is_answered(),
+        }
+    }
+
+    /// How long a listener waits for it.
+    pub fn initial_fetch_timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Routes(slot) => slot.source.initial_fetch_timeout,
+            Self::Extension(slot, _) => slot.source.initial_fetch_timeout,
+        }
+    }
+}
 
 /// A version in force.
 #[derive(Debug)]
@@ -22,7 +50,7 @@ pub struct ActiveListener {
     pub number: usize,
     /// By address, in the configuration's order.
     pub sockets: Vec<Arc<BoundAddress>>,
-    pub routes: Vec<Arc<RouteSlot>>,
+    pub named: Vec<Named>,
 }
 
 impl ActiveListener {
@@ -49,24 +77,24 @@ pub struct WarmingListener {
     /// Nobody else has it yet: it takes over the chains of the version before when it is put in force.
     pub config: Listener,
     pub sockets: Sockets,
-    pub routes: Vec<Arc<RouteSlot>>,
+    pub named: Vec<Named>,
     /// Fetches that take no longer than this have timed out.
     pub waited: Option<Duration>,
 }
 
 impl WarmingListener {
     pub fn new(raw: Raw, config: Listener, sockets: Sockets) -> Self {
-        let routes = route_slots(&config);
-        Self { raw, serial: next_serial(), config, sockets, routes, waited: None }
+        let named = named_by(&config);
+        Self { raw, serial: next_serial(), config, sockets, named, waited: None }
     }
 
     /// Whether it may be put in force.
     pub fn is_warm(&self, secrets: &SecretEntries) -> bool {
-        let has_routes = self.routes.iter().all(|slot| {
-            let timeout = slot.source.initial_fetch_timeout;
+        let has_named = self.named.iter().all(|slot| {
+            let timeout = slot.initial_fetch_timeout();
             slot.is_answered() || timeout.is_some_and(|t| self.waited.is_some_and(|w| w >= t))
         });
-        has_routes && secrets.are_answered(self.slots(), self.waited)
+        has_named && secrets.are_answered(self.slots(), self.waited)
     }
 
     /// The secrets of its filter chains.
@@ -77,9 +105,8 @@ impl WarmingListener {
 
     /// The times after which it no longer waits for something.
     pub fn timeouts(&self) -> Vec<Duration> {
-        let missing = self.routes.iter().filter(|slot| !slot.is_answered());
-        let mut all: Vec<_> =
-            missing.filter_map(|slot| slot.source.initial_fetch_timeout).collect();
+        let missing = self.named.iter().filter(|slot| !slot.is_answered());
+        let mut all: Vec<_> = missing.filter_map(Named::initial_fetch_timeout).collect();
         all.extend(secrets::timeouts(self.slots()));
         all.sort();
         all.dedup();
@@ -87,16 +114,22 @@ impl WarmingListener {
     }
 }
 
-/// The route configurations that a listener's connection managers name, as often as they do.
-fn route_slots(config: &Listener) -> Vec<Arc<RouteSlot>> {
-    let slot = |terminal: &Terminal| match terminal {
-        Terminal::Http(hcm) => match &hcm.load().routes {
-            Routes::Discovered(slot) => Some(slot.clone()),
-            Routes::Inline(_) => None,
-        },
-        Terminal::TcpProxy(_) | Terminal::Close => None,
-    };
-    config.filter_chains.iter().filter_map(|chain| slot(&chain.terminal)).collect()
+/// What a listener's connection managers name, as often as they do.
+fn named_by(config: &Listener) -> Vec<Named> {
+    let mut named = Vec::new();
+    for chain in config.filter_chains.iter() {
+        let Terminal::Http(hcm) = &chain.terminal else { continue };
+        let hcm = hcm.load();
+        if let Routes::Discovered(slot) = &hcm.routes {
+            named.push(Named::Routes(slot.clone()));
+        }
+        for filter in &*hcm.filters {
+            if let FilterConfig::Discovered(filter) = &filter.config {
+                named.push(Named::Extension(filter.slot.clone(), filter.waits));
+            }
+        }
+    }
+    named
 }
 
 /// A listener that takes no more connections; those that it has are told to end.
@@ -107,7 +140,7 @@ pub struct DrainingListener {
     pub name: Arc<str>,
     /// The workers close them when nobody waits in their queues; until then another listener may take them over.
     pub sockets: Vec<Arc<BoundAddress>>,
-    pub routes: Vec<Arc<RouteSlot>>,
+    pub named: Vec<Named>,
 }
 
 /// What is known of one listener.
@@ -156,6 +189,12 @@ impl Listeners {
         let gone = self.entries.remove_entry(name)?;
         self.order.retain(|known| *known != gone.0);
         Some(gone)
+    }
+
+    /// Those that are in force or warm.
+    pub fn known(&self) -> usize {
+        let is_there = |entry: &&ListenerEntry| entry.active.is_some() || entry.warming.is_some();
+        self.entries.values().filter(is_there).count()
     }
 
     /// The names of listeners that came by an update.

@@ -8,6 +8,7 @@ mod cds;
 mod clusters;
 mod dump;
 mod endpoints;
+mod extensions;
 mod lds;
 mod listeners;
 mod routes;
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::clusters::{ClusterVersion, Clusters};
 use self::endpoints::{EndpointsEntry, EndpointsKey};
+use self::extensions::{ExtensionEntry, ExtensionKey};
 use self::listeners::Listeners;
 use self::routes::{RoutesEntry, RoutesKey};
 use self::secrets::SecretEntries;
@@ -111,6 +113,7 @@ struct State {
     endpoints: FxHashMap<EndpointsKey, EndpointsEntry>,
     listeners: Listeners,
     routes: FxHashMap<RoutesKey, RoutesEntry>,
+    extensions: FxHashMap<ExtensionKey, ExtensionEntry>,
     secrets: SecretEntries,
     subscriptions: Subscriptions,
     whole_clusters: Option<Whole>,
@@ -170,6 +173,7 @@ impl Store {
             endpoints: FxHashMap::default(),
             listeners: Listeners::default(),
             routes: FxHashMap::default(),
+            extensions: FxHashMap::default(),
             secrets: SecretEntries::default(),
             subscriptions: Subscriptions::default(),
             whole_clusters: whole(&setup.clusters, "cluster_manager.cds"),
@@ -240,8 +244,7 @@ impl Store {
             ResourceType::Listener => turn.apply_listeners(update),
             ResourceType::Routes => turn.apply_routes(update),
             ResourceType::Secret => turn.apply_secrets(update),
-            // Nothing subscribes to them here.
-            ResourceType::Extension => Vec::new(),
+            ResourceType::Extension => turn.apply_extensions(update),
         };
         turn.whole_arrived(update, &rejected);
         turn.finish();
@@ -259,7 +262,7 @@ impl Store {
                 turn.whole_failed(source, resource_type);
             }
             ResourceType::Secret => turn.secrets_failed(source, name),
-            ResourceType::Extension => {}
+            ResourceType::Extension => turn.extensions_failed(source, Event::Failure),
         }
         turn.finish();
     }
@@ -285,6 +288,7 @@ impl Store {
     pub fn workers_started(&self) {
         let mut turn = self.turn();
         turn.start_listeners();
+        self.show_listeners(&turn.state.listeners);
         turn.finish();
         self.0.listeners.gauge_set(ListenerManagerStat::WorkersStarted, 1);
     }
@@ -318,8 +322,13 @@ impl Store {
     fn show_listeners(&self, listeners: &Listeners) {
         let stats = self.listener_stats();
         let set = |stat, value: usize| stats.gauge_set(stat, value as u64);
-        set(ListenerManagerStat::TotalListenersActive, listeners.order.len());
-        set(ListenerManagerStat::TotalListenersWarming, listeners.warming());
+        // Until the workers run, Envoy calls every listener active.
+        let (active, warming) = match listeners.started {
+            true => (listeners.order.len(), listeners.warming()),
+            false => (listeners.known(), 0),
+        };
+        set(ListenerManagerStat::TotalListenersActive, active);
+        set(ListenerManagerStat::TotalListenersWarming, warming);
         set(ListenerManagerStat::TotalListenersDraining, listeners.draining.len());
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::stats::names::{ClusterUpdateStat, EdsStat, RdsStat, ReloadStat, SubscriptionStat};
+use crate::stats::names::{
+    ClusterUpdateStat, EdsStat, ExtensionStat, RdsStat, ReloadStat, SubscriptionStat,
+};
 use crate::stats::{Scope, SharedBlock};
 use crate::xds::xxhash::xxhash64;
 
@@ -44,6 +46,22 @@ impl SubscriptionStats {
         scope.declare::<ReloadStat>();
         scope.declare::<RdsStat>();
         Self::own(scope)
+    }
+
+    /// `extension_config_discovery.http_filter.<name>`
+    pub fn extension(scope: Scope) -> Self {
+        scope.declare::<ExtensionStat>();
+        Self::own(scope)
+    }
+
+    /// A filter has a new configuration.
+    pub fn extension_reloaded(&self) {
+        self.scope.shared::<ExtensionStat>().inc(ExtensionStat::ConfigReload);
+    }
+
+    /// Nothing came for a filter, or nothing good.
+    pub fn extension_failed(&self) {
+        self.scope.shared::<ExtensionStat>().inc(ExtensionStat::ConfigFail);
     }
 
     /// `cluster.<name>`, for its endpoints.
