@@ -1,13 +1,14 @@
 //! The certificates of all cases, made once per run: `NAME.pem` and `NAME.key` in one directory, `${certs}` in area
-//! files. Keys are P-256; roots are `ca` and `other_ca`.
+//! files. Keys are P-256; roots are `ca` and `other_ca`; `ca.crl` is the first one's list of what it has revoked.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -33,6 +34,8 @@ enum Flaw {
     /// Good for servers only, or for clients only.
     OnlyServer,
     OnlyClient,
+    /// In `ca.crl`.
+    Revoked,
     /// A leaf that may sign.
     Ca,
     /// Names beyond ASCII and with characters that mean something to logs and headers.
@@ -68,6 +71,7 @@ const LEAVES: &[Leaf] = &[
     leaf("only_client", CLIENT, &["a.example"], Flaw::OnlyClient),
     leaf("ca_leaf", CLIENT, &["a.example"], Flaw::Ca),
     leaf("odd_names", CLIENT, &["a.example"], Flaw::OddNames),
+    leaf("revoked", CLIENT, &["a.example"], Flaw::Revoked),
 ];
 
 /// The directory with all of them.
@@ -96,8 +100,12 @@ fn make() -> Result<TempDir> {
     let dir = TempDir::with_prefix("outrigger-certs-")?;
     let ca = root("ca", dir.path())?;
     let other = root("other_ca", dir.path())?;
+    let mut revoked = Vec::new();
     for (number, leaf) in LEAVES.iter().enumerate() {
         let params = params(leaf, number)?;
+        if leaf.flaw == Flaw::Revoked {
+            revoked.extend(params.serial_number.clone());
+        }
         let key = KeyPair::generate()?;
         let certificate = match leaf.flaw {
             Flaw::SelfSigned => params.self_signed(&key)?,
@@ -106,7 +114,26 @@ fn make() -> Result<TempDir> {
         };
         write(dir.path(), leaf.name, &certificate.pem(), &key)?;
     }
+    std::fs::write(dir.path().join("ca.crl"), revocations(revoked, &ca)?)?;
     Ok(dir)
+}
+
+fn revocations(serials: Vec<SerialNumber>, ca: &Issuer<'_, KeyPair>) -> Result<String> {
+    let revoked = serials.into_iter().map(|serial_number| RevokedCertParams {
+        serial_number,
+        revocation_time: date_time_ymd(2024, 2, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 3, 1),
+        next_update: date_time_ymd(2044, 3, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(list.signed_by(ca)?.pem()?)
 }
 
 fn root(name: &str, dir: &Path) -> Result<Issuer<'static, KeyPair>> {

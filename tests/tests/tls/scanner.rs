@@ -1,0 +1,138 @@
+//! What OpenSSL's client and testssl.sh say of a listener with TLS: nothing that they do not say of Envoy's.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::proxy::Kind;
+use tests::sandbox::Sandbox;
+use tokio::process::Command;
+
+use super::{answering, area, run, server_tls};
+
+/// Findings of testssl.sh that are about the test's certificates.
+const OF_CERTIFICATES: &[(&str, &str)] = &[
+    ("cert_trust", "no name of the certificate is 127.0.0.1"),
+    ("cert_chain_of_trust", "the CA is the test's own"),
+    ("cert_validityPeriod", "it is good for twenty years"),
+    ("cert_revocation", "no CRL or OCSP responder is named"),
+];
+
+async fn serve(kind: Kind) -> Sandbox {
+    let alpn = json!({"alpn_protocols": ["h2", "http/1.1"]});
+    let mutual = json!({"validation_context": {"trusted_ca": {"filename": "${certs}/ca.pem"}}});
+    let listeners = json!({
+        "main": answering(server_tls("server", false, alpn)),
+        "mutual": answering(server_tls("server", true, mutual)),
+    });
+    Sandbox::start(kind, &area(listeners, json!([])), &[]).await.unwrap()
+}
+
+/// Everything of at least medium severity: finding by name, with its severity and text.
+async fn findings(proxy: &Sandbox) -> BTreeMap<String, (String, String)> {
+    let dir = TempDir::new().unwrap();
+    let report = dir.path().join("report.json");
+    let out = Command::new("testssl")
+        // Protocols, suites, forward secrecy, preferences, server's defaults, vulnerabilities.
+        .args(["--quiet", "--color", "0", "--warnings", "off", "-n", "none"])
+        .args(["-p", "-s", "-f", "-P", "-S", "-U", "--jsonfile"])
+        .arg(&report)
+        .arg(format!("127.0.0.1:{}", proxy.port("main").unwrap()))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let report = std::fs::read(&report).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let all: Vec<BTreeMap<String, Value>> = serde_json::from_slice(&report).unwrap();
+    let field = |finding: &BTreeMap<String, Value>, name: &str| {
+        finding[name].as_str().unwrap_or_default().to_owned()
+    };
+    // It came to its end, and found the protocols.
+    let found = |id: &str| all.iter().any(|finding| field(finding, "id") == id);
+    assert!(found("TLS1_3") && found("LUCKY13") && found("scanTime"), "{text}");
+    let severe = |severity: &str| ["MEDIUM", "HIGH", "CRITICAL", "FATAL"].contains(&severity);
+    all.iter()
+        .map(|finding| {
+            (field(finding, "id"), (field(finding, "severity"), field(finding, "finding")))
+        })
+        .filter(|(id, (severity, _))| {
+            let id = id.split(' ').next().unwrap_or_default();
+            severe(severity) && OF_CERTIFICATES.iter().all(|(known, _)| *known != id)
+        })
+        .collect()
+}
+
+#[test]
+fn testssl_finds_nothing_wrong() {
+    run(async {
+        let (envoy, ours) = (serve(Kind::Envoy).await, serve(Kind::Outrigger).await);
+        let (theirs, mine) = tokio::join!(findings(&envoy), findings(&ours));
+        let high = |(severity, _): &(String, String)| severity != "MEDIUM";
+        let bad: Vec<_> = mine
+            .iter()
+            .filter(|(id, finding)| high(finding) || !theirs.contains_key(*id))
+            .collect();
+        assert!(bad.is_empty(), "{bad:#?}");
+    });
+}
+
+/// What `openssl s_client` says of one connection, and whether it succeeded.
+async fn s_client(proxy: &Sandbox, listener: &str, arguments: &[&str]) -> (bool, String) {
+    let certs = &proxy.places.certs;
+    let arguments = arguments.iter().map(|argument| argument.replace("${certs}", certs));
+    let out = Command::new("openssl")
+        .arg("s_client")
+        .arg("-connect")
+        .arg(format!("127.0.0.1:{}", proxy.port(listener).unwrap()))
+        .args(["-CAfile", &format!("{certs}/ca.pem"), "-verify_return_error"])
+        .args(["-verify_hostname", "a.example", "-servername", "a.example"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let text = [out.stdout, out.stderr].concat();
+    (out.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn openssl_finds_nothing_wrong() {
+    const CLIENT: &[&str] = &["-cert", "${certs}/client.pem", "-key", "${certs}/client.key"];
+    run(async {
+        let proxy = serve(Kind::Outrigger).await;
+        for (listener, arguments, wanted) in [
+            ("main", &["-tls1_3"][..], &["New, TLSv1.3", "Verify return code: 0 (ok)"][..]),
+            ("main", &["-tls1_2"], &["New, TLSv1.2", "Secure Renegotiation IS supported"]),
+            ("main", &["-tls1_2"], &["Extended master secret: yes", "TLS session ticket:"]),
+            ("main", &["-tls1_2", "-no_ticket"], &["Session-ID: "]),
+            ("main", &["-tls1_2", "-reconnect"], &["Reused, TLSv1.2"]),
+            ("main", &["-tls1_2", "-no_ticket", "-reconnect"], &["Reused, TLSv1.2"]),
+            ("main", &["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"], &["CHACHA20"]),
+            ("main", &["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"], &["AES_256"]),
+            ("main", &["-groups", "P-256"], &["Server Temp Key: ECDH, prime256v1"]),
+            ("main", &["-alpn", "http/1.1,h2"], &["ALPN protocol: h2"]),
+            ("main", &["-alpn", "spdy/3"], &["No ALPN negotiated"]),
+            ("main", &["-status"], &["OCSP response: no response sent"]),
+            ("mutual", CLIENT, &["Acceptable client certificate CA names", "CN = ca"]),
+        ] {
+            let (good, text) = s_client(&proxy, listener, arguments).await;
+            assert!(good, "{arguments:?}: {text}");
+            for line in wanted {
+                assert!(text.contains(line), "{arguments:?} without {line}: {text}");
+            }
+        }
+        for (listener, arguments, wanted) in [
+            ("main", &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"][..], "alert protocol version"),
+            ("main", &["-tls1_2", "-cipher", "AES128-SHA"], "handshake failure"),
+            ("main", &["-groups", "P-521"], "handshake failure"),
+            ("mutual", &["-tls1_2"], "handshake failure"),
+        ] {
+            let (good, text) = s_client(&proxy, listener, arguments).await;
+            assert!(!good && text.contains(wanted), "{arguments:?}: {text}");
+        }
+    });
+}
