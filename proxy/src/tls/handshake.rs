@@ -21,7 +21,8 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
 };
 use rustls::{
-    AlertDescription, CommonState, Error, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+    AlertDescription, CommonState, Error, HandshakeKind, NamedGroup, PeerIncompatible,
+    ProtocolVersion, ServerConfig,
 };
 use tokio::sync::Semaphore;
 
@@ -362,6 +363,17 @@ async fn read_hello(
         }
     }
     let outcome = in_turn(|| {
+        let seen = hello::see(&buffers.incoming);
+        if seen.asks_ocsp
+            && let Some(stats) = stats
+        {
+            stats.asked_for_staple();
+        }
+        if seen.is_old {
+            // rustls would miss an extension of newer versions first.
+            let alert = failure::plain_alert(AlertDescription::ProtocolVersion);
+            return Err((PeerIncompatible::Tls12NotOffered.into(), alert));
+        }
         let mut acceptor = Acceptor::default();
         let mut rest = &buffers.incoming[..];
         loop {
@@ -370,12 +382,6 @@ async fn read_hello(
             match acceptor.accept() {
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
-                    let seen = hello::see(&buffers.incoming);
-                    if seen.asks_ocsp
-                        && let Some(stats) = stats
-                    {
-                        stats.asked_for_staple();
-                    }
                     return Ok(Hello {
                         config: built.config_for(&hello, &seen).map_err(|e| (e, Vec::new()))?,
                         server_name: hello.server_name().map(Arc::from),

@@ -84,6 +84,8 @@ impl Scanner {
 pub(super) struct Seen {
     /// RFC 8446 §4.2.1.
     pub(super) offers_tls13: bool,
+    /// Nothing newer than TLS 1.1 is offered.
+    pub(super) is_old: bool,
     /// A stapled OCSP response is asked for (RFC 6066 §8).
     pub(super) asks_ocsp: bool,
     /// The client takes session tickets (RFC 5077 §3.2); the id of the session that it offers by one.
@@ -96,14 +98,18 @@ pub(super) fn see(bytes: &[u8]) -> Seen {
     const SESSION_TICKET: u16 = 35;
     const SUPPORTED_VERSIONS: u16 = 43;
     const OCSP: u8 = 1;
+    const TLS_1_2: [u8; 2] = [3, 3];
+    const TLS_1_3: [u8; 2] = [3, 4];
     let mut seen = Seen::default();
     let Some(body) = tls_inspector::client_hello_body(bytes) else { return seen };
+    seen.is_old = body.get(..2).is_some_and(|version| version < &TLS_1_2[..]);
     for_each_extension(&body, |kind, content| match kind {
         STATUS_REQUEST => seen.asks_ocsp = content.first() == Some(&OCSP),
         SESSION_TICKET => seen.ticket = Some(SessionId::of_ticket(content)),
         SUPPORTED_VERSIONS => {
             let mut versions = content.get(1..).unwrap_or_default().chunks_exact(2);
-            seen.offers_tls13 = versions.any(|version| version == [3, 4]);
+            seen.offers_tls13 = versions.clone().any(|version| version == TLS_1_3);
+            seen.is_old = !versions.any(|version| version == TLS_1_2 || version == TLS_1_3);
         }
         _ => {}
     });
@@ -180,12 +186,18 @@ mod tests {
         message.append(&mut hello);
         for size in [7, 1000] {
             let seen = see(&records(&message, size));
-            assert!(seen.offers_tls13 && seen.asks_ocsp);
+            assert!(seen.offers_tls13 && seen.asks_ocsp && !seen.is_old);
             assert_eq!(seen.ticket, Some(SessionId::of_ticket(&[8, 9])));
         }
-        // Without extensions, and cut short.
-        message.truncate(4 + 34 + 7);
-        assert!(see(&records(&message, 1000)).ticket.is_none());
+        // Without extensions.
+        message.truncate(4 + 34 + 6);
+        message[3] = message.len() as u8 - 4;
+        let seen = see(&records(&message, 1000));
+        assert!(seen.ticket.is_none() && !seen.is_old);
+        message[5] = 2;
+        assert!(see(&records(&message, 1000)).is_old);
+        // Cut short.
+        assert!(see(&records(&message[..20], 1000)).ticket.is_none());
     }
 
     #[test]
