@@ -33,6 +33,7 @@ const HTTP_FILTERS: &[(&str, &str, &str)] = &[
     ("grpc_stats", "envoy.filters.http.grpc_stats", "grpc_stats.v3.FilterConfig"),
     ("cors", "envoy.filters.http.cors", "cors.v3.Cors"),
     ("rbac", "envoy.filters.http.rbac", "rbac.v3.RBAC"),
+    ("compressor", "envoy.filters.http.compressor", "compressor.v3.Compressor"),
     ("buffer", "envoy.filters.http.buffer", "buffer.v3.Buffer"),
     ("header_mutation", "envoy.filters.http.header_mutation", "header_mutation.v3.HeaderMutation"),
     ("local_ratelimit", "envoy.filters.http.local_ratelimit", "local_ratelimit.v3.LocalRateLimit"),

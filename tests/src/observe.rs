@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Read as _;
 
 use regex::Regex;
 
@@ -281,6 +282,23 @@ impl Normaliser {
 /// A body in full when short and printable, else by length and hash.
 #[must_use]
 pub fn show_body(body: &[u8]) -> String {
+    match body {
+        [0x1f, 0x8b, ..] => {
+            let mut text = Vec::new();
+            match flate2::read::GzDecoder::new(body).read_to_end(&mut text) {
+                Ok(_) => format!("gzip of {}", show_plain(&text)),
+                Err(e) => format!("gzip broken ({e}) behind {}", show_plain(&text)),
+            }
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => match zstd::decode_all(body) {
+            Ok(text) => format!("zstd of {}", show_plain(&text)),
+            Err(e) => format!("zstd broken ({e})"),
+        },
+        _ => show_plain(body),
+    }
+}
+
+fn show_plain(body: &[u8]) -> String {
     if body.len() <= 400 {
         return format!("{} {:?}", body.len(), crate::wire::latin1(body));
     }

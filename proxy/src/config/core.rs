@@ -158,6 +158,14 @@ impl RuntimeFraction {
     }
 }
 
+/// A compiled `core.v3.RuntimeFeatureFlag`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeFlag {
+    /// `runtime_key`; `None` where it is empty.
+    pub runtime_key: Option<Arc<str>>,
+    pub default: bool,
+}
+
 /// A compiled `core.v3.RuntimeDouble`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RuntimeDouble {

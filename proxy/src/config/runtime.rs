@@ -1,6 +1,6 @@
 //! Runtime values: `layered_runtime` of the bootstrap, later layers over earlier ones, and what `/runtime_modify` adds.
 //!
-//! A value is looked up by whoever has a runtime key in its configuration (`RuntimeFraction`, `RuntimeDouble`), and by the
+//! A value is looked up by whoever has a runtime key in its configuration (`RuntimeFraction`, `RuntimeFlag`, `RuntimeDouble`), and by the
 //! flags of `HONOURED`; all other keys are kept and listed at `/runtime`. The values in force are one immutable
 //! `Runtime`, process-wide as in Envoy, swapped when the admin layer changes.
 
@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::config::compile::core::value_to_json;
 use crate::config::compile::diagnostic::FieldPath;
-use crate::config::core::{Fraction, RuntimeDouble, RuntimeFraction};
+use crate::config::core::{Fraction, RuntimeDouble, RuntimeFlag, RuntimeFraction};
 use crate::config::pb::envoy::config::bootstrap::v3 as pb;
 use crate::config::pb::google::protobuf::{Struct, Value as PbValue, value::Kind};
 
@@ -126,6 +126,16 @@ impl RuntimeFraction {
     pub fn in_force(&self) -> Fraction {
         match &self.runtime_key {
             Some(key) => CURRENT.load().fraction(key, self.default),
+            None => self.default,
+        }
+    }
+}
+
+impl RuntimeFlag {
+    /// The runtime's word, or without one the default.
+    pub fn in_force(&self) -> bool {
+        match &self.runtime_key {
+            Some(key) => CURRENT.load().boolean(key, self.default),
             None => self.default,
         }
     }

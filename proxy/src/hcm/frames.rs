@@ -133,10 +133,13 @@ impl ActiveStream<'_> {
             if pass(flow, &mut self.inbound.wait)? {
                 return Ok(true);
             }
+            if matches!(passing.frame, Some(Frame::Trailers(_))) {
+                last = self.chain.request_tail(at);
+            }
             passing.at += 1;
             if !last.is_empty() {
-                // A filter added bytes at the end: they go first, then the end.
-                self.inbound.collected.push_front(None, passing.at);
+                // A filter added bytes at the end: they go first, then the end, or the trailers.
+                self.inbound.collected.push_front(passing.frame.take(), passing.at);
                 passing.frame = Some(Frame::Data(last));
             }
         }
@@ -312,9 +315,12 @@ impl ActiveStream<'_> {
             if pass(flow, &mut self.outbound.wait)? {
                 return Ok(true);
             }
+            if matches!(passing.frame, Some(Frame::Trailers(_))) {
+                last = self.chain.response_tail(at);
+            }
             passing.at -= 1;
             if !last.is_empty() {
-                self.outbound.collected.push_front(None, passing.at);
+                self.outbound.collected.push_front(passing.frame.take(), passing.at);
                 passing.frame = Some(Frame::Data(last));
             }
         }

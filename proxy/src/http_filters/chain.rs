@@ -110,6 +110,7 @@ registry! {
     Fault = fault,
     LocalRateLimit = local_ratelimit,
     GrpcStats = grpc_stats,
+    Compressor = compressor,
 }
 
 impl std::fmt::Debug for FilterConfig {
@@ -247,6 +248,18 @@ impl FilterChain {
         }
         cx.slot = entry.slot;
         entry.filter.as_dyn().on_request_trailers(cx, trailers)
+    }
+
+    /// Bytes that filter `at` puts before the request's trailers.
+    pub fn request_tail(&mut self, at: usize) -> Bytes {
+        let entry = &mut self.entries[at];
+        if entry.wants_request { entry.filter.as_dyn().request_tail() } else { Bytes::new() }
+    }
+
+    /// As `request_tail`.
+    pub fn response_tail(&mut self, at: usize) -> Bytes {
+        let entry = &mut self.entries[at];
+        if entry.wants_response { entry.filter.as_dyn().response_tail() } else { Bytes::new() }
     }
 
     pub fn response_head(

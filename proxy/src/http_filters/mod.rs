@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod chain;
+pub mod compressor;
 pub mod cors;
 pub mod fault;
 pub mod grpc_stats;
@@ -110,6 +111,11 @@ pub trait HttpFilter {
         Flow::Continue
     }
 
+    /// Bytes that go before the request's trailers, which this filter has just let pass.
+    fn request_tail(&mut self) -> Bytes {
+        Bytes::new()
+    }
+
     /// Once, for the response that the client will see: the upstream's or a local reply.
     fn on_response_head(
         &mut self,
@@ -137,6 +143,11 @@ pub trait HttpFilter {
         trailers: &mut HeaderList,
     ) -> Flow {
         Flow::Continue
+    }
+
+    /// As `request_tail`.
+    fn response_tail(&mut self) -> Bytes {
+        Bytes::new()
     }
 
     /// Once for every filter of every stream, reached or not, when the stream has ended; before the access log.

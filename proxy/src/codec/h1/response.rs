@@ -180,7 +180,9 @@ impl Fields {
             Some(_) | None => {}
         }
         head.headers.join(INLINE_IN_RESPONSES);
-        if switching {
+        // An offer to upgrade stays for filters to see; it goes no further.
+        let offers = !asked.upgrade && self.connection.upgrade && self.upgrade_line.is_some();
+        if switching || offers {
             for (line, id) in
                 [(self.upgrade_line, ids::UPGRADE), (self.connection_line, ids::CONNECTION)]
             {

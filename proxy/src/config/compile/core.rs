@@ -13,7 +13,8 @@ use prost::Message as ProstMessage;
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::core::{
     BindConfig, ConfigAddress, ExtraSource, Fraction, Locality, Metadata, RuntimeDouble,
-    RuntimeFraction, SocketFamily, SocketOption, SocketOptionValue, SocketState, TcpKeepalive,
+    RuntimeFlag, RuntimeFraction, SocketFamily, SocketOption, SocketOptionValue, SocketState,
+    TcpKeepalive,
 };
 use crate::config::json::schema::Message;
 use crate::config::json::{resolve_typed_struct, wire};
@@ -168,6 +169,18 @@ pub fn compile_runtime_fraction(
         runtime_key: some_str(&pb.runtime_key),
         default: compile_fraction(default, &path.field("default_value"))?,
     })
+}
+
+/// A `core.v3.RuntimeFeatureFlag`; `default_value` is required.
+pub fn compile_runtime_flag(
+    pb: &pb::RuntimeFeatureFlag,
+    path: &FieldPath<'_>,
+) -> Option<RuntimeFlag> {
+    let Some(default) = &pb.default_value else {
+        path.field("default_value").error("value is required");
+        return None;
+    };
+    Some(RuntimeFlag { runtime_key: some_str(&pb.runtime_key), default: default.value })
 }
 
 /// A `core.v3.RuntimeDouble`.

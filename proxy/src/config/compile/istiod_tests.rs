@@ -32,7 +32,6 @@ const REJECTED: &[&str] = &[
 const IGNORED: &[&str] = &[
     "bypass_overload_manager: there is no overload manager",
     "cleanup_interval: belongs to original destination clusters",
-    "filter_chains[].filters[].typed_config.http_filters[].typed_config: http filter \"envoy.extensions.filters.http.compressor.v3.Compressor\" is not supported: requests that reach it are answered with 500",
     "filter_chains[].filters[].typed_config.http_filters[].typed_config: http filter \"io.istio.http.peer_metadata.Config\" is not supported: requests that reach it are answered with 500",
     "filter_chains[].filters[].typed_config.http_filters[].typed_config: http filter \"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig\" is not supported: requests that reach it are answered with 500",
     "filter_chains[].filters[].typed_config.http_filters[].typed_config: http filter \"stats.PluginConfig\" is not supported: requests that reach it are answered with 500",
