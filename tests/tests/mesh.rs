@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use tests::mesh::cases::{self, Row};
-use tests::mesh::request::Answer;
+use tests::mesh::request::{Answer, Request};
 use tests::mesh::{Mesh, PROXIED};
 use tests::proxy::Kind;
 
@@ -65,6 +65,44 @@ fn every_row_holds_whoever_proxies() {
         }
         complaints(&mesh).unwrap().into_iter().for_each(&mut say);
         eprintln!("{place}: {} rows", rows.len());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn statistics_are_scraped_compressed() {
+    let mesh = Mesh::up("mesh-s", Kind::Envoy, &["client-v1"], Kind::Outrigger).unwrap();
+    let mut wrong = Vec::new();
+    for (accept, encoding) in [
+        ("gzip", Some("gzip")),
+        ("br", Some("br")),
+        ("zstd", Some("zstd")),
+        ("gzip;q=0.5, zstd;q=0.9, br;q=0.7", Some("zstd")),
+        // What Prometheus says.
+        ("gzip, *;q=0", Some("gzip")),
+        ("identity", None),
+    ] {
+        // Envoy in the one, Outrigger in the other.
+        for (pod, address) in [("details-v1", "10.77.0.15"), ("client-v1", "10.77.0.10")] {
+            let mut request =
+                Request::get("legacy-v1", &format!("http://{address}:15090/stats/prometheus"));
+            request.headers.insert("accept-encoding".to_owned(), accept.to_owned());
+            let answer = mesh.ask(&request).unwrap();
+            let header = |name: &str| {
+                answer.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+            };
+            if answer.status != 200
+                || header("content-encoding") != encoding
+                || header("vary") != Some("Accept-Encoding")
+                || !answer.body.contains("envoy_server_live{} 1")
+            {
+                let text: String = answer.body.chars().take(300).collect();
+                wrong.push(format!(
+                    "{pod}, {accept}: {} {:?} {} {text}",
+                    answer.status, answer.headers, answer.end
+                ));
+            }
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -204,8 +204,9 @@ fn read_message(stream: &mut TcpStream, head_only: bool) -> Result<Vec<u8>> {
 }
 
 fn parse(raw: &[u8], head_only: bool) -> Result<Answer> {
-    let text = String::from_utf8_lossy(raw);
-    let (head, body) = text.split_once("\r\n\r\n").context("no end of the head")?;
+    const END: &[u8] = b"\r\n\r\n";
+    let end = raw.windows(END.len()).position(|four| four == END).context("no end of the head")?;
+    let (head, body) = (String::from_utf8_lossy(&raw[..end]), &raw[end + END.len()..]);
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?;
     let mut headers: Vec<_> = lines
@@ -214,13 +215,14 @@ fn parse(raw: &[u8], head_only: bool) -> Result<Answer> {
         .collect();
     let chunked =
         headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-    let body = if head_only {
-        String::new()
-    } else if chunked {
-        dechunk(body)
-    } else {
-        body.to_owned()
+    let body = match (head_only, chunked) {
+        (true, _) => Vec::new(),
+        (false, true) => dechunk(body),
+        (false, false) => body.to_vec(),
     };
+    let encoding = headers.iter().find(|(name, _)| name == "content-encoding");
+    let body = decode(body, encoding.map(|(_, coding)| coding.as_str()))?;
+    let body = String::from_utf8_lossy(&body);
     headers.sort();
     for (name, value) in &mut headers {
         if ["date", "x-envoy-upstream-service-time", "x-request-id"].contains(&name.as_str()) {
@@ -234,17 +236,30 @@ fn parse(raw: &[u8], head_only: bool) -> Result<Answer> {
     Ok(Answer { status: status.parse()?, headers, body: steady(&body)?, end: String::new() })
 }
 
-fn dechunk(mut rest: &str) -> String {
-    let mut body = String::new();
-    while let Some((size, more)) = rest.split_once("\r\n") {
-        let size = usize::from_str_radix(size.split(';').next().unwrap_or(size), 16).unwrap_or(0);
+fn dechunk(mut rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+        let size = String::from_utf8_lossy(&rest[..end]);
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or(&size), 16).unwrap_or(0);
+        let more = &rest[end + 2..];
         if size == 0 || more.len() < size {
             break;
         }
-        body += &more[..size];
-        rest = more.get(size + 2..).unwrap_or("");
+        body.extend_from_slice(&more[..size]);
+        rest = more.get(size + 2..).unwrap_or_default();
     }
     body
+}
+
+fn decode(body: Vec<u8>, encoding: Option<&str>) -> Result<Vec<u8>> {
+    let mut decoded = Vec::new();
+    match encoding {
+        Some("gzip") => flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut decoded)?,
+        Some("br") => brotli::Decompressor::new(&body[..], 4096).read_to_end(&mut decoded)?,
+        Some("zstd") => zstd::Decoder::new(&body[..])?.read_to_end(&mut decoded)?,
+        _ => return Ok(body),
+    };
+    Ok(decoded)
 }
 
 /// A body without what differs from run to run: request ids and the hashes of certificates made for this mesh. The
