@@ -9,6 +9,7 @@ pub mod area;
 pub mod client;
 pub mod config;
 pub mod conformance;
+pub mod control_plane;
 pub mod differential;
 pub mod ledger;
 pub mod load;

@@ -68,6 +68,7 @@ impl Turn<'_> {
                 entry.slot.set(None);
                 entry.slot.users().iter().for_each(|filter| filter.fill(None));
                 entry.stats.count(Event::Success(&update.version));
+                entry.stats.extension_reloaded();
             }
         }
         rejected

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use rustc_hash::FxHashSet;
 
 use super::listeners::{
@@ -14,6 +15,7 @@ use super::version::{Problem, Raw, next_serial};
 use super::{Stage, State};
 use crate::config::compile::configuration::{compile_raw_listener, raw_of, unknown_clusters};
 use crate::config::listener::Listener;
+use crate::config::pb::envoy::config::listener::v3 as pb;
 use crate::listener::sockets::{BindError, BoundAddress};
 use crate::stats::names::ListenerManagerStat;
 use crate::worker::listeners::{ListenerCommand, Retire};
@@ -209,7 +211,10 @@ impl Turn<'_> {
         if let Some(before) = before {
             before.named.iter().for_each(|slot| self.unwant(slot));
             self.retire(before.config);
-            self.store.listener_stats().inc(ListenerManagerStat::ListenerInPlaceUpdated);
+            // No update closes anything here, but only such a one is in place to Envoy.
+            if only_chains_differ(&before.raw.bytes, &raw.bytes) {
+                self.store.listener_stats().inc(ListenerManagerStat::ListenerInPlaceUpdated);
+            }
             self.drain_chains(number, gone);
         }
         let active = ActiveListener { raw, config, number, sockets: bound, named };
@@ -380,4 +385,16 @@ impl Turn<'_> {
 /// Lets connections in.
 fn listen(bound: &[Arc<BoundAddress>], config: &Listener) -> Result<(), BindError> {
     bound.iter().zip(&config.binds).try_for_each(|(one, bind)| one.listen(config.backlog, bind))
+}
+
+/// Whether two versions of a listener are the same but for their filter chains.
+fn only_chains_differ(a: &[u8], b: &[u8]) -> bool {
+    let without_chains = |bytes: &[u8]| {
+        let mut listener = pb::Listener::decode(bytes).ok()?;
+        listener.filter_chains.clear();
+        listener.default_filter_chain = None;
+        listener.filter_chain_matcher = None;
+        Some(listener)
+    };
+    without_chains(a).is_some_and(|a| without_chains(b).is_some_and(|b| a == b))
 }
