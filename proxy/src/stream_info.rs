@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::codec::head::Protocol;
 use crate::listener::tls_inspector::NotTls;
 use crate::tls::TlsInfo;
+use crate::upstream::TransportSocketOptions;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -259,6 +260,8 @@ pub struct ConnectionInfo {
     pub state: FilterState,
     /// What listener filters have found: the metadata that a TCP stream begins with.
     pub metadata: Metadata,
+    /// What it asks of every upstream connection: whose address it is to come from.
+    pub upstream_options: Option<Arc<TransportSocketOptions>>,
     /// What its connection manager speaks; bytes on the wire of the streams that have ended.
     pub protocol: Cell<Option<Protocol>>,
     pub wire_received: Cell<u64>,
@@ -295,6 +298,7 @@ impl Default for ConnectionInfo {
             listener_name: "".into(),
             state: FilterState::default(),
             metadata: Metadata::new(),
+            upstream_options: None,
             protocol: Cell::new(None),
             wire_received: Cell::new(0),
             wire_sent: Cell::new(0),

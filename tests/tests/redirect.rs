@@ -44,6 +44,53 @@ done
 ip addr add ::6/128 dev lo
 ";
 
+/// As Istio's in mode TPROXY: the proxy's socket gets what is sent to the pod, and connects from its client's address;
+/// marks bring the answers back to it.
+const TRANSPARENT_RULES: &str = r"
+for f in all lo eth0; do echo 0 >/proc/sys/net/ipv4/conf/$f/rp_filter; done
+for t in 'iptables 127.0.0.1/32' 'ip6tables ::1/128'; do
+  set -- $t
+  $1 -t mangle -A PREROUTING -p tcp -m mark --mark 1337 -j CONNMARK --save-mark
+  $1 -t mangle -A OUTPUT -p tcp -m connmark --mark 1337 -j CONNMARK --restore-mark
+  $1 -t mangle -A PREROUTING -p tcp -m mark --mark 1337 -j RETURN
+  $1 -t mangle -A PREROUTING -p tcp -i lo -j RETURN
+  $1 -t mangle -A PREROUTING -p tcp -m conntrack --ctstate RELATED,ESTABLISHED -j MARK --set-mark 1337
+  $1 -t mangle -A PREROUTING -p tcp -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+  $1 -t mangle -A PREROUTING -p tcp ! -d $2 -j TPROXY --tproxy-mark 1337/0xffffffff --on-port 15006
+done
+ip rule add fwmark 1337 lookup 133; ip route add local 0.0.0.0/0 dev lo table 133
+ip -6 rule add fwmark 1337 lookup 133; ip -6 route add local ::/0 dev lo table 133
+";
+
+const TRANSPARENT_STEPS: &[Step] = &[
+    ("tcp", From::Neighbour, "10.9.0.1:9999", "hello\n"),
+    ("server first", From::Neighbour, "10.9.0.1:27017", ""),
+    (
+        "http",
+        From::Neighbour,
+        "10.9.0.1:9080",
+        "GET /in HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+    ),
+    (
+        "http again",
+        From::Neighbour,
+        "10.9.0.1:9080",
+        "GET /in HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+    ),
+    ("guard", From::Neighbour, "10.9.0.1:15006", ""),
+    ("IPv6", From::Neighbour, "[fd09::1]:9999", "hello\n"),
+];
+
+/// A configuration (of `tests/configs/redirect`), redirect rules and connections one after the other.
+struct Scenario {
+    config: &'static str,
+    rules: &'static str,
+    steps: &'static [Step],
+}
+
+/// A name, who opens the connection, where to, and what is sent.
+type Step = (&'static str, From, &'static str, &'static str);
+
 /// Who opens a connection.
 #[derive(Clone, Copy, PartialEq)]
 enum From {
@@ -51,8 +98,7 @@ enum From {
     Neighbour,
 }
 
-/// Connections one after the other: who, where to, what is sent.
-const STEPS: &[(&str, From, &str, &str)] = &[
+const STEPS: &[Step] = &[
     ("exact listener, port override", From::Pod, "10.9.0.2:8080", "hello\n"),
     (
         "wildcard listener, http",
@@ -136,16 +182,30 @@ const STEPS: &[(&str, From, &str, &str)] = &[
 
 #[test]
 fn redirected_traffic_goes_where_it_goes_with_envoy() {
+    compare(&Scenario { config: "sidecar.yaml", rules: RULES, steps: STEPS });
+}
+
+#[test]
+fn transparent_traffic_keeps_both_addresses() {
+    compare(&Scenario {
+        config: "tproxy.yaml",
+        rules: TRANSPARENT_RULES,
+        steps: TRANSPARENT_STEPS,
+    });
+}
+
+/// Runs both proxies, each in a pod of its own.
+fn compare(scenario: &'static Scenario) {
     let [theirs, ours] = [Kind::Envoy, Kind::Outrigger]
         .map(|kind| {
             // The pod's thread: the proxy is started from it, and is in its namespace.
             std::thread::spawn(move || {
                 enter()?;
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                LocalSet::new().block_on(&runtime, observe(kind))
+                LocalSet::new().block_on(&runtime, observe(kind, scenario))
             })
         })
-        .map(|thread| thread.join().unwrap().unwrap());
+        .map(|thread| thread.join().expect("a thread without panics").expect("both proxies run"));
     let differ: Vec<_> = theirs.iter().zip(&ours).filter(|(a, b)| a != b).collect();
     for ((name, theirs), (_, ours)) in &differ {
         eprintln!(
@@ -158,23 +218,24 @@ fn redirected_traffic_goes_where_it_goes_with_envoy() {
 }
 
 /// All steps, each with the lines of what was seen.
-async fn observe(kind: Kind) -> Result<Vec<(String, Vec<String>)>> {
+async fn observe(kind: Kind, scenario: &Scenario) -> Result<Vec<(String, Vec<String>)>> {
     let neighbour = Namespace::new()?;
     connect_to(&neighbour).await?;
     serve(&["10.9.0.1", "[fd09::1]"], "pod").await?;
     neighbour.run(|| serve(&["10.9.0.2", "10.9.0.3", "[fd09::2]"], "neighbour")).await??;
     let dir = TempDir::with_prefix("outrigger-redirect-")?;
-    let config = include_str!("../configs/redirect/sidecar.yaml")
+    let dir_of_configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/redirect");
+    let config = std::fs::read_to_string(dir_of_configs.join(scenario.config))?
         .replace("@DIR@", &dir.path().display().to_string())
         .replace("@FORMAT@", FORMAT);
     let path = dir.path().join("bootstrap.yaml");
     std::fs::write(&path, config)?;
     let proxy = Proxy::start_in_group(kind, &path, ADMIN, &[], Some(GROUP)).await?;
-    shell(RULES)?;
+    shell(scenario.rules)?;
     let shape = Shape::new()?;
     let mut out = Vec::new();
     let mut read = 0;
-    for (name, from, to, send) in STEPS {
+    for (name, from, to, send) in scenario.steps {
         let before = settle(&proxy).await?;
         let (to, send): (SocketAddr, _) = (to.parse()?, *send);
         let answer = match from {

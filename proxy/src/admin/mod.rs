@@ -92,13 +92,12 @@ impl Admin {
         gauge(ServerStat::Concurrency, self.state.command_line_options().concurrency.into());
         let days = self.state.days_until_first_certificate_expires();
         gauge(ServerStat::DaysUntilFirstCertExpiring, days.unwrap_or(u32::MAX.into()));
-        gauge(ServerStat::SecondsUntilFirstOcspResponseExpiring, 0);
         gauge(ServerStat::CompilationSettingsFipsMode, 0);
-        gauge(ServerStat::HotRestartEpoch, 0);
-        gauge(ServerStat::HotRestartGeneration, 1);
+        if !self.state.command_line_options().disable_hot_restart {
+            gauge(ServerStat::HotRestartGeneration, 1);
+        }
         gauge(ServerStat::Live, u64::from(state == ServerState::Live));
         gauge(ServerStat::State, state as u64);
-        gauge(ServerStat::ParentConnections, 0);
         gauge(ServerStat::TotalConnections, self.state.total_connections());
         gauge(ServerStat::MemoryAllocated, memory.allocated);
         gauge(ServerStat::MemoryHeapSize, memory.heap);

@@ -113,6 +113,17 @@ pub enum ListenerFilterKind {
     ProxyProtocol(ProxyProtocol),
     /// Restores the address that a redirected connection was sent to.
     OriginalDst,
+    /// Connects to upstreams from the client's address.
+    OriginalSrc(OriginalSrc),
+}
+
+/// pb `extensions.filters.listener.original_src.v3.OriginalSrc`.
+#[derive(Debug, Clone, Copy)]
+pub struct OriginalSrc {
+    /// From its port, too.
+    pub bind_port: bool,
+    /// SO_MARK of upstream sockets; 0: none.
+    pub mark: u32,
 }
 
 impl ListenerFilterKind {
@@ -120,7 +131,7 @@ impl ListenerFilterKind {
     pub fn is_immediate(&self) -> bool {
         match self {
             Self::HttpInspector | Self::TlsInspector(_) | Self::ProxyProtocol(_) => false,
-            Self::OriginalDst => true,
+            Self::OriginalDst | Self::OriginalSrc(_) => true,
         }
     }
 }

@@ -268,8 +268,13 @@ impl HostPools {
     ///
     /// # Errors
     /// See `PoolFailure`.
-    pub async fn connect_tcp(&self, priority: RoutingPriority) -> Result<TcpLease, PoolFailure> {
-        tcp::connect(&self.host, priority, &Transport::default()).await
+    pub async fn connect_tcp(
+        &self,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> Result<TcpLease, PoolFailure> {
+        let transport = Transport { options: options.cloned(), ..Transport::default() };
+        tcp::connect(&self.host, priority, &transport).await
     }
 
     /// A plain connection for the payload of one CONNECT; `first` goes out before it.

@@ -27,6 +27,7 @@ use crate::listener::{Found, WorkerListener};
 use crate::stats::names::{ListenerConfigStat, ListenerStat};
 use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo, TlsInspection};
 use crate::tls::{ServerContext, handshake};
+use crate::upstream::{OriginalSource, TransportSocketOptions};
 use crate::worker::WorkerContext;
 use crate::worker::connections::ConnectionHandle;
 use network_rbac::{Denial, WorkerRbac};
@@ -329,6 +330,7 @@ fn connection_info(
         direct_remote: found.direct_remote,
         local: found.local,
         local_restored: found.local_restored,
+        upstream_options: found.source.map(as_client),
         direct_local: found.direct_local,
         requested_server_name: found.server_name,
         tls_inspection: found.tls,
@@ -340,6 +342,11 @@ fn connection_info(
         metadata: found.metadata,
         ..ConnectionInfo::default()
     })
+}
+
+/// What asks for upstream connections from the client's address.
+fn as_client(source: OriginalSource) -> Arc<TransportSocketOptions> {
+    Arc::new(TransportSocketOptions { source: Some(source), ..TransportSocketOptions::default() })
 }
 
 /// A connection's own stream.

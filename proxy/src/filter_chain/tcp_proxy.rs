@@ -188,7 +188,8 @@ impl TcpConnection {
         };
         info.upstream.attempts = attempt;
         info.upstream.host = Some(host.address.clone());
-        let connecting = pin!(host.pools.connect_tcp(RoutingPriority::Default));
+        let options = self.info.upstream_options.as_ref();
+        let connecting = pin!(host.pools.connect_tcp(RoutingPriority::Default, options));
         match self.wait(connecting, io, early, clocks, info).await? {
             Ok(lease) => {
                 info.upstream.local = lease.local_address().cloned();

@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::http_inspector::{self, Inspected};
-use super::original::restore_destination;
+use super::original::{restore_destination, take_source};
 use super::proxy_protocol::{self, ProxyError, ProxyHeader, Version};
 use super::tls_inspector;
 use super::{ApplicationProtocols, Arrival, Found, WorkerListener};
@@ -68,7 +68,9 @@ enum Step {
 impl ListenerFilters {
     pub fn new(listener: &Listener, worker: &WorkerContext) -> Self {
         let block = |filter: &ListenerFilter| match &filter.kind {
-            ListenerFilterKind::OriginalDst => FilterStats::None,
+            ListenerFilterKind::OriginalDst | ListenerFilterKind::OriginalSrc(_) => {
+                FilterStats::None
+            }
             ListenerFilterKind::HttpInspector => {
                 let scope = worker.registry.scope("http_inspector");
                 FilterStats::HttpInspector(scope.block(worker.index))
@@ -175,6 +177,7 @@ pub(super) fn run_immediate(config: &Listener, arrival: &mut Arrival) {
 fn take_immediate(kind: &ListenerFilterKind, io: &Io, found: &mut Found) -> bool {
     match kind {
         ListenerFilterKind::OriginalDst => restore_destination(io, found),
+        ListenerFilterKind::OriginalSrc(config) => take_source(config, found),
         ListenerFilterKind::HttpInspector
         | ListenerFilterKind::TlsInspector(_)
         | ListenerFilterKind::ProxyProtocol(_) => return false,

@@ -32,6 +32,7 @@ use crate::stats::Block;
 use crate::stats::names::{ListenerConfigStat, ListenerStat, ListenerWorkerStat};
 use crate::stream_info::{Address, Metadata, TlsInspection};
 use crate::tls::stats::SslStats;
+use crate::upstream::OriginalSource;
 use crate::worker::WorkerContext;
 use crate::worker::connections::ConnectionHandle;
 
@@ -356,6 +357,8 @@ pub struct Found {
     pub local: Address,
     /// `local` is where the client dialled, as a filter has found out; not where the socket is.
     pub local_restored: bool,
+    /// Upstream connections are to come from the client's address.
+    pub source: Option<OriginalSource>,
     pub direct_local: Address,
     pub remote: Address,
     pub direct_remote: Address,
@@ -374,6 +377,7 @@ impl Found {
             direct_local: local.clone(),
             local,
             local_restored: false,
+            source: None,
             direct_remote: peer.clone(),
             remote: peer,
             server_name: None,

@@ -7,8 +7,10 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Found, canonical};
+use crate::config::listener::OriginalSrc;
 use crate::io::Io;
 use crate::stream_info::Address;
+use crate::upstream::OriginalSource;
 
 /// Makes the address that the client dialled the connection's own, where a redirect rule (iptables REDIRECT, TPROXY)
 /// brought it here. A connection that came straight keeps its address, and counts as restored too, as in Envoy.
@@ -18,6 +20,15 @@ pub(super) fn restore_destination(io: &Io, found: &mut Found) {
         found.local = Address::Ip(to);
         found.local_restored = true;
     }
+}
+
+/// Makes upstream connections come from the client's address.
+pub(super) fn take_source(config: &OriginalSrc, found: &mut Found) {
+    let Some(mut address) = found.remote.ip() else { return };
+    if !config.bind_port {
+        address.set_port(0);
+    }
+    found.source = Some(OriginalSource { address, mark: config.mark });
 }
 
 /// What connection tracking knows of a socket; the socket's own address where it is transparent.

@@ -8,10 +8,21 @@ use crate::cluster::WorkerHost;
 use crate::hcm::stream::ActiveStream;
 use crate::upstream::TransportSocketOptions;
 
-/// What the request asks of the transport socket: its host as SNI, and as the name that has to be in the certificate.
+/// What the request asks of the upstream connection: what its own connection asks of all of them, its host as SNI, and
+/// as the name that has to be in the certificate.
 pub(super) fn transport_options(
     s: &ActiveStream<'_>,
     host: &WorkerHost,
+) -> Option<Arc<TransportSocketOptions>> {
+    let general = s.info.connection.upstream_options.as_ref();
+    by_host(s, host, general).or_else(|| general.cloned())
+}
+
+/// `None` where the host of the request makes no difference.
+fn by_host(
+    s: &ActiveStream<'_>,
+    host: &WorkerHost,
+    general: Option<&Arc<TransportSocketOptions>>,
 ) -> Option<Arc<TransportSocketOptions>> {
     let auto = host.context.cluster.config.http.auto_sni.as_ref()?;
     host.context.host.transport.as_ref()?;
@@ -21,7 +32,7 @@ pub(super) fn transport_options(
     let value = String::from_utf8_lossy(value);
     let name = host_of(&value);
     let is_ip = name.parse::<std::net::IpAddr>().is_ok();
-    let mut options = TransportSocketOptions::default();
+    let mut options = general.map(|o| (**o).clone()).unwrap_or_default();
     if auto.sni && !is_ip && !name.is_empty() && name.is_ascii() {
         options.server_name = Some(name.into());
     }

@@ -116,6 +116,11 @@ impl Registry {
         self.0.lookups.load(Ordering::Relaxed)
     }
 
+    /// Counts them from 0 again.
+    pub fn forget_lookups(&self) {
+        self.0.lookups.store(0, Ordering::Relaxed);
+    }
+
     /// Bucket bounds of a histogram by its name.
     pub(super) fn bounds(&self, name: &str) -> &[f64] {
         let rule = self.0.config.buckets.iter().find(|rule| rule.matcher.matches(name.as_bytes()));

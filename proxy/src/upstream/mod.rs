@@ -32,6 +32,17 @@ pub struct TransportSocketOptions {
     pub verify_subject_alt_names: Box<[Box<str>]>,
     /// PROXY protocol header to send first.
     pub proxy_header: Option<Box<[u8]>>,
+    /// Whom to connect as.
+    pub source: Option<OriginalSource>,
+}
+
+/// The client's own address, for connections that are to come from it (listener filter `original_src`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OriginalSource {
+    /// Port 0: any.
+    pub address: SocketAddr,
+    /// SO_MARK, by which routing brings the answers back; 0: none.
+    pub mark: u32,
 }
 
 /// Why a connection could not be opened.
@@ -74,9 +85,13 @@ pub fn errno_text(error: &io::Error) -> String {
 ///
 /// # Errors
 /// With the reason, as Envoy words it.
-pub async fn connect(address: &Address, options: &SocketOptions) -> Result<Io, ConnectError> {
+pub async fn connect(
+    address: &Address,
+    options: &SocketOptions,
+    source: Option<&OriginalSource>,
+) -> Result<Io, ConnectError> {
     match address {
-        Address::Ip(peer) => connect_tcp(*peer, address, options).await,
+        Address::Ip(peer) => connect_tcp(*peer, address, options, source).await,
         Address::Pipe(path) => connect_pipe(path, address).await,
         Address::Internal(name) => match memory::connect(name) {
             Some(stream) => Ok(Io::Memory(stream)),
@@ -92,6 +107,7 @@ async fn connect_tcp(
     peer: SocketAddr,
     address: &Address,
     options: &SocketOptions,
+    source: Option<&OriginalSource>,
 ) -> Result<Io, ConnectError> {
     let socket = Socket::new(
         Domain::for_address(peer),
@@ -104,8 +120,13 @@ async fn connect_tcp(
     if let Some(keepalive) = &options.keepalive {
         set_keepalive(&socket, keepalive).map_err(|e| ConnectError::local(&e, "SO_KEEPALIVE"))?;
     }
-    if let Some(bind) = &options.bind {
-        bind_source(&socket, bind, peer)?;
+    match source.filter(|source| source.address.is_ipv4() == peer.is_ipv4()) {
+        Some(source) => bind_as(&socket, options.bind.as_ref(), source, peer)?,
+        None => {
+            if let Some(bind) = &options.bind {
+                bind_source(&socket, bind, peer)?;
+            }
+        }
     }
     start_connect(&socket, &SockAddr::from(peer), address)?;
     let stream = TcpStream::from_std(socket.into()).map_err(|e| ConnectError::local(&e, "poll"))?;
@@ -183,6 +204,29 @@ fn bind_source(socket: &Socket, bind: &BindConfig, peer: SocketAddr) -> Result<(
     apply(socket, options, SocketState::Bound, peer)
 }
 
+/// Binds to an address that is not ours, in place of the configured one.
+fn bind_as(
+    socket: &Socket,
+    bind: Option<&BindConfig>,
+    source: &OriginalSource,
+    peer: SocketAddr,
+) -> Result<(), ConnectError> {
+    let options = bind.map_or(&[][..], |bind| bind.source_for(peer).1);
+    apply(socket, options, SocketState::Prebind, peer)?;
+    if source.mark != 0 {
+        socket.set_mark(source.mark).map_err(|e| ConnectError::local(&e, "SO_MARK"))?;
+    }
+    let transparent = match peer {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    };
+    transparent.map_err(|e| ConnectError::local(&e, "IP_TRANSPARENT"))?;
+    socket
+        .bind(&SockAddr::from(source.address))
+        .map_err(|e| ConnectError::local(&e, &format!("cannot bind '{}'", source.address)))?;
+    apply(socket, options, SocketState::Bound, peer)
+}
+
 /// Sets the options of a state that hold for the peer's family.
 fn apply(
     socket: &Socket,
@@ -236,7 +280,8 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_a_delayed_error() {
         let (_socket, address) = refusing();
-        let error = connect(&Address::Ip(address), &SocketOptions::default()).await.unwrap_err();
+        let error =
+            connect(&Address::Ip(address), &SocketOptions::default(), None).await.unwrap_err();
         assert_eq!(&*error.reason, "delayed connect error: Connection refused");
         assert!(!error.local);
     }
@@ -246,7 +291,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none");
         let address = Address::Pipe(path.to_str().unwrap().into());
-        let error = connect(&address, &SocketOptions::default()).await.unwrap_err();
+        let error = connect(&address, &SocketOptions::default(), None).await.unwrap_err();
         let wanted = format!(
             "immediate connect error: No such file or directory|remote address:{}",
             path.display()
@@ -265,7 +310,7 @@ mod tests {
             }),
         };
         let peer = Address::Ip(listener.local_addr().unwrap());
-        let io = connect(&peer, &options).await.unwrap();
+        let io = connect(&peer, &options, None).await.unwrap();
         let Ok(Address::Ip(local)) = io.local_address() else { panic!("not an IP") };
         assert_eq!(local.ip().to_string(), "127.0.0.2");
         let socket = socket2::SockRef::from(io.tcp().unwrap());
@@ -283,7 +328,7 @@ mod tests {
             ..SocketOptions::default()
         };
         let peer = Address::Ip("127.0.0.1:1".parse().unwrap());
-        let error = connect(&peer, &options).await.unwrap_err();
+        let error = connect(&peer, &options, None).await.unwrap_err();
         assert!(error.local, "{error}");
     }
 }

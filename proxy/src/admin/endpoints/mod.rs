@@ -10,6 +10,7 @@ mod ignored;
 mod listeners;
 mod logging;
 mod memory;
+mod profiling;
 mod rejected;
 mod runtime;
 mod server;
@@ -116,6 +117,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         &[one("format", "File format to use", &["text", "json"])],
         ignored::ignored,
     ),
+    read("/contention", "dump current mutex contention stats", NONE, profiling::contention),
+    write(
+        "/cpuprofiler",
+        "enable/disable the CPU profiler",
+        &[one("enable", "enables the CPU profiler", &["y", "n"])],
+        profiling::cpu,
+    ),
     write(
         "/drain_listeners",
         "drain listeners",
@@ -137,6 +145,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         "cause the server to pass health checks",
         NONE,
         server::healthcheck_ok,
+    ),
+    write(
+        "/heapprofiler",
+        "enable/disable the heap profiler",
+        &[one("enable", "enable/disable the heap profiler", &["y", "n"])],
+        profiling::heap,
     ),
     read("/help", "print out list of admin commands", NONE, help::help),
     read(
@@ -222,6 +236,25 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             one("histogram_buckets", "Histogram bucket display mode", &["cumulative", "summary"]),
         ],
         stats::prometheus,
+    ),
+    read("/stats/recentlookups", "Show recent stat-name lookups", NONE, profiling::recent_lookups),
+    write(
+        "/stats/recentlookups/clear",
+        "clear list of stat-name lookups and counter",
+        NONE,
+        profiling::forget_lookups,
+    ),
+    write(
+        "/stats/recentlookups/disable",
+        "disable recording of reset stat-name lookup names",
+        NONE,
+        profiling::disable_lookups,
+    ),
+    write(
+        "/stats/recentlookups/enable",
+        "enable recording of reset stat-name lookup names",
+        NONE,
+        profiling::enable_lookups,
     ),
 ];
 

@@ -352,6 +352,32 @@ pub fn compile_keepalive(pb: &pb::TcpKeepalive) -> TcpKeepalive {
     }
 }
 
+/// At most one address besides `source_address`, of the other IP version.
+#[expect(deprecated, reason = "additional_source_addresses is still read, as Envoy does")]
+fn check_extra_sources(pb: &pb::BindConfig, source: Option<SocketAddr>, path: &FieldPath<'_>) {
+    let (extra, additional) = (&pb.extra_source_addresses, &pb.additional_source_addresses);
+    let addresses = || extra.iter().filter_map(|e| e.address.as_ref()).chain(additional);
+    let is_ipv4 = |a: &pb::SocketAddress| a.address.parse::<IpAddr>().ok().map(|ip| ip.is_ipv4());
+    let count = extra.len() + additional.len();
+    if count > 0 && source.is_none() {
+        path.error(
+            "has extra/additional source addresses but no source_address. Extra/additional addresses cannot be specified if source_address is not set.",
+        );
+    } else if !extra.is_empty() && !additional.is_empty() {
+        path.error("Can't specify both `extra_source_addresses` and `additional_source_addresses`");
+    } else if count > 1 {
+        path.error(
+            "has more than one extra/additional source addresses. Only one extra/additional source can be supported in BindConfig's extra_source_addresses/additional_source_addresses field",
+        );
+    } else if let Some(source) = source
+        && addresses().any(|address| is_ipv4(address) == Some(source.is_ipv4()))
+    {
+        path.error(
+            "has two same IP version source addresses. Only two different IP version source addresses can be supported in BindConfig's source_address and extra_source_addresses/additional_source_addresses fields",
+        );
+    }
+}
+
 /// A `core.v3.BindConfig`.
 #[expect(deprecated, reason = "additional_source_addresses is still read, as Envoy does")]
 pub fn compile_bind_config(pb: &pb::BindConfig, path: &FieldPath<'_>) -> Option<BindConfig> {
@@ -363,6 +389,7 @@ pub fn compile_bind_config(pb: &pb::BindConfig, path: &FieldPath<'_>) -> Option<
         Some(source) => Some(compile_ip_address(source, &path.field("source_address"))?),
         None => None,
     };
+    check_extra_sources(pb, source, path);
     let mut extra = Vec::new();
     for (i, pb_extra) in pb.extra_source_addresses.iter().enumerate() {
         let path = path.index("extra_source_addresses", i);

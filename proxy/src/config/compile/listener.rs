@@ -15,13 +15,14 @@ use crate::config::cidr::Cidr;
 use crate::config::core::ConfigAddress;
 use crate::config::filter_chain::{ChainMatch, FilterChain, FilterChains, SourceType};
 use crate::config::listener::{
-    Bind, Direction, Listener, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol,
-    TlsInspector, TlvRule,
+    Bind, Direction, Listener, ListenerFilter, ListenerFilterKind, OriginalSrc, Predicate,
+    ProxyProtocol, TlsInspector, TlvRule,
 };
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::config::listener::v3 as pb;
 use crate::config::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use crate::config::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use crate::config::pb::envoy::extensions::filters::listener::original_src::v3 as pb_src;
 use crate::config::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as pb_proxy;
 use crate::config::pb::envoy::extensions::filters::listener::tls_inspector::v3 as pb_tls;
 use crate::listener::tls_inspector::MAX_CLIENT_HELLO;
@@ -319,6 +320,11 @@ fn compile_listener_filter(
                 "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
                     let pb = unpack_any::<pb_proxy::ProxyProtocol>(any, &at)?;
                     ListenerFilterKind::ProxyProtocol(compile_proxy_protocol(&pb, &at))
+                }
+                "envoy.extensions.filters.listener.original_src.v3.OriginalSrc" => {
+                    let pb = unpack_any::<pb_src::OriginalSrc>(any, &at)?;
+                    let (bind_port, mark) = (pb.bind_port, pb.mark);
+                    ListenerFilterKind::OriginalSrc(OriginalSrc { bind_port, mark })
                 }
                 "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
                     unpack_any::<OriginalDst>(any, &at)?;

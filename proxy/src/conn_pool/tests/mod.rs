@@ -459,9 +459,9 @@ async fn tcp_connections_count_as_connection_and_request() {
         let thresholds = Thresholds { max_connections: 1, ..Thresholds::default() };
         let bench = Bench::new(peer.address, |config| with_thresholds(config, thresholds));
         let host = bench.host();
-        let lease = host.pools.connect_tcp(DEFAULT).await.unwrap();
+        let lease = host.pools.connect_tcp(DEFAULT, None).await.unwrap();
         assert_eq!(bench.value(ClusterStat::UpstreamRqActive), 1);
-        let refused = host.pools.connect_tcp(DEFAULT).await.unwrap_err();
+        let refused = host.pools.connect_tcp(DEFAULT, None).await.unwrap_err();
         assert_eq!(refused.reset_reason(), "overflow");
         assert_eq!(bench.value(ClusterStat::UpstreamCxOverflow), 1);
         lease.close(false, 10, 20);
@@ -469,7 +469,7 @@ async fn tcp_connections_count_as_connection_and_request() {
         assert_eq!(bench.value(ClusterStat::UpstreamCxTxBytesTotal), 20);
         assert_eq!(bench.value(ClusterStat::UpstreamCxDestroyLocalWithActiveRq), 1);
         assert_eq!(bench.value(ClusterStat::UpstreamCxActive), 0);
-        assert!(host.pools.connect_tcp(DEFAULT).await.is_ok());
+        assert!(host.pools.connect_tcp(DEFAULT, None).await.is_ok());
     })
     .await;
 }
