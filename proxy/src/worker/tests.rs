@@ -78,7 +78,7 @@ fn a_connection_that_waits_to_be_accepted_is_served_before_the_end() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
-    assert!(answer.contains("connection: close"), "{answer:?}");
+    // `connection: close` is in it only if the second command came before it was written.
     worker.join();
     assert!(bound.of_worker(0).unwrap().open().unwrap().is_none(), "its socket is still open");
 }
