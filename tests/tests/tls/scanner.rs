@@ -113,7 +113,7 @@ fn openssl_finds_nothing_wrong() {
             ("main", &["-tls1_2", "-no_ticket", "-reconnect"], &["Reused, TLSv1.2"]),
             ("main", &["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"], &["CHACHA20"]),
             ("main", &["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"], &["AES_256"]),
-            ("main", &["-groups", "P-256"], &["Server Temp Key: ECDH, prime256v1"]),
+            ("main", &["-groups", "P-256"], &["Temp Key: ECDH, prime256v1"]),
             ("main", &["-alpn", "http/1.1,h2"], &["ALPN protocol: h2"]),
             ("main", &["-alpn", "spdy/3"], &["No ALPN negotiated"]),
             ("main", &["-status"], &["OCSP response: no response sent"]),
