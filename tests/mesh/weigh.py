@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What the proxies of the sample mesh cost, with one proxy everywhere and with another everywhere, side by side.
 
-    sudo ./weigh.py envoy=PATH outrigger=PATH [--rounds 5] [--seconds 4] [--json FILE]
+    sudo ./weigh.py envoy=PATH outrigger=PATH [--rounds 5] [--seconds 4] [--connections 32] [--json FILE]
 
 Both meshes stand at the same time. First the memory of all proxies at rest, after one request through each pod: RSS, and
 PSS, which counts a page that several processes share once. Then CPU time per request of the two proxies on the way from
-client-v1 to details-v1 (wrk, 32 connections; mutual TLS between them), in turns, so that a noisy machine disturbs both
+client-v1 to details-v1 (wrk; mutual TLS between them), in turns, so that a noisy machine disturbs both
 alike. Ratios are those of the last proxy named to the first. Needs what mesh.py needs (which see for $MESH_BIN and
 $MESH_DIR), and wrk.
 """
@@ -73,10 +73,10 @@ class Mesh:
                     total += int(f.read().split()[0])
         return total / 1e9
 
-    def load(self, seconds):
+    def load(self, seconds, connections):
         """Microseconds of CPU for each request, and requests per second."""
         before = self.cpu()
-        wrk = ["wrk", "-t1", "-c32", f"-d{seconds}s", URL]
+        wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", URL]
         out = self.run("exec", "client-v1", *wrk, capture_output=True).stdout
         requests = int(re.search(r"(\d+) requests in", out)[1])
         if "Non-2xx" in out or not requests:
@@ -92,19 +92,23 @@ class Mesh:
 def weigh_memory(meshes, figures):
     for mesh in meshes:
         mesh.visit()
-    time.sleep(10)
+    time.sleep(15)  # what starting needs is over
+    for mesh in meshes:
+        mesh.visit()
+    time.sleep(2)
     for mesh in meshes:
         for field in ("Rss", "Pss"):
             figures.setdefault(f"{field.upper()}, MiB", {})[mesh.name] = mesh.memory(field)
+        figures.setdefault("RSS of each, MiB", {})[mesh.name] = mesh.memory("Rss") / len(PODS)
 
 
-def weigh_cpu(meshes, figures, rounds, seconds):
+def weigh_cpu(meshes, figures, rounds, seconds, connections):
     samples = {mesh.name: [] for mesh in meshes}
     for mesh in meshes:
-        mesh.load(1)
+        mesh.load(1, connections)
     for n in range(rounds):
         for mesh in meshes[n % len(meshes):] + meshes[:n % len(meshes)]:
-            samples[mesh.name].append(mesh.load(seconds))
+            samples[mesh.name].append(mesh.load(seconds, connections))
     for i, what in enumerate(("CPU of the pair, us per request", "requests per second")):
         figures[what] = {name: statistics.median(s[i] for s in taken) for name, taken in samples.items()}
 
@@ -114,6 +118,7 @@ def main():
     p.add_argument("proxies", nargs="+", metavar="NAME=PATH")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=4, help="of load in each turn")
+    p.add_argument("--connections", type=int, default=32, help="of the load")
     p.add_argument("--json", help="where the figures go besides")
     args = p.parse_args()
     meshes, figures = [], {}
@@ -122,7 +127,9 @@ def main():
             meshes.append(Mesh(*proxy.split("=", 1)))
             meshes[-1].up()
         weigh_memory(meshes, figures)
-        weigh_cpu(meshes, figures, args.rounds, args.seconds)
+        weigh_cpu(meshes, figures, args.rounds, args.seconds, args.connections)
+        for mesh in meshes:
+            figures.setdefault("RSS after load, MiB", {})[mesh.name] = mesh.memory("Rss")
     finally:
         for mesh in meshes:
             mesh.run("down")

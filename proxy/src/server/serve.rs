@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admin_state::ServerAdmin;
 use super::args::{DrainStrategy, Mode, Options};
@@ -21,6 +21,7 @@ use crate::hcm::request_headers::LocalInfo;
 use crate::http_filters::ExtraFilters;
 use crate::stats::Registry;
 use crate::stats::names::ServerStat;
+use crate::sys::program;
 use crate::telemetry::Log;
 use crate::tls::Secrets;
 use crate::worker::WorkerContext;
@@ -28,6 +29,9 @@ use crate::worker::run::{WorkerSetup, start};
 use crate::xds::files;
 use crate::xds::store::{Setup, Stage, Store, Wants};
 use crate::xds::subscription::Subscriptions;
+
+/// After the process went live, what control planes and connections begin with is over too.
+const START_IS_OVER: Duration = Duration::from_secs(10);
 
 /// Everything that stands before the first worker starts.
 pub(super) struct Prepared {
@@ -125,6 +129,10 @@ pub(super) async fn serve(
         ready(&state)?;
         if options.mode == Mode::InitOnly {
             lifecycle.quit();
+        }
+        tokio::time::sleep(START_IS_OVER).await;
+        if let Err(error) = program::give_back_pages() {
+            tracing::debug!(%error, "the pages that starting needed stay mapped");
         }
         // The end comes from outside.
         std::future::pending().await

@@ -22,6 +22,9 @@ use super::response::{Asked, parse_response};
 /// FAULTS G5: an endless row of interim responses is an attack or a loop.
 const MAX_INFORMATIONAL: u8 = 100;
 
+/// Of a body that follows its head at once.
+const BODY_BEHIND_HEAD: usize = 4 * 1024;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
     /// None sent yet, or the last one is complete.
@@ -300,7 +303,20 @@ impl ClientConn {
         self.protocol = parsed.head.protocol;
         self.close |= !parsed.keep_alive;
         self.response = Response::Body(BodyDecoder::new(parsed.framing));
+        if !self.tunnel && !self.is_end() && self.read.bytes.is_empty() {
+            self.fetch_body();
+        }
         Ok((parsed.head, self.is_end()))
+    }
+
+    /// A head without anything of its body: many applications write them one after the other. What there is of the
+    /// body goes on together with the head.
+    fn fetch_body(&mut self) {
+        let room = self.read.bytes.capacity().min(BODY_BEHIND_HEAD);
+        if room > 0 {
+            let bytes = self.io.read_behind_nagle(&mut self.read.bytes, room);
+            self.meter.wire_received += bytes as u64;
+        }
     }
 
     pub(in crate::codec) fn poll_frame(
