@@ -30,7 +30,8 @@ use crate::xds::files;
 use crate::xds::store::{Setup, Stage, Store, Wants};
 use crate::xds::subscription::Subscriptions;
 
-/// After the process went live, what control planes and connections begin with is over too.
+/// After the process went live, what control planes and connections begin with is over too: its pages go back as those
+/// that reading the configuration needed have gone before.
 const START_IS_OVER: Duration = Duration::from_secs(10);
 
 /// Everything that stands before the first worker starts.
@@ -130,10 +131,9 @@ pub(super) async fn serve(
         if options.mode == Mode::InitOnly {
             lifecycle.quit();
         }
+        give_back_pages();
         tokio::time::sleep(START_IS_OVER).await;
-        if let Err(error) = program::give_back_pages() {
-            tracing::debug!(%error, "the pages that starting needed stay mapped");
-        }
+        give_back_pages();
         // The end comes from outside.
         std::future::pending().await
     };
@@ -145,6 +145,12 @@ pub(super) async fn serve(
     match outcome {
         Exit::Clean => Ok(()),
         Exit::WorkerDied => anyhow::bail!("a worker ended by itself"),
+    }
+}
+
+fn give_back_pages() {
+    if let Err(error) = program::give_back_pages() {
+        tracing::debug!(%error, "the pages that starting needed stay mapped");
     }
 }
 
