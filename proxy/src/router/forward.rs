@@ -358,6 +358,10 @@ impl<'r> Forwarding<'r> {
     async fn deliver(&mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         self.prepare_answer(s);
         let Some(Answer { mut attempt, head, end }) = self.answer.take() else { return Ok(()) };
+        // No try follows this one; mirrors still want all of the request.
+        if self.mirrors.is_empty() {
+            self.replay.close();
+        }
         let mut relay = super::relay::Relay::new(self, &mut attempt);
         let outcome = s.respond(head, end, &mut relay).await;
         attempt.finish(self, s, outcome.is_ok());

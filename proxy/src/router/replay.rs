@@ -8,7 +8,8 @@ use crate::codec::queue::FrameQueue;
 pub struct Replay {
     frames: FrameQueue<()>,
     limit: usize,
-    overflowed: bool,
+    /// Nothing is kept any more, and nothing can be repeated.
+    closed: bool,
 }
 
 impl Replay {
@@ -19,20 +20,25 @@ impl Replay {
 
     /// Keeps a frame; true when that is one too many and all are dropped: nothing can be repeated any more.
     pub fn push(&mut self, frame: &Frame) -> bool {
-        if self.overflowed {
+        if self.closed {
             return false;
         }
         self.frames.push(Some(frame.clone()), ());
-        self.overflowed = self.frames.payload() > self.limit;
-        if self.overflowed {
-            self.frames.clear();
+        if self.frames.payload() > self.limit {
+            self.close();
         }
-        self.overflowed
+        self.closed
+    }
+
+    /// Nothing is going to be repeated: a body that goes on for days must not pile up here.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.frames.clear();
     }
 
     /// Every frame so far is here.
     pub fn is_whole(&self) -> bool {
-        !self.overflowed
+        !self.closed
     }
 
     pub fn is_empty(&self) -> bool {
@@ -42,5 +48,31 @@ impl Replay {
     /// What has been sent; small frames may have become one.
     pub fn frames(&mut self) -> impl Iterator<Item = &Frame> {
         self.frames.iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_once_it_is_closed() {
+        let frame = Frame::Data(Bytes::from_static(&[0; 100]));
+        let mut replay = Replay::new(150);
+        assert!(!replay.push(&frame));
+        replay.close();
+        assert!(!replay.push(&frame) && !replay.push(&frame), "not one too many");
+        assert!(replay.is_empty() && !replay.is_whole());
+    }
+
+    #[test]
+    fn the_frame_beyond_the_limit_drops_all() {
+        let frame = Frame::Data(Bytes::from_static(&[0; 100]));
+        let mut replay = Replay::new(150);
+        assert!(!replay.push(&frame) && replay.is_whole());
+        assert!(replay.push(&frame) && !replay.push(&frame));
+        assert!(replay.is_empty() && !replay.is_whole());
     }
 }
