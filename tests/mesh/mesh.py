@@ -3,6 +3,7 @@
 
     sudo ./mesh.py up   --proxy PATH [--proxy POD=PATH ...] [--redirect 'COMMAND'] [--pods client-v1,details-v1,...]
     sudo ./mesh.py rotate client-v1 details-v1
+    sudo ./mesh.py kill-istiod; sudo ./mesh.py start-istiod
     sudo ./mesh.py exec client-v1 curl -s http://reviews:9080/reviews/1
     sudo ./mesh.py down
 
@@ -152,7 +153,7 @@ def readable(path):
     return copy
 
 
-def agent(pod, proxy):
+def agent(pod, proxy, more):
     """Starts pilot-agent, which writes the bootstrap, starts the proxy and serves it xDS and SDS over unix sockets."""
     app, version = pod.rsplit("-", 1)
     address, _, role = PODS[pod]
@@ -174,7 +175,7 @@ def agent(pod, proxy):
         "concurrency": 1,
         "statusPort": 15020,
         "proxyAdminPort": 15000,
-    }
+    } | more
     env = {
         "PATH": os.environ["PATH"],
         "PROXY_CONFIG": json.dumps(config),
@@ -184,10 +185,34 @@ def agent(pod, proxy):
         "ISTIO_META_APP_CONTAINERS": "app",
         "CA_ADDR": f"{ISTIOD_ADDRESS}:15010", "PILOT_CERT_PROVIDER": "istiod", "GRPC_XDS_BOOTSTRAP": "",
         "ISTIO_BOOTSTRAP_OVERRIDE": "",
-    }
+    } | {name: value for name, value in os.environ.items() if name.startswith("ISTIO_")}
     kind = "router" if role == "router" else "sidecar"
     spawn(pod, [tool("pilot-agent"), "proxy", kind, "--domain", "default.svc.cluster.local", "--proxyLogLevel=warning",
                 "--log_output_level=default:info"], f"{home}/agent.log", env=env, cwd=home, uid=PROXY_UID)
+
+
+def start_istiod(_=None):
+    """Starts istiod, with the settings that the mesh came up with, and waits until it serves."""
+    env = dict(os.environ) | json.load(open(f"{RUN}/istiod.json"))
+    spawn("istiod", [tool("istiod"), "-kube", f"{RUN}/kube", "-config", f"{RUN}/config", "-mesh", f"{RUN}/mesh.yaml",
+                     "-grpc", f"{ISTIOD_ADDRESS}:15010", "-http", "127.0.0.1:8080"], f"{RUN}/istiod.log", env=env, cwd=RUN)
+    wait("istiod", lambda: answers("istiod", "http://127.0.0.1:8080/ready"))
+
+
+def kill_istiod(_):
+    """Kills istiod as a crash would, and waits until its sockets are free."""
+    lines = open(f"{RUN}/pids").readlines()
+    pid = next(int(line.split()[0]) for line in reversed(lines) if line.split()[1] == "istiod")
+    os.kill(pid, signal.SIGKILL)
+
+    def gone():
+        try:
+            return len(os.listdir(f"/proc/{pid}/task")) <= 1 and ") Z " in open(f"/proc/{pid}/stat").read()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+    wait("the end of istiod", gone)
+    with open(f"{RUN}/pids", "w") as f:  # the number may be another's by the time of `down`
+        f.writelines(line for line in lines if int(line.split()[0]) != pid)
 
 
 def up(args):
@@ -197,17 +222,17 @@ def up(args):
     proxies = {pod: readable(path) for pod, _, path in (p.partition("=") for p in args.proxy if "=" in p)}
     authority()
     network(pods)
-    env, mesh = dict(os.environ), open(f"{HERE}/mesh.yaml").read()
+    settings, mesh = {k: v for k, v in os.environ.items() if k.startswith("PILOT_")}, open(f"{HERE}/mesh.yaml").read()
     if args.stock_envoy:
-        env.update(PILOT_ENABLE_METADATA_EXCHANGE="false", PILOT_ENABLE_ALPN_FILTER="false")
+        settings.update(PILOT_ENABLE_METADATA_EXCHANGE="false", PILOT_ENABLE_ALPN_FILTER="false")
         mesh = mesh.replace("metrics: [prometheus]", "metrics: []")
     for folder in ("kube", "config"):
         shutil.copytree(f"{HERE}/{folder}", f"{RUN}/{folder}", dirs_exist_ok=True)
     with open(f"{RUN}/mesh.yaml", "w") as f:
         f.write(mesh)
-    spawn("istiod", [tool("istiod"), "-kube", f"{RUN}/kube", "-config", f"{RUN}/config", "-mesh", f"{RUN}/mesh.yaml",
-                     "-grpc", f"{ISTIOD_ADDRESS}:15010", "-http", "127.0.0.1:8080"], f"{RUN}/istiod.log", env=env, cwd=RUN)
-    wait("istiod", lambda: answers("istiod", "http://127.0.0.1:8080/ready"))
+    with open(f"{RUN}/istiod.json", "w") as f:
+        json.dump(settings, f)
+    start_istiod()
     for pod in pods:
         address, port, role = PODS[pod]
         os.makedirs(f"{RUN}/{pod}", exist_ok=True)
@@ -216,7 +241,7 @@ def up(args):
         if role == "sidecar":
             sh(["ip", "netns", "exec", netns(pod)] + shlex.split(args.redirect), stdout=open(f"{RUN}/{pod}/redirect.log", "w"), stderr=subprocess.STDOUT)
         if role != "plain":
-            agent(pod, proxies.get(pod, default))
+            agent(pod, proxies.get(pod, default), json.loads(args.proxy_config))
     for pod in pods:
         if PODS[pod][2] != "plain":
             wait(pod, lambda: answers(pod, "http://127.0.0.1:15021/healthz/ready"))
@@ -254,12 +279,15 @@ def main():
                    help="command that installs the redirect rules in a pod's namespace")
     u.add_argument("--pods", help="comma-separated subset")
     u.add_argument("--stock-envoy", action="store_true", help="switch off what only Istio's own Envoy build has (metadata exchange, ALPN override, istio.stats), so that any Envoy can take part")
+    u.add_argument("--proxy-config", default="{}", help="more of Istio's ProxyConfig for every proxy, as JSON")
     u.set_defaults(run=up)
     d = sub.add_parser("down")
     d.set_defaults(run=down)
     r = sub.add_parser("rotate", help="new certificates for pods")
     r.add_argument("pods", nargs="+")
     r.set_defaults(run=rotate)
+    sub.add_parser("kill-istiod", help="as a crash would").set_defaults(run=kill_istiod)
+    sub.add_parser("start-istiod", help="after kill-istiod").set_defaults(run=start_istiod)
     e = sub.add_parser("exec")
     e.add_argument("pod")
     e.add_argument("command", nargs=argparse.REMAINDER)

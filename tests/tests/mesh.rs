@@ -26,7 +26,8 @@ fn table(mesh: &Mesh, rows: &[Row]) -> Result<(Vec<Vec<Answer>>, Vec<String>)> {
 fn complaints(mesh: &Mesh) -> Result<Vec<String>> {
     let mut wrong = mesh.unacknowledged()?;
     let log = mesh.istiod_log();
-    wrong.extend(log.lines().filter(|line| line.contains("NACK")).map(str::to_owned));
+    // So it calls a NACK.
+    wrong.extend(log.lines().filter(|line| line.contains("ACK ERROR")).map(str::to_owned));
     Ok(wrong)
 }
 

@@ -4,15 +4,21 @@
 //! namespace; [`Mesh::push`] changes istiod's configuration and waits until every proxy has it.
 
 pub mod cases;
+pub mod control;
+pub mod handshakes;
+pub mod load;
 pub mod netns;
 pub mod request;
+pub mod streams;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,8 +38,9 @@ pub const PROXIED: [&str; 8] = [
     "gateway-v1",
 ];
 
-/// How long istiod and the proxies may take to come to rest after a push.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long istiod and the proxies may take to come to rest after a push, on a busy machine and with a proxy that has
+/// just begun to wait before it connects again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the marker is served. Before there is one, nobody listens there: the answer comes at once.
 const MARKER: &str = "http://10.77.0.1:79/";
@@ -44,6 +51,15 @@ pub struct Mesh {
     name: String,
     dir: TempDir,
     pushes: u32,
+}
+
+/// How a mesh differs from the usual one.
+#[derive(Debug, Default)]
+pub struct Setup<'a> {
+    /// Settings of istiod (`PILOT_…`) and of every pilot-agent (`ISTIO_…`).
+    pub environment: &'a [(&'a str, &'a str)],
+    /// More of Istio's ProxyConfig, JSON; nothing by default.
+    pub proxy_config: Option<&'a str>,
 }
 
 /// The folder of the rig.
@@ -75,6 +91,27 @@ impl Mesh {
     /// # Errors
     /// Something does not become ready; the message holds the ends of the logs.
     pub fn up(name: &str, others: Kind, pods: &[&str], ours: Kind) -> Result<Self> {
+        Self::up_with(name, others, pods, ours, &Setup::default())
+    }
+
+    /// Starts a mesh of Outrigger alone.
+    ///
+    /// # Errors
+    /// See [`Mesh::up`].
+    pub fn of_outriggers(name: &str, setup: &Setup<'_>) -> Result<Self> {
+        Self::up_with(name, Kind::Outrigger, &[], Kind::Outrigger, setup)
+    }
+
+    fn up_with(
+        name: &str,
+        others: Kind,
+        pods: &[&str],
+        ours: Kind,
+        setup: &Setup<'_>,
+    ) -> Result<Self> {
+        // Processes of a pod may have as many files as they like.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         let dir = TempDir::with_prefix(format!("outrigger-{name}-"))?;
         // The pods' user has to get in.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -85,21 +122,30 @@ impl Mesh {
             arguments.push("--proxy".to_owned());
             arguments.push(format!("{pod}={}", binary(ours)?.display()));
         }
-        let output = mesh.control(&arguments)?;
+        if let Some(more) = setup.proxy_config {
+            arguments.extend(["--proxy-config".to_owned(), more.to_owned()]);
+        }
+        let output = mesh.command(&arguments).envs(setup.environment.iter().copied()).output()?;
         if !output.status.success() {
             bail!("mesh {name} does not start: {}\n{}", text(&output), mesh.logs());
         }
         Ok(mesh)
     }
 
-    fn control(&self, arguments: &[String]) -> Result<Output> {
-        Command::new("python3")
+    fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new("python3");
+        command
             .arg(rig().join("mesh.py"))
             .args(arguments)
             .env("MESH_NAME", &self.name)
-            .env("MESH_DIR", self.dir.path())
-            .output()
-            .context("mesh.py")
+            .env("MESH_DIR", self.dir.path());
+        command
+    }
+
+    fn control(&self, arguments: &[&str]) -> Result<()> {
+        let output = self.command(arguments).output().context("mesh.py")?;
+        ensure!(output.status.success(), "{arguments:?}: {}", text(&output));
+        Ok(())
     }
 
     /// Renews the certificates of pods.
@@ -107,11 +153,7 @@ impl Mesh {
     /// # Errors
     /// openssl fails.
     pub fn rotate(&self, pods: &[&str]) -> Result<()> {
-        let mut arguments = vec!["rotate".to_owned()];
-        arguments.extend(pods.iter().map(|pod| (*pod).to_owned()));
-        let output = self.control(&arguments)?;
-        ensure!(output.status.success(), "rotate: {}", text(&output));
-        Ok(())
+        self.control(&[&["rotate"], pods].concat())
     }
 
     /// The end of every pod's log, for messages.
@@ -216,7 +258,11 @@ impl Mesh {
             missing.push(format!("{} proxies of {} are connected", proxies.len(), PROXIED.len()));
         }
         for proxy in proxies {
-            let resources = proxy["resources"].as_object().context("syncz: no resources")?;
+            // One that has just come has asked for nothing yet.
+            let Some(resources) = proxy["resources"].as_object() else {
+                missing.push(format!("{} resources", proxy["proxy"]));
+                continue;
+            };
             for (kind, state) in resources {
                 if state["sent"] != state["acked"] {
                     missing.push(format!("{} {kind}: {state}", proxy["proxy"]));
@@ -231,15 +277,36 @@ impl Mesh {
     /// # Errors
     /// They do not arrive in time.
     pub fn push(&mut self, resources: &str) -> Result<()> {
+        let name = self.write(resources)?;
+        self.arrived(&name)
+    }
+
+    /// Puts `resources` in the place of those of the last push, for an istiod that may not run; gives the push's name.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&mut self, resources: &str) -> Result<String> {
         self.pushes += 1;
         let name = format!("push-{}", self.pushes);
-        let file = self.dir.path().join("config/pushed.yaml");
-        let temporary = self.dir.path().join("pushed.new");
-        std::fs::write(&temporary, format!("{}\n---\n{resources}", marker(&name)))?;
-        std::fs::rename(&temporary, &file)?;
+        self.replace("config/pushed.yaml", &format!("{}\n---\n{resources}", marker(&name)))?;
+        Ok(name)
+    }
+
+    /// Writes a file that istiod watches, at once and whole.
+    fn replace(&self, file: &str, content: &str) -> Result<()> {
+        let temporary = self.dir.path().join("file.new");
+        std::fs::write(&temporary, content)?;
+        Ok(std::fs::rename(&temporary, self.dir.path().join(file))?)
+    }
+
+    /// Waits until every proxy serves a push.
+    ///
+    /// # Errors
+    /// Some do not in time.
+    pub fn arrived(&self, name: &str) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let missing = self.behind(&name)?;
+            let missing = self.behind(name)?;
             if missing.is_empty() {
                 return Ok(());
             }
@@ -277,7 +344,7 @@ impl Drop for Mesh {
         if let Some(kept) = std::env::var_os("MESH_KEEP") {
             let _ = Command::new("cp").arg("-r").arg(self.dir.path()).arg(kept).status();
         }
-        let _ = self.control(&["down".to_owned()]);
+        let _ = self.control(&["down"]);
     }
 }
 

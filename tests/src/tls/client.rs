@@ -132,7 +132,7 @@ fn config(offer: &Offer) -> Result<ClientConfig> {
 
 /// Whoever the proxy is: it is shown in the observation.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+pub(crate) struct Anybody(pub(crate) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

@@ -3,7 +3,7 @@
 //! the connection ended becomes lines of the observation.
 
 pub mod certificates;
-mod client;
+pub(crate) mod client;
 mod server;
 
 use std::fmt::Write as _;
@@ -167,6 +167,6 @@ async fn flush(
     Ok(())
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
