@@ -27,6 +27,12 @@ use tokio::time::sleep;
 /// How long the two may take to agree after a change.
 const SOON: Duration = Duration::from_secs(20);
 
+/// So often in a row the two must agree,
+const AT_REST: u32 = 2;
+
+/// with so much time in between: more than a control plane waits before it sends again what was refused.
+const SENT_AGAIN: Duration = Duration::from_millis(300);
+
 /// Scenarios at a time.
 const AT_ONCE: usize = 4;
 
@@ -164,7 +170,7 @@ fn statistics(text: &str) -> impl Iterator<Item = String> {
         r"^(cluster_manager\.((active|warming)_clusters|cluster_(added|modified|removed))",
         r"|listener_manager\.(listener_(added|modified|removed|in_place_updated)|total_listeners_(active|warming))",
         r"|cluster\.[^.]+\.membership_(total|healthy)",
-        r"|extension_config_discovery\.http_filter\.[^.]+\.config_(reload|fail)): (\d+)$",
+        r"|extension_config_discovery\.http_filter\.[^.]+\.config_(reload|fail|conflict)): (\d+)$",
     ))
     .unwrap();
     let refused =
@@ -268,11 +274,19 @@ async fn follow(scenario: Scenario, variant: Variant) -> Result<(), String> {
         }
         let expected: Vec<&str> = step.expected.iter().map(|(_, answer)| *answer).collect();
         let until = Instant::now() + SOON;
+        let mut agreed = 0;
         loop {
             let (theirs, mine) = tokio::join!(envoy.observe(step), ours.observe(step));
             if theirs == mine && theirs.0 == expected {
-                break;
+                // Both have come to rest when they are still the same once a refused update was sent again.
+                agreed += 1;
+                if agreed == AT_REST {
+                    break;
+                }
+                sleep(SENT_AGAIN).await;
+                continue;
             }
+            agreed = 0;
             if Instant::now() > until {
                 let lines = |a: &BTreeSet<String>, b: &BTreeSet<String>, mark: &str| {
                     a.difference(b).map(|line| format!("\n  {mark} {line}")).collect::<String>()

@@ -27,6 +27,7 @@ pub struct ExtensionSlot {
 struct State {
     users: Vec<Weak<DiscoveredFilter>>,
     current: Option<Any>,
+    conflicts: u64,
 }
 
 impl fmt::Debug for ExtensionSlot {
@@ -65,6 +66,16 @@ impl ExtensionSlot {
     /// Another configuration is good, or there is none any more.
     pub fn set(&self, current: Option<Any>) {
         self.with(|state| state.current = current);
+    }
+
+    /// A new filter cannot use what is known.
+    pub fn conflict(&self) {
+        self.with(|state| state.conflicts += 1);
+    }
+
+    /// The conflicts since the last call.
+    pub fn take_conflicts(&self) -> u64 {
+        self.with(|state| std::mem::take(&mut state.conflicts))
     }
 
     /// Something has come, good or bad: nobody is to wait for it.

@@ -45,6 +45,9 @@ const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_con
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 
+const MUTATION: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+
 /// Hosts of a name: `(priority, backend, health)`.
 fn endpoints(name: &str, hosts: &[(u32, &str, &str)]) -> Value {
     let locality = |(priority, backend, health): &(u32, &str, &str)| {
@@ -272,6 +275,8 @@ fn of_clusters() -> Vec<Scenario> {
 }
 
 fn of_listeners() -> Vec<Scenario> {
+    let freebind = |listener| with(listener, &["freebind"], json!(true));
+    let alone = || with(listener("l2", "other", "r"), &["enable_reuse_port"], json!(false));
     let twice = || {
         let one = listener("l2", "other", "r");
         let chain = one["filter_chains"][0].clone();
@@ -348,6 +353,15 @@ fn of_listeners() -> Vec<Scenario> {
                 (put([("r", routes("r", "none"))]), &[("main", "503")]),
             ],
         ),
+        scenario(
+            "listeners: other socket options",
+            vec![
+                (spine(), &[("main", OK)]),
+                (put([("l", freebind(listener("l", "main", "r")))]), &[("main", OK)]),
+                (put([("l2", alone())]), &[("main", OK), ("other", OK)]),
+                (put([("l2", freebind(alone()))]), &[("other", OK), ("refused", "Listener")]),
+            ],
+        ),
     ]
 }
 
@@ -382,6 +396,13 @@ fn of_filters() -> Vec<Scenario> {
         ),
     ];
     all.iter_mut().for_each(|one| one.delta = true);
+    all.push(scenario(
+        "filters: another type",
+        vec![
+            (discovered(), &[("main", "418")]),
+            (put([("l", discovering(json!({"type_urls": [MUTATION]})))]), &[("main", "500")]),
+        ],
+    ));
     all.push(scenario(
         "filters: refused",
         vec![

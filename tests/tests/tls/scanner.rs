@@ -117,7 +117,7 @@ fn openssl_finds_nothing_wrong() {
             ("main", &["-alpn", "http/1.1,h2"], &["ALPN protocol: h2"]),
             ("main", &["-alpn", "spdy/3"], &["No ALPN negotiated"]),
             ("main", &["-status"], &["OCSP response: no response sent"]),
-            ("mutual", CLIENT, &["Acceptable client certificate CA names", "CN = ca"]),
+            ("mutual", CLIENT, &["Acceptable client certificate CA names"]),
         ] {
             let (good, text) = s_client(&proxy, listener, arguments).await;
             assert!(good, "{arguments:?}: {text}");

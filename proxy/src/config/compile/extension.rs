@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::CompileContext;
 use super::core::{any_type, resolve_any};
-use super::diagnostic::FieldPath;
+use super::diagnostic::{Diagnostics, FieldPath};
 use super::filters::{ROUTER, compile_http_filter};
 use super::source::compile_config_source;
 use crate::config::extension::DiscoveredFilter;
@@ -37,8 +37,12 @@ pub fn compile_discovered(
     let waits = !pb.apply_default_config_without_warming;
     let filter = Arc::new(DiscoveredFilter::new(slot.clone(), types, stat_prefix, waits, default));
     if let Some(any) = slot.current() {
-        let config = compile_extension(&any, &filter, cx, &path.field("config_source"))?;
-        filter.fill(Some(Arc::new(config)));
+        // One that does not fit is on its way to be replaced: a listener may be told of another type first.
+        let found = Diagnostics::new("");
+        match compile_extension(&any, &filter, cx, &found.root()) {
+            Some(config) => filter.fill(Some(Arc::new(config))),
+            None => slot.conflict(),
+        }
     }
     slot.add(&filter);
     Some(filter)
@@ -83,7 +87,6 @@ fn message_of(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::diagnostic::Diagnostics;
     use super::super::slots::Slots;
     use super::*;
     use crate::config::json::from_yaml;
@@ -142,8 +145,14 @@ mod tests {
         without.fill(Some(Arc::new(compile(&any(FAULT)).unwrap())));
         slot.set(Some(any(FAULT)));
         assert!(without.load().is_some());
-        // Who comes later finds it there.
+        // Who comes later finds it there, unless it is of another type.
         assert!(bench.compile("").unwrap().load().is_some());
+        assert_eq!(slot.take_conflicts(), 0);
+        let yaml = "{config_source: {ads: {}}, type_urls: [x/y]}";
+        let other = from_yaml::<ExtensionConfigSource>(yaml).unwrap();
+        let found = Diagnostics::new("l");
+        let other = compile_discovered("f", &other, "s", &bench.cx(), &found.root()).unwrap();
+        assert!(other.load().is_none() && slot.take_conflicts() == 1 && !found.has_errors());
         without.fill(None);
         with_default.fill(None);
         assert!(without.load().is_none() && with_default.load().is_some());

@@ -118,6 +118,12 @@ impl Body {
 
     fn take(&mut self) -> Bytes {
         self.stats.add(CompressorStat::TotalCompressedBytes, self.out.len() as u64);
+        // A small piece must not keep the room of a large one while it waits to be sent.
+        if self.out.len() < self.out.capacity() / 2 {
+            let piece = Bytes::copy_from_slice(&self.out);
+            self.out.clear();
+            return piece;
+        }
         std::mem::take(&mut self.out).into()
     }
 

@@ -37,6 +37,7 @@ impl Turn<'_> {
             ExtensionEntry { slot: slot.clone(), current: None, refused: None, users: 0, stats }
         });
         entry.users += 1;
+        entry.stats.extension_conflicts(slot.take_conflicts());
     }
 
     /// A listener that named one is gone.

@@ -1,7 +1,7 @@
 //! The sockets of a listener's new version: those it has already, those of a listener that goes, or new ones.
 //!
-//! Connections wait in a socket's queue, which no other socket takes over: where an address stays, its socket does, with
-//! the options that it was made with, as in Envoy.
+//! Connections wait in a socket's queue, which no other socket takes over: where an address and its socket options stay,
+//! its socket does. Other options need other sockets, beside the old ones for as long as those have connections waiting.
 
 use std::io;
 use std::sync::Arc;
@@ -40,6 +40,21 @@ impl ListenerEntry {
 }
 
 impl Known<'_> {
+    /// Whether the sockets of a configuration would be made with the same options.
+    fn has_options_of(&self, config: &Listener) -> bool {
+        let same = |a: &Bind, b: &Bind| {
+            a.transparent == b.transparent
+                && a.freebind == b.freebind
+                && a.fast_open == b.fast_open
+                && a.keepalive == b.keepalive
+                && a.socket_options == b.socket_options
+        };
+        config.binds.iter().all(|new| {
+            let mut old = self.config.binds.iter();
+            old.all(|old| !old.address.is_same_place(&new.address) || same(old, new))
+        })
+    }
+
     /// Its sockets in the order of a configuration that has the same addresses.
     fn in_order_of(&self, config: &Listener) -> Option<Vec<Arc<BoundAddress>>> {
         if self.config.bind_to_port != config.bind_to_port || self.bound.len() != config.binds.len()
@@ -59,18 +74,26 @@ impl Turn<'_> {
     /// Finds or makes the sockets of a version.
     pub(super) fn sockets_for(&self, name: &str, config: &Listener) -> Result<Sockets, String> {
         let entries = &self.state.listeners.entries;
+        let mut has_options = true;
         if let Some(known) = entries.get(name).and_then(ListenerEntry::newest) {
             if known.config.reuse_port != config.reuse_port {
                 return Err(format!(
                     "Listener {name}: reuse port cannot be changed during an update"
                 ));
             }
-            if let Some(bound) = known.in_order_of(config) {
+            has_options = known.has_options_of(config);
+            if !has_options && !config.reuse_port {
+                return Err(format!(
+                    "Listener {name}: doesn't support update any socket options when the reuse \
+                     port isn't enabled"
+                ));
+            }
+            if has_options && let Some(bound) = known.in_order_of(config) {
                 return Ok(Sockets { bound, are_new: !known.in_force });
             }
         }
         self.check_duplicates(name, config)?;
-        let bound = self.bind(name, config).map_err(|error| {
+        let bound = self.bind(name, config, has_options).map_err(|error| {
             self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
             error.to_string()
         })?;
@@ -92,12 +115,18 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn bind(&self, name: &str, config: &Listener) -> Result<Vec<Arc<BoundAddress>>, BindError> {
+    /// `own`: sockets that the listener has already will do.
+    fn bind(
+        &self,
+        name: &str,
+        config: &Listener,
+        own: bool,
+    ) -> Result<Vec<Arc<BoundAddress>>, BindError> {
         let workers = self.store.setup().workers;
         let bind = |bind| {
             let taken_over = self
-                .take_over(name, config, bind)
-                .map_err(|source| BindError { address: config.name.to_string(), source })?;
+                .take_over(own.then_some(name), config, bind)
+                .map_err(|source| BindError { address: bind.address.to_string(), source })?;
             let bound = taken_over.map_or_else(|| BoundAddress::bind(config, bind, workers), Ok)?;
             Ok(Arc::new(bound))
         };
@@ -107,7 +136,7 @@ impl Turn<'_> {
     /// The sockets of an address that this listener has already, or that one had which goes.
     fn take_over(
         &self,
-        name: &str,
+        name: Option<&str>,
         config: &Listener,
         bind: &Bind,
     ) -> io::Result<Option<BoundAddress>> {
@@ -115,7 +144,7 @@ impl Turn<'_> {
             return Ok(None);
         }
         let listeners = &self.state.listeners;
-        let entry = listeners.entries.get(name);
+        let entry = name.and_then(|name| listeners.entries.get(name));
         let warming = entry.and_then(|entry| entry.warming.as_ref());
         let active = entry.and_then(|entry| entry.active.as_ref());
         let own = warming.map(|one| &one.sockets.bound).into_iter();

@@ -59,6 +59,11 @@ impl SubscriptionStats {
         self.scope.shared::<ExtensionStat>().inc(ExtensionStat::ConfigReload);
     }
 
+    /// Filters could not use what was known when they came.
+    pub fn extension_conflicts(&self, count: u64) {
+        self.scope.shared::<ExtensionStat>().add(ExtensionStat::ConfigConflict, count);
+    }
+
     /// Nothing came for a filter, or nothing good.
     pub fn extension_failed(&self) {
         self.scope.shared::<ExtensionStat>().inc(ExtensionStat::ConfigFail);
