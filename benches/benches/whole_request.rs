@@ -92,8 +92,9 @@ fn start(filters: &str) -> Io {
     let clusters = configuration.clusters.into_iter().map(|(_, cluster)| {
         let shared = SharedCluster::new(Arc::new(cluster), &registry);
         let assignment = &shared.config.load_assignment;
-        let hosts = HostSet::build(&shared.config, assignment, None, vec![upstream_host()]);
-        shared.publish(hosts);
+        let (hosts, change) =
+            HostSet::build(&shared.config, assignment, None, vec![upstream_host()]);
+        shared.publish(hosts, change);
         Arc::new(shared)
     });
     let map = Arc::new(ClusterMap::new(clusters));

@@ -37,6 +37,7 @@ areas! {
     http2,
     limits,
     listeners,
+    load_balancing,
     local_replies,
     paths,
     probes with PROBES,

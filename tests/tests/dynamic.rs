@@ -338,6 +338,80 @@ fn changes_close_no_connection() {
     });
 }
 
+/// An assignment of one locality's endpoints: port, and further fields.
+fn endpoints_with(name: &str, all: &[(u32, u16, &str)]) -> String {
+    let one = |(priority, port, more): &(u32, u16, &str)| {
+        format!(
+            "{{priority: {priority}, lb_endpoints: [{{{more} endpoint: {{address: {{socket_address: \
+             {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}"
+        )
+    };
+    let all: Vec<_> = all.iter().map(one).collect();
+    format!(
+        "{{'@type': {TYPES}.config.endpoint.v3.ClusterLoadAssignment, cluster_name: {name}, endpoints: [{}]}}",
+        all.join(", ")
+    )
+}
+
+/// What is said anew of an endpoint changes it in place: its connections stay.
+#[test]
+fn endpoints_change_in_place_as_in_envoy() {
+    run(async || {
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            let io = TcpStream::connect(("127.0.0.1", mesh.main)).await.unwrap();
+            let mut client = Wire::new(io, SOON);
+            assert_eq!(ask(&mut client, "/").await.unwrap(), "200 a");
+            let canary = "metadata: {filter_metadata: {envoy.lb: {canary: true}}},";
+            let (a, b) = (mesh.a, mesh.b);
+            let updates: [&[(u32, u16, &str)]; 8] = [
+                &[(0, a, "load_balancing_weight: 3,")],
+                &[(0, a, canary)],
+                &[(0, a, canary), (0, a, "")],
+                &[(0, a, "health_status: DEGRADED,")],
+                &[(0, a, "health_status: HEALTHY,")],
+                &[(1, a, ""), (0, b, "health_status: UNHEALTHY,")],
+                &[(1, a, "load_balancing_weight: 2,"), (0, b, "health_status: DRAINING,")],
+                &[(0, a, "")],
+            ];
+            let mut seen = Vec::new();
+            for (i, update) in updates.iter().enumerate() {
+                mesh.put("eds-c.yaml", &(i + 2).to_string(), &[endpoints_with("c", update)]);
+                mesh.see_stat("cluster.c.update_success", i as i64 + 2).await;
+                assert_eq!(ask(&mut client, "/").await.unwrap(), "200 a");
+                let mut now = Vec::new();
+                for name in [
+                    "membership_change",
+                    "membership_total",
+                    "membership_healthy",
+                    "membership_degraded",
+                    "max_host_weight",
+                    "update_no_rebuild",
+                    "upstream_cx_total",
+                ] {
+                    now.push(mesh.stat(&format!("cluster.c.{name}")).await);
+                }
+                seen.push(now);
+            }
+            assert_eq!(
+                seen,
+                [
+                    [1, 1, 1, 0, 3, 0, 1],
+                    [1, 1, 1, 0, 1, 0, 1],
+                    [1, 1, 1, 0, 1, 1, 1],
+                    [1, 1, 0, 1, 1, 1, 1],
+                    [1, 1, 1, 0, 1, 1, 1],
+                    [3, 2, 1, 0, 1, 1, 1],
+                    [3, 2, 1, 0, 2, 1, 1],
+                    [5, 1, 1, 0, 1, 1, 1],
+                ],
+                "{}",
+                kind.name()
+            );
+        }
+    });
+}
+
 /// Two listeners cannot share an address; one that takes another's place can, also where its socket is not shared.
 #[test]
 fn addresses_are_refused_and_handed_over_as_in_envoy() {

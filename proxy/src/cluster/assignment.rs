@@ -18,16 +18,16 @@ impl SharedCluster {
         let mut localities: Vec<(u32, Arc<Locality>, pb::LocalityLbEndpoints)> = Vec::new();
         for host in &set.hosts {
             let place = |(priority, locality, _): &(u32, Arc<Locality>, _)| {
-                *priority == host.priority && **locality == *host.locality
+                *priority == host.priority() && **locality == *host.locality
             };
             let at = localities.iter().position(place).unwrap_or_else(|| {
                 let one = pb::LocalityLbEndpoints {
                     locality: Some(locality(&host.locality)),
-                    priority: host.priority,
+                    priority: host.priority(),
                     load_balancing_weight: Some(pb_google::UInt32Value { value: 0 }),
                     ..Default::default()
                 };
-                localities.push((host.priority, host.locality.clone(), one));
+                localities.push((host.priority(), host.locality.clone(), one));
                 localities.len() - 1
             });
             localities[at].2.lb_endpoints.push(endpoint(host));

@@ -96,7 +96,13 @@ pub struct DnsDiscovery {
 impl DnsDiscovery {
     /// Starts the discovery of a `STRICT_DNS` cluster on the current `LocalSet`; `None` for other types. `seed` starts
     /// the random numbers of jitter and back-off.
-    pub fn start(cluster: &Arc<SharedCluster>, resolvers: &Resolvers, seed: u64) -> Option<Self> {
+    /// `changed` is called after each new host set.
+    pub fn start(
+        cluster: &Arc<SharedCluster>,
+        resolvers: &Resolvers,
+        seed: u64,
+        changed: impl Fn() + 'static,
+    ) -> Option<Self> {
         let Discovery::StrictDns(options) = &cluster.config.discovery else { return None };
         let count = cluster.config.load_assignment.endpoints().count();
         // As in Envoy, a cluster without endpoints is initialised at once.
@@ -108,6 +114,7 @@ impl DnsDiscovery {
             rng: RefCell::new(Rng::new(seed)),
             failure_interval: Cell::new(options.failure_refresh_rate.0),
             done,
+            changed: Box::new(changed),
         });
         let tasks = (0..count).map(|target| {
             let state = state.clone();
@@ -151,6 +158,7 @@ struct State {
     /// Base of the next back-off.
     failure_interval: Cell<Duration>,
     done: watch::Sender<bool>,
+    changed: Box<dyn Fn()>,
 }
 
 /// Addresses of a name and the least time to live on the way to them.
@@ -259,12 +267,10 @@ impl State {
             })
         });
         let old = self.cluster.hosts();
-        self.cluster.publish(HostSet::build(
-            config,
-            &config.load_assignment,
-            Some(&old),
-            specs.collect(),
-        ));
+        let (set, change) =
+            HostSet::build(config, &config.load_assignment, Some(&old), specs.collect());
+        self.cluster.publish(set, change);
+        (self.changed)();
         let stats = self.cluster.scope.shared::<ClusterEndpointStat>();
         stats.add(ClusterEndpointStat::DefaultTotalMatchCount, resolved as u64);
         let heaviest = self.cluster.hosts().hosts.iter().map(|host| host.weight()).max();

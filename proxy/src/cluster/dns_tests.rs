@@ -118,9 +118,13 @@ async fn follows_changes_and_keeps_hosts_that_stay() {
     on_local(async {
         let (server, script) = name_server(ips(&[A])).await;
         let cluster = cluster(server, DnsLookupFamily::V4Only);
-        let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1).unwrap();
+        let told = Rc::new(Cell::new(0));
+        let tell = told.clone();
+        let changed = move || tell.set(tell.get() + 1);
+        let mut discovery =
+            DnsDiscovery::start(&cluster, &Resolvers::default(), 1, changed).unwrap();
         discovery.initialised().await;
-        assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+        assert_eq!((addresses(&cluster), told.get()), (vec!["10.0.0.1:80".to_owned()], 1));
         let first = cluster.hosts().hosts[0].clone();
         assert_eq!(first.hostname.as_deref(), Some("name.test."));
         *script.borrow_mut() = ips(&[B, A]);
@@ -129,6 +133,8 @@ async fn follows_changes_and_keeps_hosts_that_stay() {
         *script.borrow_mut() = ips(&[B]);
         eventually(|| addresses(&cluster) == ["10.0.0.2:80"]).await;
         assert!(first.is_removed());
+        // Workers hear of each change, so that connections to hosts that are gone end without traffic.
+        assert_eq!(told.get(), 3);
         assert!(cluster.scope.value(ClusterUpdateStat::UpdateSuccess) >= 3);
     })
     .await;
@@ -139,7 +145,7 @@ async fn stale_answers_stay_on_failure_and_go_with_the_name() {
     on_local(async {
         let (server, script) = name_server(ips(&[A])).await;
         let cluster = cluster(server, DnsLookupFamily::V4Only);
-        let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1).unwrap();
+        let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1, || ()).unwrap();
         discovery.initialised().await;
         *script.borrow_mut() = Say::Fail;
         eventually(|| cluster.scope.value(ClusterUpdateStat::UpdateFailure) >= 2).await;
@@ -155,7 +161,7 @@ async fn a_failure_initialises_too() {
     on_local(async {
         let (server, _script) = name_server(Say::Fail).await;
         let cluster = cluster(server, DnsLookupFamily::V4Only);
-        let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1).unwrap();
+        let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1, || ()).unwrap();
         discovery.initialised().await;
         assert!(addresses(&cluster).is_empty());
         assert!(cluster.scope.value(ClusterUpdateStat::UpdateFailure) >= 1);
@@ -176,7 +182,8 @@ async fn families_are_asked_for_as_configured() {
         on_local(async {
             let (server, _script) = name_server(ips(records)).await;
             let cluster = cluster(server, family);
-            let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1).unwrap();
+            let mut discovery =
+                DnsDiscovery::start(&cluster, &Resolvers::default(), 1, || ()).unwrap();
             discovery.initialised().await;
             assert_eq!(addresses(&cluster), wanted, "{family:?}");
         })
@@ -191,6 +198,7 @@ async fn the_least_ttl_of_the_chain_counts() {
         let cluster = cluster(server, DnsLookupFamily::V4Only);
         let Discovery::StrictDns(options) = &cluster.config.discovery else { panic!("not DNS") };
         let state = State {
+            changed: Box::new(|| ()),
             resolver: Resolvers::default().get(options),
             cluster: cluster.clone(),
             found: RefCell::default(),

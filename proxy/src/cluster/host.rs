@@ -1,18 +1,23 @@
 //! Hosts of a cluster and their sets: shared by all workers.
 //!
-//! A `Host` lives as long as its address is in the cluster; its counts are relaxed atomics, because Envoy
+//! A `Host` lives as long as its address is in the cluster (`membership`); its counts are relaxed atomics, because Envoy
 //! counts over all workers. A `HostSet` is immutable: any change of members, weights or health is a new set.
 
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use rustc_hash::FxHashMap;
+use arc_swap::ArcSwapOption;
+use rustc_hash::FxHasher;
 
+use super::locality::{LocalityHosts, localities};
+use super::membership::{Change, merge};
 use crate::config::cluster::Cluster;
-use crate::config::core::{ConfigAddress, Locality, Metadata};
-use crate::config::endpoint::{HealthStatus, LoadAssignment};
+use crate::config::core::{ConfigAddress, Locality, Metadata, MetadataMap};
+use crate::config::endpoint::{HealthStatus, LoadAssignment, LocalityEndpoints};
 use crate::load_balancer::priority::{PriorityHealth, PriorityLoads};
 use crate::stream_info::Address;
 use crate::tls::ClientContext;
@@ -58,13 +63,12 @@ pub struct Host {
     /// `Endpoint.hostname`, or the name that was resolved.
     pub hostname: Option<Arc<str>>,
     pub locality: Arc<Locality>,
-    pub metadata: Option<Metadata>,
-    pub priority: u32,
     pub stats: HostStats,
-    /// The cluster's transport socket for it; `None`: plain.
-    pub transport: Option<Arc<ClientContext>>,
-    /// Endpoint metadata `envoy.lb: {canary: true}`.
-    pub canary: bool,
+    metadata: ArcSwapOption<MetadataMap>,
+    /// The cluster's transport socket for it.
+    transport: ArcSwapOption<ClientContext>,
+    canary: AtomicBool,
+    priority: AtomicU32,
     weight: AtomicU32,
     /// `HealthStatus` as the control plane gave it.
     health: AtomicU8,
@@ -76,22 +80,45 @@ pub struct Host {
 
 impl Host {
     pub(super) fn new(cluster: &Cluster, spec: HostSpec) -> Self {
-        let lb = spec.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
-        let canary = lb.and_then(|lb| lb.get("canary")).and_then(serde_json::Value::as_bool);
         Self {
-            canary: canary.unwrap_or(false),
-            transport: cluster.transport.of(spec.metadata.as_ref()).cloned(),
+            canary: AtomicBool::new(is_canary(spec.metadata.as_ref())),
+            transport: ArcSwapOption::new(cluster.transport.of(spec.metadata.as_ref()).cloned()),
             address: spec.address,
             hostname: spec.hostname,
             locality: spec.locality,
-            metadata: spec.metadata,
-            priority: spec.priority,
+            metadata: ArcSwapOption::new(spec.metadata),
+            priority: AtomicU32::new(spec.priority),
             stats: HostStats::default(),
             weight: AtomicU32::new(spec.weight),
             health: AtomicU8::new(spec.health as u8),
             removed: AtomicBool::new(false),
             picked: AtomicBool::new(false),
         }
+    }
+
+    /// `LbEndpoint.metadata`
+    pub fn metadata(&self) -> Option<Metadata> {
+        self.metadata.load_full()
+    }
+
+    /// The cluster's transport socket for it; `None`: plain. A connection keeps the one that it was opened with.
+    pub fn transport(&self) -> Option<Arc<ClientContext>> {
+        self.transport.load_full()
+    }
+
+    /// Whether `transport` is TLS.
+    pub fn is_tls(&self) -> bool {
+        self.transport.load().is_some()
+    }
+
+    /// Endpoint metadata `envoy.lb: {canary: true}`.
+    pub fn is_canary(&self) -> bool {
+        self.canary.load(Ordering::Relaxed)
+    }
+
+    /// 0 is the highest.
+    pub fn priority(&self) -> u32 {
+        self.priority.load(Ordering::Relaxed)
     }
 
     /// `load_balancing_weight`, at least 1.
@@ -133,13 +160,34 @@ impl Host {
         self.picked.swap(false, Ordering::Relaxed)
     }
 
-    fn is_same(&self, spec: &HostSpec) -> bool {
+    /// Whether it goes on as the host of `spec`: the rest is changed in place.
+    pub(super) fn is_same(&self, spec: &HostSpec) -> bool {
         self.address == spec.address
-            && self.priority == spec.priority
             && self.hostname == spec.hostname
             && self.locality == spec.locality
-            && self.metadata == spec.metadata
     }
+
+    /// Takes what is said anew; gives whether balancers have to look again.
+    pub(super) fn update(&self, cluster: &Cluster, spec: HostSpec) -> bool {
+        let health = self.health();
+        self.health.store(spec.health as u8, Ordering::Relaxed);
+        let mut changed = self.health() != health;
+        changed |= self.weight.swap(spec.weight, Ordering::Relaxed) != spec.weight;
+        changed |= self.priority.swap(spec.priority, Ordering::Relaxed) != spec.priority;
+        if *self.metadata.load() != spec.metadata {
+            changed = true;
+            self.canary.store(is_canary(spec.metadata.as_ref()), Ordering::Relaxed);
+            self.transport.store(cluster.transport.of(spec.metadata.as_ref()).cloned());
+            self.metadata.store(spec.metadata);
+        }
+        changed
+    }
+}
+
+fn is_canary(metadata: Option<&Metadata>) -> bool {
+    let lb = metadata.and_then(|metadata| metadata.get("envoy.lb"));
+    let canary = lb.and_then(|lb| lb.get("canary")).and_then(serde_json::Value::as_bool);
+    canary.unwrap_or(false)
 }
 
 /// What a host is made from.
@@ -169,6 +217,8 @@ pub struct PrioritySet {
     /// `None` where all are healthy.
     healthy: Option<Box<[u32]>>,
     degraded: Box<[u32]>,
+    /// Where localities are weighted.
+    localities: Box<[LocalityHosts]>,
 }
 
 /// A list of host indices.
@@ -210,6 +260,11 @@ impl PrioritySet {
             Source::Degraded => Candidates::List(&self.degraded),
         }
     }
+
+    /// Its localities, where they are weighted: one is chosen first, then a host in it.
+    pub fn localities(&self) -> &[LocalityHosts] {
+        &self.localities
+    }
 }
 
 /// All hosts of a cluster at one moment, with the load of each priority.
@@ -221,6 +276,8 @@ pub struct HostSet {
     pub loads: PriorityLoads,
     /// Weights differ between hosts.
     weighted: bool,
+    /// Of what the assignment says beside its hosts.
+    policy: u64,
 }
 
 impl HostSet {
@@ -230,28 +287,11 @@ impl HostSet {
         assignment: &LoadAssignment,
         old: Option<&Self>,
         specs: Vec<HostSpec>,
-    ) -> Self {
-        let mut kept: FxHashMap<&Address, &Arc<Host>> = old
-            .map(|set| set.hosts.iter().map(|host| (&host.address, host)).collect())
-            .unwrap_or_default();
-        let mut specs = specs;
-        specs.sort_by_key(|spec| spec.priority);
-        let mut hosts: Vec<Arc<Host>> = Vec::with_capacity(specs.len());
-        for spec in specs {
-            match kept.get(&spec.address) {
-                Some(host) if host.is_same(&spec) => {
-                    host.weight.store(spec.weight, Ordering::Relaxed);
-                    host.health.store(spec.health as u8, Ordering::Relaxed);
-                    hosts.push(Arc::clone(host));
-                    kept.remove(&spec.address);
-                }
-                _ => hosts.push(Arc::new(Host::new(cluster, spec))),
-            }
-        }
-        for host in kept.values() {
-            host.mark_removed();
-        }
-        Self::from_hosts(cluster, assignment, hosts.into())
+    ) -> (Self, Change) {
+        let (hosts, mut change) = merge(cluster, old, specs);
+        let new = Self::from_hosts(cluster, assignment, hosts);
+        change.is_seen |= old.is_none_or(|old| old.policy != new.policy);
+        (new, change)
     }
 
     pub(super) fn from_hosts(
@@ -259,12 +299,12 @@ impl HostSet {
         assignment: &LoadAssignment,
         hosts: Box<[Arc<Host>]>,
     ) -> Self {
-        let count = hosts.last().map_or(1, |host| host.priority + 1);
+        let count = hosts.last().map_or(1, |host| host.priority() + 1);
         let mut priorities = Vec::with_capacity(count as usize);
         let mut health = Vec::with_capacity(count as usize);
         for priority in 0..count {
-            let start = hosts.partition_point(|host| host.priority < priority) as u32;
-            let end = hosts.partition_point(|host| host.priority <= priority) as u32;
+            let start = hosts.partition_point(|host| host.priority() < priority) as u32;
+            let end = hosts.partition_point(|host| host.priority() <= priority) as u32;
             let of = |wanted: Health| -> Box<[u32]> {
                 (start..end).filter(|i| hosts[*i as usize].health() == wanted).collect()
             };
@@ -288,6 +328,13 @@ impl HostSet {
                 all: start..end,
                 healthy: (!all_healthy).then_some(healthy),
                 degraded,
+                localities: match cluster.locality_weighted {
+                    true => {
+                        let of_priority = &hosts[start as usize..end as usize];
+                        localities(assignment, priority, start, of_priority)
+                    }
+                    false => Box::default(),
+                },
             });
         }
         let loads = PriorityLoads::new(
@@ -296,12 +343,13 @@ impl HostSet {
             cluster.healthy_panic_threshold,
         );
         let weighted = hosts.iter().any(|host| host.weight() != hosts[0].weight());
-        Self { hosts, priorities: priorities.into(), loads, weighted }
+        let policy = policy_hash(assignment);
+        Self { hosts, priorities: priorities.into(), loads, weighted, policy }
     }
 
     /// The set of a `STATIC` cluster.
     pub fn of_static(cluster: &Cluster, old: Option<&Self>) -> Self {
-        Self::of_assignment(cluster, &cluster.load_assignment, old)
+        Self::of_assignment(cluster, &cluster.load_assignment, old).0
     }
 
     /// The set that a load assignment of addresses gives.
@@ -309,7 +357,7 @@ impl HostSet {
         cluster: &Cluster,
         assignment: &LoadAssignment,
         old: Option<&Self>,
-    ) -> Self {
+    ) -> (Self, Change) {
         let specs = assignment.endpoints().filter_map(|(locality, endpoint)| {
             let address = match &endpoint.address {
                 ConfigAddress::Ip { addr, .. } => Address::Ip(*addr),
@@ -335,6 +383,12 @@ impl HostSet {
         self.weighted
     }
 
+    /// The greatest weight in the last priority: `max_host_weight`, as Envoy leaves it behind.
+    pub fn heaviest_of_last(&self) -> u32 {
+        let last = self.priorities.last().map(|one| &self.hosts[one.all.start as usize..]);
+        last.into_iter().flatten().map(|host| host.weight()).max().unwrap_or(1)
+    }
+
     /// Hosts in one state of health.
     pub fn count(&self, health: Health) -> usize {
         self.hosts.iter().filter(|host| host.health() == health).count()
@@ -344,4 +398,15 @@ impl HostSet {
     pub fn find(&self, address: SocketAddr) -> Option<&Arc<Host>> {
         self.hosts.iter().find(|host| host.address.ip() == Some(address))
     }
+}
+
+/// What an assignment says beside its hosts: of localities with a weight, the last one of a name counts.
+fn policy_hash(assignment: &LoadAssignment) -> u64 {
+    let weight =
+        |one: &LocalityEndpoints| Some(((one.priority, one.locality.clone()), one.weight?));
+    let weights: BTreeMap<_, _> = assignment.localities.iter().filter_map(weight).collect();
+    let mut hasher = FxHasher::default();
+    (assignment.overprovisioning_factor, assignment.weighted_priority_health).hash(&mut hasher);
+    weights.hash(&mut hasher);
+    hasher.finish()
 }

@@ -9,6 +9,8 @@ pub mod codes;
 pub mod dns;
 pub mod grpc;
 pub mod host;
+pub mod locality;
+pub mod membership;
 pub mod original_dst;
 mod shared;
 mod status;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-pub use shared::{ClusterMap, SharedCluster};
+pub use shared::{ClusterMap, DropOverload, SharedCluster};
 
 use crate::codec::h2;
 use crate::config::cluster::{Cluster, Discovery, OriginalDst, RoutingPriority};

@@ -27,6 +27,9 @@ const FILTER_STATE: &str = "envoy.network.transport_socket.original_dst_address"
 /// that tries every address there is fills no memory.
 const MAX_HOSTS: usize = 16_384;
 
+/// For how long a cluster whose hosts are all in use is taken to be full.
+const FULL: Duration = Duration::from_millis(100);
+
 /// Who asks for a host.
 #[derive(Clone, Copy, Default)]
 pub struct Asking<'a> {
@@ -93,6 +96,8 @@ struct Inner {
     added: u64,
     /// A task removes what is no longer used.
     is_cleaned: bool,
+    /// There was nothing to make room with, when it was last looked.
+    full_since: Option<Instant>,
 }
 
 impl Destinations {
@@ -141,7 +146,7 @@ impl SharedCluster {
         if let Some((_, host)) = inner.hosts.get(&to) {
             return Some(host.clone());
         }
-        if inner.hosts.len() >= MAX_HOSTS && !inner.sweep(is_connected) {
+        if inner.hosts.len() >= MAX_HOSTS && !self.make_room(&mut inner) {
             return None;
         }
         let host = Arc::new(Host::new(
@@ -159,7 +164,7 @@ impl SharedCluster {
         inner.added += 1;
         let number = inner.added;
         inner.hosts.insert(to, (number, host.clone()));
-        self.write_membership(inner.hosts.len(), inner.hosts.len(), 0);
+        self.write_membership(1, inner.hosts.len(), inner.hosts.len(), 0);
         if !std::mem::replace(&mut inner.is_cleaned, true) {
             let cluster = Arc::downgrade(self);
             tokio::task::spawn_local(clean(cluster, config.cleanup_interval, timers.clone()));
@@ -167,12 +172,25 @@ impl SharedCluster {
         Some(host)
     }
 
+    /// Removes hosts without connections. Every worker waits for it: where all are in use it is not tried again at once.
+    fn make_room(&self, inner: &mut Inner) -> bool {
+        if inner.full_since.is_some_and(|since| since.elapsed() < FULL) {
+            return false;
+        }
+        let made = inner.sweep(is_connected);
+        inner.full_since = (!made).then(Instant::now);
+        if made {
+            self.bump_generation();
+        }
+        made
+    }
+
     /// Removes what was not picked since the last call and has no connection; false when none is left.
     fn clean_destinations(&self) -> bool {
         let mut inner = self.destinations.lock();
         if inner.sweep(|host| host.take_picked() || is_connected(host)) {
             let left = inner.hosts.len();
-            self.write_membership(left, left, 0);
+            self.write_membership(1, left, left, 0);
             self.bump_generation();
         }
         inner.is_cleaned = !inner.hosts.is_empty();

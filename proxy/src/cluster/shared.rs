@@ -1,8 +1,9 @@
 //! One cluster as all workers share it: configuration, circuit breakers, the newest host set.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -12,18 +13,31 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Health, HostSet};
+use super::membership::Change;
 use super::original_dst::Destinations;
 use crate::config::cluster::{Cluster, Discovery, RoutingPriority};
 use crate::config::compile::diagnostic::Diagnostics;
-use crate::config::compile::endpoint::compile_load_assignment;
+use crate::config::compile::endpoint::compile_discovered_assignment;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use crate::config::runtime;
 use crate::stats::names::{
     CircuitBreakerStat, ClusterBudgetStat, ClusterEndpointStat, ClusterLbStat, ClusterSizeStat,
     ClusterStat, ClusterSubsetStat, ClusterUpdateStat, Http1Stat, Http2Stat,
 };
 use crate::stats::{Registry, Scope, SharedBlock};
 use crate::tls::stats::SslStats;
+
+const MILLION: u64 = 1_000_000;
+
+/// A request is dropped before it gets a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropOverload {
+    /// A share of the requests is.
+    Some,
+    /// Every request is.
+    All,
+}
 
 /// What all workers share of one cluster.
 #[derive(Debug)]
@@ -39,6 +53,8 @@ pub struct SharedCluster {
     generation: AtomicU64,
     /// The hosts of an `ORIGINAL_DST` cluster, in place of `hosts`.
     pub(super) destinations: Destinations,
+    /// Millionths of the requests that are dropped (`drop_overloads`).
+    drop_overload: AtomicU32,
     /// EDS: the assignment of a cluster whose hosts nobody has asked for yet.
     assignment: Mutex<Option<Bytes>>,
 }
@@ -64,6 +80,7 @@ impl SharedCluster {
         }
         let cluster = Self {
             breakers: Breakers::new(config.circuit_breakers.clone()),
+            drop_overload: AtomicU32::new(config.load_assignment.drop_overload),
             config,
             scope,
             codecs: Default::default(),
@@ -118,19 +135,50 @@ impl SharedCluster {
     /// A new assignment of endpoints: `compiled` of `bytes`. Where nobody has used the cluster only the bytes are kept.
     /// Gives whether the hosts of somebody have changed.
     pub fn assign(&self, compiled: &LoadAssignment, bytes: &Bytes) -> bool {
+        self.drop_overload.store(compiled.drop_overload, Ordering::Relaxed);
         let mut waiting = self.assignment();
-        if let Some(old) = self.hosts.load_full() {
+        let made = self.hosts.load_full();
+        let unused = || {
+            let assignment = decode_assignment(waiting.as_deref()?);
+            Some(Arc::new(HostSet::of_assignment(&self.config, &assignment, None).0))
+        };
+        let old = made.clone().or_else(unused);
+        let (new, change) = HostSet::of_assignment(&self.config, compiled, old.as_deref());
+        let heaviest = match old.is_some_and(|old| old.priorities.len() > new.priorities.len()) {
+            true => 1,
+            false => new.heaviest_of_last(),
+        };
+        let stats = self.scope.shared::<ClusterEndpointStat>();
+        stats.gauge_set(ClusterEndpointStat::MaxHostWeight, heaviest.into());
+        if !change.is_seen {
+            self.update_stats().inc(ClusterUpdateStat::UpdateNoRebuild);
+        }
+        if made.is_some() {
             drop(waiting);
-            self.publish(HostSet::of_assignment(&self.config, compiled, Some(&old)));
-            return true;
+            if change.is_seen {
+                self.publish(new, change);
+            }
+            return change.is_seen;
         }
         *waiting = Some(bytes.clone());
         drop(waiting);
-        let count =
-            |health| compiled.endpoints().filter(|(_, e)| Health::from(e.health) == health).count();
-        let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
-        self.write_membership(compiled.endpoints().count(), healthy, degraded);
+        self.write_membership_of(&new, change);
         false
+    }
+
+    /// Whether a request is one of those that are to be dropped.
+    #[inline]
+    pub fn drops(&self, random: impl FnOnce() -> u64) -> Option<DropOverload> {
+        let share = self.drop_overload.load(Ordering::Relaxed);
+        if share == 0 {
+            return None;
+        }
+        let limit = runtime::integer("load_balancing_policy.drop_overload_limit");
+        let limit = limit.map_or(MILLION, |percent| percent.min(100) * MILLION / 100);
+        match u64::from(share).min(limit) {
+            MILLION => Some(DropOverload::All),
+            share => (random() % MILLION < share).then_some(DropOverload::Some),
+        }
     }
 
     /// The assignment that nobody has used yet.
@@ -153,13 +201,13 @@ impl SharedCluster {
 
     fn first_hosts(&self, assignment: Option<&[u8]>) -> HostSet {
         if let Some(bytes) = assignment {
-            return HostSet::of_assignment(&self.config, &decode_assignment(bytes), None);
+            return HostSet::of_assignment(&self.config, &decode_assignment(bytes), None).0;
         }
         match self.config.discovery {
             Discovery::Static => HostSet::of_static(&self.config, None),
             Discovery::StrictDns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
                 let assignment = &self.config.load_assignment;
-                HostSet::build(&self.config, assignment, None, Vec::new())
+                HostSet::build(&self.config, assignment, None, Vec::new()).0
             }
         }
     }
@@ -170,14 +218,15 @@ impl SharedCluster {
     }
 
     /// Puts a new host set in force for all workers.
-    pub fn publish(&self, set: HostSet) {
-        self.write_membership(
-            set.hosts.len(),
-            set.count(Health::Healthy),
-            set.count(Health::Degraded),
-        );
+    pub fn publish(&self, set: HostSet, change: Change) {
+        self.write_membership_of(&set, change);
         self.hosts.store(Some(Arc::new(set)));
         self.bump_generation();
+    }
+
+    fn write_membership_of(&self, set: &HostSet, change: Change) {
+        let (healthy, degraded) = (set.count(Health::Healthy), set.count(Health::Degraded));
+        self.write_membership(change.priorities, set.hosts.len(), healthy, degraded);
     }
 
     /// Makes the workers look at their hosts again.
@@ -196,7 +245,12 @@ impl SharedCluster {
                 let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
                 let total = healthy + degraded + count(Health::Unhealthy);
                 if total > 0 {
-                    let stats = self.write_membership(total, healthy, degraded);
+                    let localities = self.config.load_assignment.localities.iter();
+                    let used = localities.filter(|locality| !locality.endpoints.is_empty());
+                    let priorities: BTreeSet<u32> =
+                        used.map(|locality| locality.priority).collect();
+                    let joined = priorities.len() as u64;
+                    let stats = self.write_membership(joined, total, healthy, degraded);
                     stats.add(ClusterEndpointStat::DefaultTotalMatchCount, total as u64);
                 }
             }
@@ -204,14 +258,16 @@ impl SharedCluster {
         }
     }
 
+    /// `changes`: of how many priorities.
     pub(super) fn write_membership(
         &self,
+        changes: u64,
         total: usize,
         healthy: usize,
         degraded: usize,
     ) -> SharedBlock<ClusterEndpointStat> {
         let stats = self.scope.shared::<ClusterEndpointStat>();
-        stats.inc(ClusterEndpointStat::MembershipChange);
+        stats.add(ClusterEndpointStat::MembershipChange, changes);
         stats.gauge_set(ClusterEndpointStat::MembershipTotal, total as u64);
         stats.gauge_set(ClusterEndpointStat::MembershipHealthy, healthy as u64);
         stats.gauge_set(ClusterEndpointStat::MembershipDegraded, degraded as u64);
@@ -266,7 +322,7 @@ impl SharedCluster {
 fn decode_assignment(bytes: &[u8]) -> LoadAssignment {
     let found = Diagnostics::default();
     ClusterLoadAssignment::decode(bytes)
-        .map(|pb| compile_load_assignment(&pb, false, &found.root()))
+        .map(|pb| compile_discovered_assignment(&pb, &found.root()))
         .unwrap_or_default()
 }
 

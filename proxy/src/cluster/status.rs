@@ -23,7 +23,7 @@ impl SharedCluster {
             }
         };
         let assignment = assignment.as_ref().unwrap_or(&config.load_assignment);
-        Arc::new(HostSet::of_assignment(config, assignment, None))
+        Arc::new(HostSet::of_assignment(config, assignment, None).0)
     }
 
     /// For `/clusters`. Makes no hosts that were not there.
@@ -73,11 +73,11 @@ fn host_status(host: &Host) -> HostStatus {
             ..HostHealth::default()
         },
         weight: host.weight(),
-        priority: host.priority,
+        priority: host.priority(),
         region: host.locality.region.to_string(),
         zone: host.locality.zone.to_string(),
         sub_zone: host.locality.sub_zone.to_string(),
-        canary: host.canary,
+        canary: host.is_canary(),
         stats: HostStats {
             cx_active: stats.cx_active.load(Relaxed).into(),
             cx_connect_fail: stats.cx_connect_fail.load(Relaxed),

@@ -236,6 +236,8 @@ pub struct Cluster {
     pub healthy_panic_threshold: u8,
     /// `zone_aware_lb_config.fail_traffic_on_panic`.
     pub fail_traffic_on_panic: bool,
+    /// `locality_weighted_lb_config`: localities share the traffic by their weights.
+    pub locality_weighted: bool,
     pub close_connections_on_host_set_change: bool,
     /// Default 5 s.
     pub connect_timeout: Duration,

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A compiled `Metadata.filter_metadata`: namespace to struct.
-pub type Metadata = Arc<serde_json::Map<String, serde_json::Value>>;
+pub type Metadata = Arc<MetadataMap>;
+
+/// See [`Metadata`].
+pub type MetadataMap = serde_json::Map<String, serde_json::Value>;
 
 /// A configured `core.v3.Address`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -174,7 +177,7 @@ pub struct RuntimeDouble {
 }
 
 /// A compiled `core.v3.Locality`; empty strings for what is not set.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Locality {
     pub region: Box<str>,
     pub zone: Box<str>,

@@ -58,9 +58,9 @@ pub(super) async fn connect(
 async fn open(host: &HostContext, transport: &Transport) -> Result<Io, ConnectError> {
     let source = transport.options.as_ref().and_then(|options| options.source.as_ref());
     let io = upstream::connect(&host.host.address, &host.cluster.config.socket, source).await?;
-    let Some(context) = &host.host.transport else { return Ok(io) };
+    let Some(context) = host.host.transport() else { return Ok(io) };
     // Only connections under TLS pay for the room.
-    Box::pin(secure(io, context, host, transport)).await
+    Box::pin(secure(io, &context, host, transport)).await
 }
 
 /// Whether ALPN decides what a connection speaks.

@@ -57,6 +57,16 @@ pub struct LoadBalancer {
     seed: u64,
     /// By priority, then source.
     walks: Vec<[Walk; 3]>,
+    /// Where localities are weighted: by priority, then healthy and degraded.
+    localities: Vec<[Localities; 2]>,
+}
+
+/// How the localities of a priority take turns, and the hosts in each.
+#[derive(Debug, Default)]
+struct Localities {
+    /// `None`: not asked for yet.
+    turns: Option<Edf>,
+    walks: Vec<Walk>,
 }
 
 /// A picked host.
@@ -83,12 +93,17 @@ impl LoadBalancer {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let seed = rng.next();
-        Self { rng, seed, walks: Vec::new() }
+        Self { rng, seed, walks: Vec::new(), localities: Vec::new() }
     }
 
     /// To be called when the host set has changed; rotations go on where they were.
     pub fn reset(&mut self) {
-        for walk in self.walks.iter_mut().flatten() {
+        let localities = self.localities.iter_mut().flatten();
+        let in_localities = localities.flat_map(|localities| {
+            localities.turns = None;
+            &mut localities.walks
+        });
+        for walk in self.walks.iter_mut().flatten().chain(in_localities) {
             match walk {
                 Walk::Rotation { checked, .. } => *checked = false,
                 Walk::Unmade | Walk::Weighted(_) | Walk::Sampled => *walk = Walk::Unmade,
@@ -125,13 +140,53 @@ impl LoadBalancer {
         if choice.panic && fail_on_panic {
             return Pick { host: None, panic: true };
         }
-        let candidates = set.priorities[choice.priority].candidates(choice.source);
-        let host = match candidates.len() {
-            0 => None,
-            1 => Some(candidates.at(0)),
-            _ => self.pick_from(policy, set, choice, candidates),
+        let priority = &set.priorities[choice.priority];
+        let host = match self.pick_locality(policy, set, choice) {
+            Some(host) => Some(host),
+            None => {
+                let candidates = priority.candidates(choice.source);
+                self.pick_from(policy, set, choice, candidates)
+            }
         };
         Pick { host, panic: choice.panic }
+    }
+
+    /// A host of the locality whose turn it is; `None` where localities are not weighted, or none has a weight.
+    fn pick_locality(&mut self, policy: &LbPolicy, set: &HostSet, choice: Choice) -> Option<u32> {
+        let all = set.priorities[choice.priority].localities();
+        let degraded = match choice.source {
+            Source::All => return None,
+            Source::Healthy => false,
+            Source::Degraded => true,
+        };
+        if all.is_empty() {
+            return None;
+        }
+        if self.localities.len() < set.priorities.len() {
+            self.localities.resize_with(set.priorities.len(), Default::default);
+        }
+        let shared = |i: u32| {
+            let locality = &all[i as usize];
+            if degraded { &locality.degraded } else { &locality.healthy }
+        };
+        let Self { rng, seed, localities, .. } = self;
+        let Localities { turns, walks } = &mut localities[choice.priority][usize::from(degraded)];
+        let turns = turns.get_or_insert_with(|| {
+            let count = all.len() as u32;
+            let weighted = (0..count).map(|i| (i, shared(i).weight));
+            let mut turns = Edf::new(weighted.filter(|(_, weight)| *weight > 0.0));
+            // Sets change often: the first turn is not always the same locality's.
+            for _ in 0..rng.next() % u64::from(count) {
+                turns.pick(|i| shared(i).weight);
+            }
+            turns
+        });
+        let locality = turns.pick(|i| shared(i).weight)?;
+        if walks.len() < all.len() {
+            walks.resize_with(all.len(), || Walk::Unmade);
+        }
+        let candidates = Candidates::List(&shared(locality).hosts);
+        walk_on(&mut walks[locality as usize], rng, *seed, policy, set, candidates)
     }
 
     fn pick_from(
@@ -145,29 +200,44 @@ impl LoadBalancer {
             self.walks.resize_with(set.priorities.len(), || [const { Walk::Unmade }; 3]);
         }
         let walk = &mut self.walks[choice.priority][choice.source as usize];
-        if matches!(walk, Walk::Unmade | Walk::Rotation { checked: false, .. }) {
-            make_walk(walk, policy, set, candidates, self.seed);
+        walk_on(walk, &mut self.rng, self.seed, policy, set, candidates)
+    }
+}
+
+/// The next host of a list.
+fn walk_on(
+    walk: &mut Walk,
+    rng: &mut Rng,
+    seed: u64,
+    policy: &LbPolicy,
+    set: &HostSet,
+    candidates: Candidates<'_>,
+) -> Option<u32> {
+    match candidates.len() {
+        0 => return None,
+        1 => return Some(candidates.at(0)),
+        _ => {}
+    }
+    if matches!(walk, Walk::Unmade | Walk::Rotation { checked: false, .. }) {
+        make_walk(walk, policy, set, candidates, seed);
+    }
+    match walk {
+        Walk::Rotation { next, .. } => {
+            let at = (*next % candidates.len() as u64) as usize;
+            *next = next.wrapping_add(1);
+            Some(candidates.at(at))
         }
-        match walk {
-            Walk::Rotation { next, .. } => {
-                let at = (*next % candidates.len() as u64) as usize;
-                *next = next.wrapping_add(1);
-                Some(candidates.at(at))
+        Walk::Weighted(edf) => edf.pick(|host| weight(policy, &set.hosts[host as usize])),
+        Walk::Sampled => Some(match policy {
+            LbPolicy::LeastRequest(options) if options.full_scan => {
+                least_of_all(rng, set, candidates)
             }
-            Walk::Weighted(edf) => edf.pick(|host| weight(policy, &set.hosts[host as usize])),
-            Walk::Sampled => Some(match policy {
-                LbPolicy::LeastRequest(options) if options.full_scan => {
-                    least_of_all(&mut self.rng, set, candidates)
-                }
-                LbPolicy::LeastRequest(options) => {
-                    least_of_choices(&mut self.rng, options, set, candidates)
-                }
-                LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::ClusterProvided => {
-                    random(&mut self.rng, candidates)
-                }
-            }),
-            Walk::Unmade => None,
-        }
+            LbPolicy::LeastRequest(options) => least_of_choices(rng, options, set, candidates),
+            LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::ClusterProvided => {
+                random(rng, candidates)
+            }
+        }),
+        Walk::Unmade => None,
     }
 }
 

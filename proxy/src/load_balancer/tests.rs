@@ -15,7 +15,7 @@ fn host_set(weights: &[u32]) -> HostSet {
         weight: *weight,
         health: HealthStatus::Healthy,
     });
-    HostSet::build(&cluster, &cluster.load_assignment, None, specs.collect())
+    HostSet::build(&cluster, &cluster.load_assignment, None, specs.collect()).0
 }
 
 fn counts(policy: &LbPolicy, set: &HostSet, picks: usize, seed: u64) -> Vec<usize> {

@@ -87,7 +87,7 @@ impl Attempt {
             let reject = |host: &Host| {
                 policy.is_some_and(|p| {
                     (p.avoid_previous_hosts && tried.iter().any(|t| std::ptr::eq(&**t, host)))
-                        || (p.omit_canary_hosts && host.canary)
+                        || (p.omit_canary_hosts && host.is_canary())
                 })
             };
             let context = PickContext {
@@ -538,7 +538,7 @@ fn note_host(s: &mut ActiveStream<'_>, host: &Host) {
     let upstream = &mut s.info.upstream;
     upstream.host = Some(host.address.clone());
     upstream.hostname = host.hostname.clone();
-    upstream.host_metadata = host.metadata.clone();
+    upstream.host_metadata = host.metadata();
 }
 
 fn note_connection(s: &mut ActiveStream<'_>, lease: &Lease) {

@@ -15,7 +15,7 @@ use super::route_table::RouteMatch;
 use super::timeouts::{self, Timeouts};
 use super::{charge, rewrite, shadow};
 use crate::cluster::host::Host;
-use crate::cluster::{RetryGuard, WorkerCluster};
+use crate::cluster::{DropOverload, RetryGuard, WorkerCluster};
 use crate::codec::head::{HeaderList, ResponseHead, Scheme};
 use crate::codec::name::names;
 use crate::codec::queue::FrameQueue;
@@ -52,6 +52,10 @@ pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         Action::NonForwarding => Err(no_cluster(s, StatusCode::SERVICE_UNAVAILABLE)),
         Action::Route(action) => {
             let cluster = find_cluster(s, &table, matched, action)?;
+            note_cluster(s, &cluster);
+            if let Some(drop) = cluster.shared.drops(|| s.worker.random()) {
+                return Err(drop_overload(s, &cluster, drop));
+            }
             let mut forwarding = Forwarding::prepare(s, &table, matched, action, cluster);
             forwarding.run(s).await
         }
@@ -159,6 +163,38 @@ fn no_cluster(s: &ActiveStream<'_>, status: StatusCode) -> StreamEnd {
     StreamEnd::Reply(Box::new(reply))
 }
 
+fn note_cluster(s: &mut ActiveStream<'_>, cluster: &WorkerCluster) {
+    s.info.upstream.cluster = Some(cluster.config.name.clone());
+    s.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
+    s.info.upstream.cluster_metadata.clone_from(&cluster.config.metadata);
+}
+
+/// The control plane wants requests to the cluster dropped (`drop_overloads`), and this is one.
+fn drop_overload(s: &ActiveStream<'_>, cluster: &WorkerCluster, drop: DropOverload) -> StreamEnd {
+    let (details, body, flag, header) = match drop {
+        DropOverload::Some => (
+            "drop_overload",
+            "drop overload",
+            ResponseFlags::DROP_OVERLOAD,
+            &names::X_ENVOY_DROP_OVERLOAD,
+        ),
+        DropOverload::All => (
+            "unconditional_drop_overload",
+            "unconditional drop overload",
+            ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+            &names::X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
+        ),
+    };
+    charge::local(s, cluster, StatusCode::SERVICE_UNAVAILABLE);
+    let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).body(body).flag(flag);
+    if !s.hcm.config.router.suppress_envoy_headers {
+        let mut headers = HeaderList::new();
+        headers.append(header, b"true");
+        reply.headers = Some(headers);
+    }
+    StreamEnd::Reply(Box::new(reply))
+}
+
 /// An answer that is neither the upgrade nor a refusal: what follows it could be either side's.
 fn refuses_websocket(s: &ActiveStream<'_>, head: &ResponseHead) -> bool {
     !head.status.is_client_error()
@@ -212,9 +248,6 @@ impl<'r> Forwarding<'r> {
         cluster: Rc<WorkerCluster>,
     ) -> Self {
         let config = s.hcm.config.clone();
-        s.info.upstream.cluster = Some(cluster.config.name.clone());
-        s.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
-        s.info.upstream.cluster_metadata.clone_from(&cluster.config.metadata);
         if config.scheme_of_upstream {
             s.request.scheme = Some(Scheme::Http);
         }
@@ -371,7 +404,7 @@ impl<'r> Forwarding<'r> {
     /// What the router does to a response's head.
     fn prepare_answer(&mut self, s: &mut ActiveStream<'_>) {
         let Some(Answer { attempt, head, .. }) = &mut self.answer else { return };
-        attempt.canary = charge::is_canary(head) || attempt.lease.host().canary;
+        attempt.canary = charge::is_canary(head) || attempt.lease.host().is_canary();
         charge::response(s, &self.cluster, head, attempt.canary);
         if self.cluster.tracked.is_some() {
             attempt.response_size = Some(charge::head_size(head));

@@ -25,7 +25,9 @@ fn by_host(
     general: Option<&Arc<TransportSocketOptions>>,
 ) -> Option<Arc<TransportSocketOptions>> {
     let auto = host.context.cluster.config.http.auto_sni.as_ref()?;
-    host.context.host.transport.as_ref()?;
+    if !host.context.host.is_tls() {
+        return None;
+    }
     let by_header = auto.header.as_ref().and_then(|name| s.request.headers.get(name));
     // Without a name that could be one there is nothing to check a certificate by, and so none that fits.
     let value = by_header.or_else(|| s.request.authority()).unwrap_or_default();

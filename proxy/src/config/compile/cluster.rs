@@ -77,11 +77,13 @@ pub fn compile_cluster(
     });
     let track = pb.track_cluster_stats.as_ref();
     let transport = compile_transport(pb, cx, path);
+    let (lb_policy, locality_weighted) = lb_policy?;
     Some(Cluster {
         name: Arc::from(pb.name.as_str()),
         alt_stat_name: some_str(&pb.alt_stat_name),
         discovery: discovery?,
-        lb_policy: lb_policy?,
+        lb_policy,
+        locality_weighted,
         healthy_panic_threshold: panic_threshold,
         fail_traffic_on_panic,
         close_connections_on_host_set_change: pb

@@ -10,7 +10,7 @@ use super::CompileContext;
 use super::bootstrap::compile_bootstrap;
 use super::cluster::compile_cluster;
 use super::diagnostic::{Diagnostic, Diagnostics, FieldPath, Severity};
-use super::endpoint::compile_load_assignment;
+use super::endpoint::compile_discovered_assignment;
 use super::extension::compile_extension;
 use super::listener::compile_listener;
 use super::route::{RouteContext, compile_route_table};
@@ -215,7 +215,7 @@ pub fn compile_raw_listener(
 /// Compiles a load assignment of addresses (EDS) from its bytes. `None` if anything in it is an error.
 pub fn compile_raw_assignment(bytes: &Bytes) -> (Option<LoadAssignment>, Vec<Diagnostic>) {
     let raw = raw_of(ResourceType::Endpoints, bytes);
-    compile_raw(&raw, |pb, path| Some(compile_load_assignment(pb, false, path)))
+    compile_raw(&raw, |pb, path| Some(compile_discovered_assignment(pb, path)))
 }
 
 /// Compiles a route configuration from its bytes. `None` if anything in it is an error.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use crate::config::compile::core::{
-    compile_address, compile_locality, compile_metadata, compile_u32_at_least, some_str,
+    compile_address, compile_fraction, compile_locality, compile_metadata,
+    compile_positive_duration, compile_u32_at_least, some_str,
 };
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::core::{ConfigAddress, Locality};
@@ -36,6 +37,11 @@ pub fn compile_load_assignment(
         let factor = compile_u32_at_least(factor, 1, &path.field("overprovisioning_factor"));
         assignment.overprovisioning_factor = factor.unwrap_or(140);
         assignment.weighted_priority_health = policy.weighted_priority_health;
+        assignment.drop_overload = compile_drop_overloads(&policy.drop_overloads, &path);
+        let stale_after = policy.endpoint_stale_after.as_ref();
+        assignment.stale_after = stale_after.and_then(|after| {
+            compile_positive_duration(after, &path.field("endpoint_stale_after"))
+        });
     }
     let mut localities = Localities::default();
     assignment.localities = pb
@@ -47,6 +53,48 @@ pub fn compile_load_assignment(
         })
         .collect();
     assignment
+}
+
+/// Compiles the assignment of an EDS cluster, where of endpoints with the same address the first one counts.
+pub fn compile_discovered_assignment(
+    pb: &pb::ClusterLoadAssignment,
+    path: &FieldPath<'_>,
+) -> LoadAssignment {
+    let mut assignment = compile_load_assignment(pb, false, path);
+    assignment.remove_duplicates();
+    assignment
+}
+
+/// Millionths of the requests to drop. Envoy takes one category.
+fn compile_drop_overloads(
+    pb: &[pb::cluster_load_assignment::policy::DropOverload],
+    path: &FieldPath<'_>,
+) -> u32 {
+    let [one, rest @ ..] = pb else { return 0 };
+    let path = path.index("drop_overloads", 0);
+    if !rest.is_empty() {
+        path.error(format_args!(
+            "Cluster drop_overloads config has {} categories. Envoy only support one.",
+            pb.len()
+        ));
+    }
+    if one.category.is_empty() {
+        path.field("category").error("value length must be at least 1 characters");
+    }
+    let Some(percentage) = &one.drop_percentage else { return 0 };
+    let field = path.field("drop_percentage");
+    let Some(drop) = compile_fraction(percentage, &field) else { return 0 };
+    if percentage.numerator > drop.denominator {
+        field.error(format_args!(
+            "Cluster drop_overloads config is invalid. drop_ratio={}(Numerator {} / Denominator {}). The valid range \
+             is 0~1.",
+            f64::from(percentage.numerator) / f64::from(drop.denominator),
+            percentage.numerator,
+            drop.denominator
+        ));
+        return 0;
+    }
+    (u64::from(drop.numerator) * 1_000_000 / u64::from(drop.denominator)) as u32
 }
 
 /// Localities of one cluster, each kept once.
@@ -90,7 +138,8 @@ fn compile_locality_endpoints(
             pb.load_balancing_weight.as_ref(),
             1,
             &path.field("load_balancing_weight"),
-        ),
+        )
+        .filter(|_| pb.locality.is_some()),
         endpoints: lb_endpoints
             .iter()
             .enumerate()

@@ -12,13 +12,22 @@ use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::extensions::load_balancing_policies as pb_lb;
 use crate::config::pb::google::protobuf::UInt32Value;
 
-/// The policy of `load_balancing_policy`, else of `lb_policy`.
-pub fn compile_lb_policy(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<LbPolicy> {
-    use pb_cluster::{LbConfig, LbPolicy as Pb};
+/// The policy of `load_balancing_policy`, else of `lb_policy`; and whether it weighs localities.
+pub fn compile_lb_policy(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<(LbPolicy, bool)> {
     if let Some(policy) = &pb.load_balancing_policy {
         let field = path.field("load_balancing_policy");
         return compile_load_balancing_policy(policy, is_original_dst(pb), &field);
     }
+    let weighted = pb.common_lb_config.as_ref().is_some_and(|common| {
+        use pb_cluster::common_lb_config::LocalityConfigSpecifier as Specifier;
+        matches!(common.locality_config_specifier, Some(Specifier::LocalityWeightedLbConfig(_)))
+    });
+    Some((compile_plain_lb_policy(pb, path)?, weighted))
+}
+
+/// `lb_policy`
+fn compile_plain_lb_policy(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<LbPolicy> {
+    use pb_cluster::{LbConfig, LbPolicy as Pb};
     let Ok(policy) = Pb::try_from(pb.lb_policy) else {
         path.field("lb_policy").error("unknown enum value");
         return None;
@@ -77,7 +86,7 @@ fn compile_load_balancing_policy(
     pb: &pb::LoadBalancingPolicy,
     is_original_dst: bool,
     path: &FieldPath<'_>,
-) -> Option<LbPolicy> {
+) -> Option<(LbPolicy, bool)> {
     use pb_lb::least_request::v3::{LeastRequest, least_request::SelectionMethod};
     const PREFIX: &str = "envoy.extensions.load_balancing_policies.";
     for (i, policy) in pb.policies.iter().enumerate() {
@@ -92,34 +101,42 @@ fn compile_load_balancing_policy(
         let path = path.field("typed_config");
         match any_type(any).strip_prefix(PREFIX) {
             Some("round_robin.v3.RoundRobin") => {
-                unpack_any::<pb_lb::round_robin::v3::RoundRobin>(any, &path)?;
-                return Some(LbPolicy::RoundRobin);
+                let pb = unpack_any::<pb_lb::round_robin::v3::RoundRobin>(any, &path)?;
+                return Some((LbPolicy::RoundRobin, weighs(pb.locality_lb_config.as_ref())));
             }
             Some("random.v3.Random") => {
-                unpack_any::<pb_lb::random::v3::Random>(any, &path)?;
-                return Some(LbPolicy::Random);
+                let pb = unpack_any::<pb_lb::random::v3::Random>(any, &path)?;
+                return Some((LbPolicy::Random, weighs(pb.locality_lb_config.as_ref())));
             }
             Some("least_request.v3.LeastRequest") => {
                 let pb = unpack_any::<LeastRequest>(any, &path)?;
                 let full_scan = pb.selection_method == SelectionMethod::FullScan as i32
                     || pb.enable_full_scan.as_ref().is_some_and(|v| v.value);
-                return Some(LbPolicy::LeastRequest(LeastRequestOptions {
+                let policy = LbPolicy::LeastRequest(LeastRequestOptions {
                     choice_count: compile_choice_count(
                         pb.choice_count.as_ref(),
                         &path.field("choice_count"),
                     ),
                     active_request_bias: compile_bias(pb.active_request_bias.as_ref(), &path),
                     full_scan,
-                }));
+                });
+                return Some((policy, weighs(pb.locality_lb_config.as_ref())));
             }
             Some("cluster_provided.v3.ClusterProvided") if is_original_dst => {
-                return Some(LbPolicy::ClusterProvided);
+                return Some((LbPolicy::ClusterProvided, false));
             }
             _ => {}
         }
     }
     path.error("none of the policies is supported");
     None
+}
+
+/// Whether localities share the traffic by weight.
+fn weighs(pb: Option<&pb_lb::common::v3::LocalityLbConfig>) -> bool {
+    use pb_lb::common::v3::locality_lb_config::LocalityConfigSpecifier as Specifier;
+    let specifier = pb.and_then(|pb| pb.locality_config_specifier.as_ref());
+    matches!(specifier, Some(Specifier::LocalityWeightedLbConfig(_)))
 }
 
 /// Panic threshold in percent, and whether panic fails traffic.

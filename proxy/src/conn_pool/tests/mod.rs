@@ -442,7 +442,8 @@ async fn a_removed_hosts_connections_close() {
         exchange_and_release(idle).await;
         let empty = crate::cluster::tests::cluster(&[], LbPolicy::RoundRobin);
         let old = bench.shared.hosts();
-        bench.shared.publish(HostSet::of_static(&empty, Some(&old)));
+        let (set, change) = HostSet::of_assignment(&empty, &empty.load_assignment, Some(&old));
+        bench.shared.publish(set, change);
         bench.cluster.refresh();
         assert_eq!(bench.value(ClusterStat::UpstreamCxActive), 1);
         exchange_and_release(busy).await;

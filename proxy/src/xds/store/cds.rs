@@ -88,8 +88,10 @@ impl Turn<'_> {
     fn begin_cluster(&mut self, mut version: ClusterVersion) {
         let name = version.config().name.clone();
         self.want_endpoints(&mut version);
-        version.dns =
-            DnsDiscovery::start(&version.shared, self.store.resolvers(), rand::rng().random());
+        let (store, of) = (self.store.clone(), name.clone());
+        let changed = move || store.tell_hosts_changed(&of);
+        let seed = rand::rng().random();
+        version.dns = DnsDiscovery::start(&version.shared, self.store.resolvers(), seed, changed);
         if let Some(dns) = &version.dns {
             self.when(dns.wait(), Waiter::Cluster(name.clone(), version.serial));
         }

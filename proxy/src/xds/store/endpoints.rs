@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clusters::ClusterVersion;
 use super::stats::{Event, SubscriptionStats};
-use super::turn::Turn;
-use super::version::{Problem, Raw, Refused};
+use super::turn::{Turn, Waiter};
+use super::version::{Problem, Raw, Refused, next_serial};
 use crate::config::compile::configuration::compile_raw_assignment;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::source::Source;
@@ -22,6 +23,12 @@ pub type EndpointsKey = (Source, Arc<str>);
 pub struct EndpointsEntry {
     pub current: Option<Raw>,
     pub refused: Option<Refused>,
+    /// The source has said something of the name: who comes later does not wait for it to be said again.
+    answered: bool,
+    /// `endpoint_stale_after` of `current`.
+    stale_after: Option<Duration>,
+    /// Tells the last arrival of `current` from earlier ones.
+    arrival: u64,
     /// Clusters that use it, with the number of their versions that do.
     users: BTreeMap<Arc<str>, (u32, Option<SubscriptionStats>)>,
 }
@@ -29,6 +36,10 @@ pub struct EndpointsEntry {
 impl EndpointsEntry {
     fn count(&self, event: Event<'_>) {
         self.users.values().filter_map(|(_, stats)| stats.as_ref()).for_each(|s| s.count(event));
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        self.users.keys().cloned().collect()
     }
 }
 
@@ -50,8 +61,8 @@ impl Turn<'_> {
             && let Some(assignment) = compile_raw_assignment(&raw.bytes).0
         {
             version.shared.assign(&assignment, &raw.bytes);
-            version.has_endpoints = true;
         }
+        version.has_endpoints |= entry.answered;
     }
 
     /// A version of a cluster is gone.
@@ -84,14 +95,15 @@ impl Turn<'_> {
         // Endpoints that are gone stay until others come, as in Envoy.
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
-            if let Some(entry) = self.state.endpoints.get(&key) {
+            if let Some(entry) = self.state.endpoints.get_mut(&key) {
+                entry.answered = true;
                 let stats = entry.users.values().filter_map(|(_, stats)| stats.as_ref());
                 stats.for_each(|stats| {
                     stats.count(Event::Success(&update.version));
                     stats.empty();
                 });
                 // An answer all the same: its clusters wait for no other.
-                let users: Vec<_> = entry.users.keys().cloned().collect();
+                let users = entry.names();
                 users.iter().for_each(|name| self.answered(name, &key));
             }
         }
@@ -100,15 +112,17 @@ impl Turn<'_> {
 
     fn put_endpoints(&mut self, key: &EndpointsKey, raw: Raw, version: &str) -> Result<(), String> {
         let Some(entry) = self.state.endpoints.get_mut(key) else { return Ok(()) };
+        entry.answered = true;
         if entry.current.as_ref().is_some_and(|current| current.hash == raw.hash) {
             entry.count(Event::Success(version));
             entry.refused = None;
-            let users: Vec<_> = entry.users.keys().cloned().collect();
+            let users = entry.names();
             for name in users {
                 self.shared_of(&name, key, |shared| {
                     shared.update_stats().inc(ClusterUpdateStat::UpdateNoRebuild);
                 });
             }
+            self.expect_another(key);
             return Ok(());
         }
         if let Some(refused) = entry.refused.as_ref().filter(|known| known.raw.hash == raw.hash) {
@@ -122,7 +136,7 @@ impl Turn<'_> {
             let refused = Refused::new(raw, entry.refused.as_ref(), problems);
             let details = entry.refused.insert(refused).details();
             // An answer all the same: its clusters wait for no other.
-            let users: Vec<_> = entry.users.keys().cloned().collect();
+            let users = entry.names();
             users.iter().for_each(|name| self.answered(name, key));
             return Err(details);
         };
@@ -130,12 +144,44 @@ impl Turn<'_> {
         entry.count(Event::Success(version));
         let bytes = raw.bytes.clone();
         entry.current = Some(raw);
-        let users: Vec<_> = entry.users.keys().cloned().collect();
+        entry.stale_after = assignment.stale_after;
+        let users = entry.names();
         self.note_ignored(ResourceType::Endpoints, found);
         for name in users {
             self.assign(&name, key, &assignment, &bytes);
         }
+        self.expect_another(key);
         Ok(())
+    }
+
+    /// An assignment with `endpoint_stale_after` has come.
+    fn expect_another(&mut self, key: &EndpointsKey) {
+        let Some(entry) = self.state.endpoints.get_mut(key) else { return };
+        entry.arrival = next_serial();
+        let Some(after) = entry.stale_after else { return };
+        let (arrival, users) = (entry.arrival, entry.names());
+        for name in users {
+            self.shared_of(&name, key, |shared| {
+                shared.update_stats().inc(ClusterUpdateStat::AssignmentTimeoutReceived);
+            });
+        }
+        self.wait(after, Waiter::Stale(key.clone(), arrival));
+    }
+
+    /// No other assignment has come in time: nobody vouches for these endpoints any longer.
+    pub(super) fn endpoints_stale(&mut self, key: &EndpointsKey, arrival: u64) {
+        let Some(entry) = self.state.endpoints.get_mut(key) else { return };
+        if entry.arrival != arrival {
+            return;
+        }
+        entry.current = None;
+        for name in entry.names() {
+            tracing::warn!(cluster = %name, "its endpoints are stale");
+            self.assign(&name, key, &LoadAssignment::default(), &bytes::Bytes::new());
+            self.shared_of(&name, key, |shared| {
+                shared.update_stats().inc(ClusterUpdateStat::AssignmentStale);
+            });
+        }
     }
 
     /// Gives a cluster new endpoints, in all of its versions that asked for them.

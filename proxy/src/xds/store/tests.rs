@@ -238,6 +238,43 @@ fn an_assignment_that_does_not_exist_is_an_answer() {
     });
 }
 
+/// A later version of the cluster does not wait for what the server has no reason to say again.
+#[test]
+fn an_answer_holds_for_later_versions_too() {
+    run(async || {
+        let bench = Bench::start();
+        bench.clusters(&[&eds("a")], &[]);
+        bench.apply::<ClusterLoadAssignment>(ResourceType::Endpoints, &[], &["a"]);
+        let timeout = |name: &str| {
+            let map = &bench.store.setup().map;
+            map.get(name).map(|shared| shared.config.connect_timeout.as_secs())
+        };
+        assert_eq!(timeout("a"), Some(5));
+        bench.clusters(&[&eds("a, connect_timeout: 7s")], &[]);
+        assert_eq!(timeout("a"), Some(7));
+    });
+}
+
+#[test]
+fn endpoints_that_nobody_vouches_for_are_forgotten() {
+    run(async || {
+        let bench = Bench::start();
+        bench.clusters(&[&eds("a")], &[]);
+        let stale = assignment("a", 1)
+            .replace(" endpoints:", " policy: {endpoint_stale_after: 10s}, endpoints:");
+        bench.endpoints(&[&stale]);
+        assert_eq!(bench.hosts("a"), 1);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        bench.endpoints(&[&stale]);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(bench.hosts("a"), 1, "it has come again");
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(bench.hosts("a"), 0);
+        bench.endpoints(&[&stale]);
+        assert_eq!(bench.hosts("a"), 1);
+    });
+}
+
 /// What was refused for want of something else is taken once that is there.
 #[test]
 fn a_refused_resource_is_looked_at_again() {

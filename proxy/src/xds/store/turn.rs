@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::endpoints::EndpointsKey;
 use super::{Stage, State, Store};
 use crate::config::compile::diagnostic::{Diagnostic, Severity};
 use crate::xds::resource::ResourceType;
@@ -22,6 +23,8 @@ pub(super) enum Waiter {
     Listener(Arc<str>, u64),
     /// A whole type's first response.
     Type(ResourceType),
+    /// An assignment that no other has followed, and which of its arrivals.
+    Stale(EndpointsKey, u64),
     /// The end of a listener's drain.
     Drained(u64),
     /// The end of the drain of so many filter chains.
