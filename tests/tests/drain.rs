@@ -1,14 +1,17 @@
 //! SIGTERM while keep-alive clients of both protocols send 2 000 requests a second: every request
-//! that was sent gets its answer, and the process ends by itself with code 0.
+//! that was sent gets its answer, and the process ends by itself with code 0. What the admin interface has to say
+//! about drains means the same as with Envoy.
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::area::Area;
 use tests::load::{Tally, h1, h2};
 use tests::proxy::Kind;
 use tests::sandbox::Sandbox;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
@@ -64,4 +67,68 @@ fn sigterm_under_load_fails_nothing() {
         assert_eq!(tally.failed.get(), 0, "{:?}", tally.first.take());
         assert_eq!(status.code(), Some(0));
     });
+}
+
+/// Who is told to go, and what `/ready` says meanwhile.
+#[test]
+fn answers_tell_clients_to_go_as_envoys_do() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for strategy in ["immediate", "gradual"] {
+        let [theirs, ours] = [Kind::Envoy, Kind::Outrigger]
+            .map(|kind| LocalSet::new().block_on(&runtime, told(kind, strategy)).unwrap());
+        assert_eq!(ours, theirs, "{strategy}");
+    }
+}
+
+async fn told(kind: Kind, strategy: &str) -> Result<Vec<String>> {
+    let area = Area::load("../load")?;
+    // So long that nobody is told by chance where they are told gradually.
+    let options = ["--drain-time-s", "1000000", "--drain-strategy", strategy];
+    let sandbox = Sandbox::start(kind, &area, &options).await?;
+    let listeners = [("main", "/direct"), ("inbound", "/")];
+    let mut seen = Vec::new();
+    let mut open = [None, None];
+    for command in [
+        "/reset_counters",
+        "/healthcheck/fail",
+        "/healthcheck/ok",
+        "/drain_listeners?skip_exit&inboundonly",
+        "/drain_listeners?graceful&skip_exit",
+        "/drain_listeners?graceful",
+        "/healthcheck/fail",
+    ] {
+        let (status, _) = sandbox.proxy.admin("POST", command).await?;
+        let (_, ready) = sandbox.proxy.admin("GET", "/ready").await?;
+        seen.push(format!("{command}: {status}, {}", ready.trim()));
+        for ((name, path), open) in listeners.iter().zip(&mut open) {
+            let port = sandbox.port(name)?;
+            let mut old = open.take();
+            let stays = match &mut old {
+                Some(stream) => Some(ask(stream, path).await?),
+                None => None,
+            };
+            let mut new = TcpStream::connect(("127.0.0.1", port)).await?;
+            let new_stays = ask(&mut new, path).await?;
+            seen.push(format!("{name}: an open one stays: {stays:?}, a new one: {new_stays}"));
+            *open = new_stays.then_some(new);
+        }
+    }
+    Ok(seen)
+}
+
+/// Whether a connection stays after one more request. One that has been closed without an answer does not: its client
+/// was told as well.
+async fn ask(stream: &mut TcpStream, path: &str) -> Result<bool> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
+    let sent = stream.write_all(request.as_bytes()).await;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if sent.is_err() || stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+            ensure!(head.is_empty(), "half an answer: {head:?}");
+            return Ok(false);
+        }
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    ensure!(head.starts_with("http/1.1 200"), "{head}");
+    Ok(!head.contains("\r\nconnection: close\r\n"))
 }

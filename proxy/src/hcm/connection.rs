@@ -261,7 +261,12 @@ impl HttpConnection {
         if wait.too_old {
             return Some(Last::Limit);
         }
-        (self.handle.drain_state() != Drain::No).then_some(Last::Drain)
+        let worker = &self.worker;
+        let drains = self.handle.drain_state() != Drain::No
+            || worker
+                .closing
+                .closes(self.handle.listener(), worker.clock.recent(), || worker.random());
+        drains.then_some(Last::Drain)
     }
 
     /// An HTTP/1 connection between requests.

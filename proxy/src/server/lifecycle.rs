@@ -6,13 +6,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
-use super::args::Options;
+use super::args::{DrainStrategy, Options};
 use crate::admin::{DrainListeners, ServerState};
+use crate::worker::closing::{Closing, ListenerDrain};
 use crate::worker::run::{Command, WorkerHandle};
 
 /// Kubernetes kills after 30 s: what is in flight ends before.
@@ -25,8 +26,10 @@ pub struct Lifecycle(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     stage: Cell<ServerState>,
-    health_failed: Cell<bool>,
+    /// The process ends.
     draining: Cell<bool>,
+    closing: Arc<Closing>,
+    drain_gradually: bool,
     workers: RefCell<Vec<WorkerHandle>>,
     ended: mpsc::UnboundedSender<usize>,
     quit: Notify,
@@ -51,8 +54,9 @@ impl Lifecycle {
         let (ended, receiver) = mpsc::unbounded_channel();
         let inner = Inner {
             stage: Cell::new(ServerState::PreInitializing),
-            health_failed: Cell::new(false),
             draining: Cell::new(false),
+            closing: Arc::default(),
+            drain_gradually: options.drain_strategy == DrainStrategy::Gradual,
             workers: RefCell::default(),
             ended,
             quit: Notify::new(),
@@ -65,6 +69,11 @@ impl Lifecycle {
         self.0.ended.clone()
     }
 
+    /// What answers of all workers ask.
+    pub fn closing(&self) -> Arc<Closing> {
+        self.0.closing.clone()
+    }
+
     pub fn add_worker(&self, worker: WorkerHandle) {
         self.0.workers.borrow_mut().push(worker);
     }
@@ -75,15 +84,16 @@ impl Lifecycle {
     }
 
     pub fn state(&self) -> ServerState {
-        if self.0.health_failed.get() || self.0.draining.get() {
+        if self.0.closing.is_unhealthy() || self.0.draining.get() {
             ServerState::Draining
         } else {
             self.0.stage.get()
         }
     }
 
+    /// The operator's word: answers tell clients to go while it holds.
     pub fn fail_health_checks(&self, fail: bool) {
-        self.0.health_failed.set(fail);
+        self.0.closing.fail_health(fail);
     }
 
     /// `/quitquitquit`, and the end of `--mode init_only`.
@@ -112,15 +122,24 @@ impl Lifecycle {
     }
 
     /// `/drain_listeners` for the listeners of these numbers. Gracefully: connections are told to end and new ones
-    /// served for the drain time, then the listeners stop unless `skip_exit`; else they stop now.
+    /// served for the drain time, then the listeners stop; with `skip_exit` they never do. Else they stop now. `/ready`
+    /// does not change, as in Envoy.
     pub fn drain_listeners(&self, numbers: Vec<usize>, how: DrainListeners) {
         let numbers: Arc<[usize]> = numbers.into();
-        if !how.graceful {
+        if !how.graceful && !how.skip_exit {
             self.tell(|| Command::StopListeners(numbers.clone()));
             return;
         }
-        self.0.draining.set(true);
-        self.tell(|| Command::Drain(numbers.clone()));
+        let drain = ListenerDrain {
+            numbers: numbers.clone(),
+            began: Instant::now(),
+            within: self.0.drain_time,
+            gradually: self.0.drain_gradually,
+        };
+        if !self.0.closing.start(drain.clone(), how.inbound_only) {
+            return;
+        }
+        self.tell(|| Command::Drain(drain.clone()));
         if how.skip_exit {
             return;
         }

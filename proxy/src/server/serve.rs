@@ -187,6 +187,7 @@ fn start_workers(
             access_log: state.access_log.clone(),
             local: local.clone(),
             seed: rand::Rng::random(&mut seeds),
+            closing: state.lifecycle.closing(),
             ended: state.lifecycle.worker_ended(),
         })?;
         state.lifecycle.add_worker(handle);

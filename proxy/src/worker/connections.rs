@@ -184,6 +184,11 @@ impl ConnectionHandle {
         ConnectionKey { slot: self.slot, serial }
     }
 
+    /// Number of its listener.
+    pub fn listener(&self) -> usize {
+        self.shared.slots.borrow()[self.slot].listener
+    }
+
     pub fn drain_state(&self) -> Drain {
         self.shared.slots.borrow()[self.slot].drain
     }

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::task::{JoinError, JoinSet};
 
 use super::WorkerContext;
+use super::closing::ListenerDrain;
 use super::connections::Drain;
 use crate::config::listener::Listener;
 use crate::listener::sockets::SocketHandle;
@@ -119,6 +120,24 @@ impl Listeners {
     /// Cancel-safe.
     pub async fn closed(&mut self) {
         while self.loops.join_next().await.is_some() {}
+    }
+
+    /// Tells their connections to end: at once; gradually, it is their answers that tell them (`Closing`), and the end of
+    /// the time those that had none.
+    pub fn drain(&self, drain: ListenerDrain) {
+        let worker = self.worker.clone();
+        let (at, gradually) = (drain.began + drain.within, drain.gradually);
+        let tell = move |worker: &WorkerContext| {
+            worker.connections.drain(Drain::Graceful, |number| drain.numbers.contains(&number));
+        };
+        if gradually {
+            tokio::task::spawn_local(async move {
+                worker.timers.sleep_until(at).await;
+                tell(&worker);
+            });
+        } else {
+            tell(&worker);
+        }
     }
 
     /// Stops accepting on the listeners of which `wanted` is true.

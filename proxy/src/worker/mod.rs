@@ -1,6 +1,7 @@
 //! One data-plane thread: a current-thread runtime with its sockets, connections, pools and counters.
 
 pub mod clock;
+pub mod closing;
 pub mod connections;
 pub mod listeners;
 pub mod run;
@@ -20,6 +21,7 @@ use crate::load_balancer::Rng;
 use crate::stats::names::RouterStat;
 use crate::stats::{Block, Registry};
 use clock::Clock;
+use closing::Closing;
 use connections::Connections;
 use timers::Timers;
 
@@ -34,6 +36,8 @@ pub struct WorkerContext {
     pub async_client: Block<RouterStat>,
     pub access_logs: Rc<WorkerAccessLogs>,
     pub connections: Connections,
+    /// Asked for each request.
+    pub closing: Arc<Closing>,
     /// Where redirected connections go.
     pub listeners: ListenersByAddress,
     pub local: Arc<LocalInfo>,
@@ -72,6 +76,7 @@ impl WorkerContext {
             registry,
             access_logs,
             connections: Connections::default(),
+            closing: Arc::default(),
             listeners: ListenersByAddress::default(),
             local,
             date: DateCache::default(),

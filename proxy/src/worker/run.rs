@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::WorkerContext;
-use super::connections::Drain;
+use super::closing::{Closing, ListenerDrain};
 use super::listeners::{ListenerCommand, Listeners};
 use super::timers::Timers;
 use crate::access_log::{AccessLogWriter, WorkerAccessLogs};
@@ -21,8 +21,8 @@ use crate::stats::Registry;
 /// What control tells a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Tells the connections of listeners (by number) to end after what is in flight.
-    Drain(Arc<[usize]>),
+    /// Tells the connections of listeners to end after what is in flight.
+    Drain(ListenerDrain),
     /// Stops accepting on these listeners; their sockets close once their queues are empty.
     StopListeners(Arc<[usize]>),
     /// Stops accepting, drains everything, and ends when no connection is left.
@@ -70,6 +70,7 @@ pub struct WorkerSetup {
     pub access_log: Arc<AccessLogWriter>,
     pub local: Arc<LocalInfo>,
     pub seed: u64,
+    pub closing: Arc<Closing>,
     /// Told once, when the thread has ended.
     pub ended: mpsc::UnboundedSender<usize>,
 }
@@ -114,7 +115,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let timers = Timers::new(Instant::now());
     let clusters = WorkerClusters::new(setup.clusters, setup.index, timers.clone(), setup.seed);
     let access_logs = WorkerAccessLogs::new(setup.access_log, setup.index);
-    let worker = Rc::new(WorkerContext::new(
+    let mut worker = WorkerContext::new(
         setup.index,
         timers.clone(),
         clusters,
@@ -122,7 +123,9 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
         access_logs.clone(),
         setup.local,
         setup.seed ^ 0x9e37_79b9_7f4a_7c15,
-    ));
+    );
+    worker.closing = setup.closing;
+    let worker = Rc::new(worker);
     let mut drives = tokio::task::spawn_local(async move { timers.drive().await });
     let mut listeners = Listeners::new(worker.clone());
     loop {
@@ -141,9 +144,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
         };
         let Some(command) = command else { break };
         match command {
-            Command::Drain(numbers) => {
-                worker.connections.drain(Drain::Graceful, |n| numbers.contains(&n));
-            }
+            Command::Drain(drain) => listeners.drain(drain),
             Command::StopListeners(numbers) => {
                 listeners.stop(|number| numbers.contains(&number));
             }

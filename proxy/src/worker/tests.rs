@@ -55,6 +55,7 @@ fn setup(ended: mpsc::UnboundedSender<usize>) -> WorkerSetup {
         registry,
         local: Arc::new(LocalInfo { service_cluster: "".into(), service_node: "".into() }),
         seed: 1,
+        closing: Arc::default(),
         ended,
     }
 }
