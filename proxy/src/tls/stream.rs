@@ -82,6 +82,8 @@ pub struct TlsStream {
     written: usize,
     idle_records: u8,
     is_tls13: bool,
+    /// The peer wants another key of us.
+    owes_update: bool,
     /// The peer's close_notify or the end of the stream has come.
     ended: bool,
     /// Our close_notify is out or on its way.
@@ -140,6 +142,7 @@ impl TlsStream {
             written: 0,
             idle_records: 0,
             is_tls13: version == ProtocolVersion::TLSv1_3,
+            owes_update: false,
             ended: false,
             closed: false,
             failed: false,
@@ -423,8 +426,17 @@ impl TlsStream {
             return Err(unexpected("EXCESS_HANDSHAKE_DATA"));
         }
         self.rx = self.kernel.next_key(false)?;
-        // One answer that is on its way answers for all.
-        if asks_for_ours && self.outgoing.is_empty() {
+        // What waits is sent under the old key; one answer answers for all that asked by then.
+        self.owes_update |= asks_for_ours;
+        if self.outgoing.is_empty() {
+            self.pay_update()?;
+        }
+        Ok(())
+    }
+
+    /// Our key has to change before the next byte of data (RFC 8446 §4.6.3).
+    fn pay_update(&mut self) -> Result<(), RecordError> {
+        if std::mem::take(&mut self.owes_update) {
             self.update_our_key()?;
         }
         Ok(())
@@ -465,9 +477,8 @@ impl TlsStream {
         if self.failed || self.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if self.tx.is_worn() {
-            self.update_our_key().map_err(io::Error::other)?;
-        }
+        self.owes_update |= self.tx.is_worn();
+        self.pay_update().map_err(io::Error::other)?;
         let mut out = CIPHER_OUT.take();
         out.append(&mut self.outgoing);
         let taken = seal_slices(&mut self.tx, slices, &mut out);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::proxy::Kind;
 use tests::sandbox::Sandbox;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::Command;
 
 use super::{answering, area, run, server_tls};
@@ -77,6 +79,44 @@ fn testssl_finds_nothing_wrong() {
             .collect();
         assert!(bad.is_empty(), "{bad:#?}");
     });
+}
+
+#[test]
+fn keys_are_updated_when_openssl_asks() {
+    run(async {
+        let proxy = serve(Kind::Outrigger).await;
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-tls1_3", "-msg", "-connect"])
+            .arg(format!("127.0.0.1:{}", proxy.port("main").unwrap()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut input = client.stdin.take().unwrap();
+        let mut output = BufReader::new(client.stdout.take().unwrap()).lines();
+        let mut words = BufReader::new(client.stderr.take().unwrap()).lines();
+        until_line(&mut output, "New, TLSv1.3").await;
+        // A line that is `K` alone, where it is read alone, asks for an update of both keys.
+        input.write_all(b"K\n").await.unwrap();
+        until_line(&mut words, "KEYUPDATE").await;
+        input.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        until_line(&mut output, "<<< TLS 1.3, Handshake [length 0005], KeyUpdate").await;
+        until_line(&mut output, "HTTP/1.1 200 OK").await;
+    });
+}
+
+async fn until_line(lines: &mut Lines<impl AsyncBufRead + Unpin>, awaited: &str) {
+    let found = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains(awaited) {
+                return;
+            }
+        }
+        panic!("no {awaited}");
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.unwrap();
 }
 
 /// What `openssl s_client` says of one connection, and whether it succeeded.
