@@ -1,6 +1,6 @@
 //! Why TLS failed, in the words of Envoy and BoringSSL: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its upstream kin.
 
-use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
+use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 use super::record::RecordError;
 
@@ -31,6 +31,7 @@ const REASONS: &[(u32, &str)] = &[
     (253, "NO_COMMON_SIGNATURE_ALGORITHMS"),
     (255, "EXCESS_HANDSHAKE_DATA"),
     (266, "NO_SHARED_GROUP"),
+    (302, "KEY_USAGE_BIT_INCORRECT"),
 ];
 
 /// Envoy's text of one of BoringSSL's errors.
@@ -163,6 +164,23 @@ pub(super) fn of_no_hello(heard: &[u8]) -> Option<(String, Option<AlertDescripti
 /// A fatal alert in the clear.
 pub(super) fn plain_alert(alert: AlertDescription) -> Vec<u8> {
     vec![21, 3, 1, 0, 2, 2, alert.into()]
+}
+
+/// rustls has alerts of TLS 1.3 in TLS 1.2, too.
+pub(super) fn amend_alert(error: &Error, outgoing: &mut Vec<u8>) {
+    match error {
+        // RFC 5246 §7.4.6.
+        Error::NoCertificatesPresented => {
+            if let Some(alert) = outgoing.last_mut() {
+                *alert = AlertDescription::HandshakeFailure.into();
+            }
+        }
+        // A key that may not sign: BoringSSL just closes.
+        Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
+            outgoing.clear();
+        }
+        _ => {}
+    }
 }
 
 /// As BoringSSL knows plain HTTP: by the beginnings of a few methods.

@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -36,6 +35,7 @@ use super::stats::{Established, SslStats};
 use super::stream::{Kernel, TlsStream};
 use super::suites;
 use super::verdict::{Check, Verdict};
+use super::verify;
 use crate::io::Io;
 
 /// Room of one read.
@@ -97,7 +97,10 @@ impl HandshakeFailure {
             (None, Error::InvalidCertificate(_)) => Cause::Refused(Check::Chain),
             (None, _) => Cause::Protocol,
         };
-        let reason = failure::of_handshake(error, detail);
+        let reason = match cause {
+            Cause::Refused(Check::KeyUsage) => failure::openssl("KEY_USAGE_BIT_INCORRECT"),
+            _ => failure::of_handshake(error, detail),
+        };
         Self { peer: refusal.and_then(|refusal| refusal.peer), ..Self::of(cause, reason) }
     }
 }
@@ -216,12 +219,8 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
         if let Some(done) = done {
             if let Err(error) = &done {
                 take_alert(session, buffers);
-                if session.common().protocol_version() == Some(ProtocolVersion::TLSv1_2)
-                    && *error == Error::NoCertificatesPresented
-                    && let Some(alert) = buffers.outgoing.last_mut()
-                {
-                    // rustls has TLS 1.3's alert for both (RFC 5246 §7.4.6).
-                    *alert = AlertDescription::HandshakeFailure.into();
+                if session.common().protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+                    failure::amend_alert(error, &mut buffers.outgoing);
                 }
             }
             return done;
@@ -497,7 +496,12 @@ pub async fn connect(
     };
     let config = built.with_names(request.names);
     let mut buffers = Buffers::default();
-    let mut session = UnbufferedClientConnection::new_with_alpn(config, server_name(sni), alpn)
+    let name = match server_name(sni) {
+        Some(name) => name,
+        None if settings.auto_sni_san_validation => return Err(impossible_name()),
+        None => verify::nobody(),
+    };
+    let mut session = UnbufferedClientConnection::new_with_alpn(config, name, alpn)
         .map_err(|error| HandshakeFailure::new(&error))?;
     buffers.drive(&mut session, &mut io).await?;
     let (common, seen) = (session.common(), &buffers.seen);
@@ -523,10 +527,20 @@ pub async fn connect(
     finish(io, buffers, secrets, version, kernel, info).map(|stream| (stream, established))
 }
 
-/// rustls sends no SNI for an address.
-fn server_name(sni: &str) -> ServerName<'static> {
-    let nobody = || ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    ServerName::try_from(sni).map_or_else(|_| nobody(), |name| name.to_owned())
+/// rustls sends no SNI for an address. `None` for what is no name.
+fn server_name(sni: &str) -> Option<ServerName<'static>> {
+    if sni.is_empty() {
+        return Some(verify::nobody());
+    }
+    ServerName::try_from(sni).ok().map(|name| name.to_owned())
+}
+
+/// No certificate has such a name.
+fn impossible_name() -> HandshakeFailure {
+    let error = Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
+    let detail = "verify cert failed: SAN matcher";
+    let reason = failure::of_handshake(&error, Some(detail));
+    HandshakeFailure::of(Cause::Refused(Check::San), reason)
 }
 
 fn expired_session() -> HandshakeFailure {

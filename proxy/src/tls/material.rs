@@ -49,6 +49,10 @@ impl TlsCertificate {
         let not_after = time(leaf.validity().not_after.timestamp());
         let server_names = server_names(&leaf);
         let is_ecdsa = key.key.algorithm() == rustls::SignatureAlgorithm::ECDSA;
+        let usage = leaf.key_usage().ok().flatten();
+        if is_ecdsa && usage.is_some_and(|usage| !usage.value.digital_signature()) {
+            return Err("certificate_chain: the key may not be used for signatures".to_owned());
+        }
         let (chain, key) = (Arc::new(held), Arc::new(key));
         Ok(Self { chain, key, server_names, is_ecdsa, path: path.into(), not_after })
     }

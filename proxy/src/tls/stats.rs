@@ -182,7 +182,7 @@ impl SslStats {
             Cause::Refused(Check::Chain) => SslStat::FailVerifyError,
             Cause::Refused(Check::San) => SslStat::FailVerifySan,
             Cause::Refused(Check::Hash) => SslStat::FailVerifyCertHash,
-            Cause::Protocol => SslStat::ConnectionError,
+            Cause::Protocol | Cause::Refused(Check::KeyUsage) => SslStat::ConnectionError,
         };
         self.block.inc(stat);
     }

@@ -187,13 +187,11 @@ async fn certificates_that_do_not_fit_are_refused_with_the_reason() {
     let wrong_use = |p: &mut CertificateParams| {
         p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     };
-    let wrong_key = |p: &mut CertificateParams| p.key_usages = vec![KeyUsagePurpose::CrlSign];
     let is_ca = |p: &mut CertificateParams| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let cases = [
         (leaf(&other, ALICE, |_| {}), Check::Chain, "unable to get local issuer certificate"),
         (leaf(&ca, ALICE, expired), Check::Chain, "certificate has expired"),
         (leaf(&ca, ALICE, wrong_use), Check::Chain, "unsupported certificate purpose"),
-        (leaf(&ca, ALICE, wrong_key), Check::Chain, "unsupported certificate purpose"),
         (leaf(&ca, ALICE, is_ca), Check::Chain, "invalid CA certificate"),
         (leaf(&ca, "spiffe://other/a", |_| {}), Check::San, "SANs are [spiffe://other/a]"),
         (leaf(&ca, "", |_| {}), Check::San, "SANs are []"),
@@ -212,6 +210,22 @@ async fn certificates_that_do_not_fit_are_refused_with_the_reason() {
     let nobody = client(common(&[], trusting(&ca)), |_| {});
     let (down, _) = shake(&server, &nobody).await;
     assert_eq!(down.err().unwrap().cause, Cause::NoCertificate);
+}
+
+#[test]
+fn a_key_that_may_not_sign_is_no_key_of_ours() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
+    for may in [false, true] {
+        if may {
+            params.key_usages.push(KeyUsagePurpose::DigitalSignature);
+        }
+        let pem = params.self_signed(&key).unwrap().pem();
+        let pair =
+            TlsCertificate::from_pem(pem.as_bytes(), key.serialize_pem().as_bytes(), "<inline>");
+        assert_eq!(pair.is_ok(), may);
+    }
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub struct ValidationContext {
     pub trusted_ca: Option<Arc<[CertificateDer<'static>]>>,
     /// The file of `trusted_ca`; `<inline>` where it came otherwise.
     pub ca_path: Arc<str>,
+    /// Revocation lists that stand with the trusted CAs.
+    pub ca_crl: Option<Arc<[CertificateRevocationListDer<'static>]>>,
     pub crl: Option<Arc<[CertificateRevocationListDer<'static>]>>,
     /// `only_verify_leaf_cert_crl`.
     pub only_leaf_crl: bool,
@@ -66,6 +68,10 @@ impl ValidationContext {
             ca_path: match &other.trusted_ca {
                 Some(_) => other.ca_path.clone(),
                 None => self.ca_path.clone(),
+            },
+            ca_crl: match &other.trusted_ca {
+                Some(_) => other.ca_crl.clone(),
+                None => self.ca_crl.clone(),
             },
             crl: other.crl.clone().or_else(|| self.crl.clone()),
             only_leaf_crl: self.only_leaf_crl || other.only_leaf_crl,

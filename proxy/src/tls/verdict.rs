@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use rustls::{CertificateError, SignatureScheme};
+use rustls::{Error, SignatureScheme};
 
 use super::info::CertificateChain;
 
@@ -13,6 +13,8 @@ pub enum Check {
     Chain,
     San,
     Hash,
+    /// The handshake's use of the key: no verdict about the certificate as such.
+    KeyUsage,
 }
 
 /// A certificate that was refused.
@@ -21,7 +23,7 @@ pub struct Refusal {
     pub check: Check,
     /// As Envoy words it.
     pub detail: String,
-    pub(super) error: CertificateError,
+    pub(super) error: Error,
     /// What was refused.
     pub(super) peer: Option<Arc<CertificateChain>>,
 }

@@ -4,7 +4,7 @@
 //! Envoy: `CertificateValidationContext`, its default validator. Both of rustls' verifier traits are this one type.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,7 +23,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::info::CertificateChain;
-use super::refusal::{purpose, refuse_chain, refuse_leaf};
+use super::refusal::{purpose, refuse_chain, refuse_leaf, usage_of_key};
 use super::validation::{SanType, ValidationContext};
 use super::verdict::{Check, REFUSAL, Refusal, SIGNATURE, VALIDATED};
 
@@ -39,7 +39,7 @@ pub enum Peer {
 pub struct Expected {
     /// `TransportSocketOptions::verify_subject_alt_names`, besides the context's.
     pub sans: Box<[Box<str>]>,
-    /// `auto_sni_san_validation`: the name asked for, as a DNS name.
+    /// `auto_sni_san_validation`: the name asked for, as a DNS name or an address.
     pub sni: bool,
 }
 
@@ -50,6 +50,8 @@ pub struct PeerVerifier {
     mandatory: bool,
     expected: Expected,
     anchors: Arc<[TrustAnchor<'static>]>,
+    /// Of these, those whose certificates may not sign others: they are trusted as what they are alone.
+    leaves: Arc<[usize]>,
     crls: Arc<[CertRevocationList<'static>]>,
     hints: Box<[DistinguishedName]>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -80,11 +82,9 @@ impl PeerVerifier {
             .map(|der| anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()))
             .collect::<Result<_, _>>()
             .map_err(|e| format!("trusted_ca: {e}"))?;
-        let crls: Vec<_> = context
-            .crl
-            .as_deref()
-            .unwrap_or_default()
-            .iter()
+        let lists = [&context.ca_crl, &context.crl].into_iter().flatten();
+        let crls: Vec<_> = lists
+            .flat_map(|list| list.iter())
             .map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::from))
             .collect::<Result<_, _>>()
             .map_err(|e| format!("crl: {e}"))?;
@@ -97,6 +97,7 @@ impl PeerVerifier {
                 return Err("crl: there is no trusted CA".to_owned());
             }
         }
+        let leaves = (0..trusted.len()).filter(|at| !may_sign(&trusted[*at])).collect();
         // Only clients are told which CAs are trusted.
         let told: &[TrustAnchor<'_>] = if peer == Peer::Client { &anchors } else { &[] };
         let hints = told.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
@@ -111,6 +112,7 @@ impl PeerVerifier {
             mandatory,
             expected,
             anchors: anchors.into(),
+            leaves,
             crls: crls.into(),
             hints,
             algorithms,
@@ -125,6 +127,7 @@ impl PeerVerifier {
             mandatory: self.mandatory,
             expected: Expected { sans: names.into(), sni: false },
             anchors: self.anchors.clone(),
+            leaves: self.leaves.clone(),
             crls: self.crls.clone(),
             hints: self.hints.clone(),
             algorithms: self.algorithms,
@@ -166,7 +169,7 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Refusal> {
-        let refused = |error| refuse_chain(error, leaf, intermediates);
+        let refused = |error| refuse_chain(error, leaf, intermediates, &self.anchors);
         let cert = EndEntityCert::try_from(leaf).map_err(refused)?;
         let usage = match self.peer {
             Peer::Client => KeyUsage::client_auth(),
@@ -191,14 +194,6 @@ impl PeerVerifier {
                 .with_expiration_policy(expiration)
                 .build()
         });
-        let max_depth = self.context.max_depth;
-        let check_depth = |path: &VerifiedPath<'_>| {
-            let depth = path.intermediate_certificates().count();
-            match max_depth {
-                Some(max) if depth > max as usize => Err(webpki::Error::MaximumPathDepthExceeded),
-                _ => Ok(()),
-            }
-        };
         let mut at = now;
         if self.context.allow_expired
             && let Some(inside) = inside_validity(leaf)
@@ -212,10 +207,32 @@ impl PeerVerifier {
             at,
             usage,
             revocation,
-            Some(&check_depth),
+            Some(&|path| self.judge_path(path, leaf)),
         )
         .map_err(refused)?;
-        if allows_usage(leaf, self.peer) { Ok(()) } else { Err(purpose()) }
+        check_usage(leaf, self.peer)
+    }
+
+    /// What webpki leaves to us: the chain's length, and that who signs may.
+    fn judge_path(&self, path: &VerifiedPath<'_>, leaf: &[u8]) -> Result<(), webpki::Error> {
+        let mut depth = 0;
+        for intermediate in path.intermediate_certificates() {
+            depth += 1;
+            if !may_sign(&intermediate.der()) {
+                return Err(webpki::Error::UnknownIssuer);
+            }
+        }
+        if self.context.max_depth.is_some_and(|max| depth > max) {
+            return Err(webpki::Error::MaximumPathDepthExceeded);
+        }
+        let anchor = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
+        if let Some(anchor) = anchor.filter(|anchor| self.leaves.contains(anchor)) {
+            let trusted = self.context.trusted_ca.as_deref().unwrap_or_default();
+            if trusted.get(anchor).is_none_or(|trusted| **trusted != *leaf) {
+                return Err(webpki::Error::UnknownIssuer);
+            }
+        }
+        Ok(())
     }
 
     /// Names and hashes. Whether there was anything to check.
@@ -225,10 +242,8 @@ impl PeerVerifier {
         name: Option<&ServerName<'_>>,
     ) -> Result<bool, Refusal> {
         let mut checked = false;
-        let sni = match name {
-            Some(ServerName::DnsName(name)) if self.expected.sni => Some(name.as_ref()),
-            _ => None,
-        };
+        // Nobody is asked for by an address that nobody has.
+        let sni = name.filter(|name| self.expected.sni && !is_nobody(name));
         if !self.expected.sans.is_empty() || sni.is_some() || !self.context.sans.is_empty() {
             let names = subject_alt_names(leaf);
             let printed = || {
@@ -245,8 +260,13 @@ impl PeerVerifier {
                 return Err(refuse_leaf(Check::San, detail));
             }
             let fits = match sni {
+                Some(ServerName::IpAddress(ip)) => {
+                    let ip = IpAddr::from(*ip).to_string();
+                    names.iter().any(|(kind, san)| *kind == SanType::Ip && **san == *ip)
+                }
                 Some(sni) => {
-                    names.iter().any(|(kind, san)| *kind == SanType::Dns && covers(san, sni))
+                    let sni = sni.to_str();
+                    names.iter().any(|(kind, san)| *kind == SanType::Dns && covers(san, &sni))
                 }
                 None => self.context.sans.is_empty() || self.fits_context(&names),
             };
@@ -313,7 +333,7 @@ impl PeerVerifier {
                 let all = all.map(|der| der.clone().into_owned()).collect();
                 refusal.peer = CertificateChain::new(all).map(Arc::new);
                 REFUSAL.set(Some(refusal));
-                Err(Error::InvalidCertificate(error))
+                Err(error)
             }
         }
     }
@@ -327,9 +347,9 @@ impl PeerVerifier {
     }
 }
 
-/// How peers may sign, in BoringSSL's order of preference.
+/// How peers may sign: what BoringSSL takes by default, in its order.
 fn schemes(algorithms: &WebPkiSupportedAlgorithms) -> Vec<SignatureScheme> {
-    const FIRST: [SignatureScheme; 8] = [
+    const ALL: [SignatureScheme; 8] = [
         SignatureScheme::ECDSA_NISTP256_SHA256,
         SignatureScheme::RSA_PSS_SHA256,
         SignatureScheme::RSA_PKCS1_SHA256,
@@ -339,9 +359,8 @@ fn schemes(algorithms: &WebPkiSupportedAlgorithms) -> Vec<SignatureScheme> {
         SignatureScheme::RSA_PSS_SHA512,
         SignatureScheme::RSA_PKCS1_SHA512,
     ];
-    let mut all = algorithms.supported_schemes();
-    all.sort_by_key(|scheme| FIRST.iter().position(|f| f == scheme).unwrap_or(FIRST.len()));
-    all
+    let supported = algorithms.supported_schemes();
+    ALL.into_iter().filter(|scheme| supported.contains(scheme)).collect()
 }
 
 /// An instant at which the certificate is valid: that of the chain is then checked there.
@@ -354,15 +373,33 @@ fn inside_validity(leaf: &[u8]) -> Option<UnixTime> {
 }
 
 /// The key usages that BoringSSL wants of a TLS peer; a certificate without the extension has all.
-fn allows_usage(leaf: &[u8], peer: Peer) -> bool {
-    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return false };
-    let Ok(Some(usage)) = leaf.key_usage() else { return true };
+fn check_usage(leaf: &[u8], peer: Peer) -> Result<(), Refusal> {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Err(purpose()) };
+    let Ok(Some(usage)) = leaf.key_usage() else { return Ok(()) };
     let usage = usage.value;
-    let agreed = usage.digital_signature() || usage.key_agreement();
-    match peer {
-        Peer::Client => agreed,
-        Peer::Server => agreed || usage.key_encipherment(),
+    let fits = usage.digital_signature()
+        || usage.key_agreement()
+        || (peer == Peer::Server && usage.key_encipherment());
+    if !fits {
+        return Err(purpose());
     }
+    // Every handshake has the peer sign: keys are exchanged by (EC)DHE alone.
+    if usage.digital_signature() { Ok(()) } else { Err(usage_of_key()) }
+}
+
+/// Whether the key usages let a certificate sign others: webpki does not look.
+fn may_sign(certificate: &[u8]) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign())
+}
+
+/// What stands for no server name: rustls wants one.
+pub(super) fn nobody() -> ServerName<'static> {
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED).into()
+}
+
+fn is_nobody(name: &ServerName<'_>) -> bool {
+    *name == nobody()
 }
 
 /// The names that matchers look at, as text. What is no text is no name.

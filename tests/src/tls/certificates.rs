@@ -1,5 +1,6 @@
 //! The certificates of all cases, made once per run: `NAME.pem` and `NAME.key` in one directory, `${certs}` in area
-//! files. Keys are P-256; roots are `ca` and `other_ca`; `ca.crl` is the first one's list of what it has revoked.
+//! files. Keys are P-256; roots are `ca` and `other_ca`; `ca.crl` is the first one's list of what it has revoked,
+//! `ca_with_crl.pem` both in one file.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -36,6 +37,12 @@ enum Flaw {
     OnlyClient,
     /// In `ca.crl`.
     Revoked,
+    /// A key for agreement, not for signatures.
+    KeyAgreement,
+    /// Signed by an intermediate CA, which is sent along.
+    Chained,
+    /// The same, but the CA's key may not sign certificates.
+    UnfitIssuer,
     /// A leaf that may sign.
     Ca,
     /// Names beyond ASCII and with characters that mean something to logs and headers.
@@ -72,6 +79,9 @@ const LEAVES: &[Leaf] = &[
     leaf("ca_leaf", CLIENT, &["a.example"], Flaw::Ca),
     leaf("odd_names", CLIENT, &["a.example"], Flaw::OddNames),
     leaf("revoked", CLIENT, &["a.example"], Flaw::Revoked),
+    leaf("key_agreement", CLIENT, &["a.example"], Flaw::KeyAgreement),
+    leaf("chained", CLIENT, &["a.example"], Flaw::Chained),
+    leaf("unfit_issuer", CLIENT, &["a.example"], Flaw::UnfitIssuer),
 ];
 
 /// The directory with all of them.
@@ -107,15 +117,41 @@ fn make() -> Result<TempDir> {
             revoked.extend(params.serial_number.clone());
         }
         let key = KeyPair::generate()?;
-        let certificate = match leaf.flaw {
-            Flaw::SelfSigned => params.self_signed(&key)?,
-            Flaw::OtherCa => params.signed_by(&key, &other)?,
-            _ => params.signed_by(&key, &ca)?,
+        let chain = match leaf.flaw {
+            Flaw::SelfSigned => params.self_signed(&key)?.pem(),
+            Flaw::OtherCa => params.signed_by(&key, &other)?.pem(),
+            Flaw::Chained | Flaw::UnfitIssuer => {
+                let usage = match leaf.flaw {
+                    Flaw::Chained => KeyUsagePurpose::KeyCertSign,
+                    _ => KeyUsagePurpose::DigitalSignature,
+                };
+                let (issuer, between) = intermediate(&ca, leaf.name, usage)?;
+                params.signed_by(&key, &issuer)?.pem() + &between
+            }
+            _ => params.signed_by(&key, &ca)?.pem(),
         };
-        write(dir.path(), leaf.name, &certificate.pem(), &key)?;
+        write(dir.path(), leaf.name, &chain, &key)?;
     }
-    std::fs::write(dir.path().join("ca.crl"), revocations(revoked, &ca)?)?;
+    let list = revocations(revoked, &ca)?;
+    std::fs::write(dir.path().join("ca.crl"), &list)?;
+    let ca = std::fs::read_to_string(dir.path().join("ca.pem"))?;
+    std::fs::write(dir.path().join("ca_with_crl.pem"), ca + &list)?;
     Ok(dir)
+}
+
+/// A CA below the root, and its PEM.
+fn intermediate(
+    root: &Issuer<'_, KeyPair>,
+    leaf: &str,
+    usage: KeyUsagePurpose,
+) -> Result<(Issuer<'static, KeyPair>, String)> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(&format!("issuer of {leaf}"), "issuers");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![usage];
+    let key = KeyPair::generate()?;
+    let pem = params.signed_by(&key, root)?.pem();
+    Ok((Issuer::new(params, key), pem))
 }
 
 fn revocations(serials: Vec<SerialNumber>, ca: &Issuer<'_, KeyPair>) -> Result<String> {
@@ -171,7 +207,10 @@ fn params(leaf: &Leaf, number: usize) -> Result<CertificateParams> {
         Flaw::Ca => params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
         _ => {}
     }
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![match leaf.flaw {
+        Flaw::KeyAgreement => KeyUsagePurpose::KeyAgreement,
+        _ => KeyUsagePurpose::DigitalSignature,
+    }];
     if leaf.flaw != Flaw::OnlyClient {
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     }

@@ -46,24 +46,38 @@ const SERVERS: &[(&str, bool)] = &[
     ("revoked", false),
 ];
 
+/// By lists of revoked certificates, which have to be there for every CA, nothing can be said of chains.
+const CHAINS: &[(&str, bool)] = &[("chained", true), ("unfit_issuer", false)];
+
 const VERSIONS: &[&str] = &["TLSv1_2", "TLSv1_3"];
 
-fn validation() -> Value {
-    json!({
+fn validation(lists: Value) -> Value {
+    let mut context = json!({
         "trusted_ca": {"filename": "${certs}/ca.pem"},
-        "crl": {"filename": "${certs}/ca.crl"},
         "match_typed_subject_alt_names": [
             {"san_type": "URI", "matcher": {"prefix": "spiffe://td/"}},
         ],
-    })
+    });
+    tests::config::merge(&mut context, &lists);
+    context
+}
+
+fn list_apart() -> Value {
+    json!({"crl": {"filename": "${certs}/ca.crl"}})
+}
+
+fn list_with_ca() -> Value {
+    json!({"trusted_ca": {"filename": "${certs}/ca_with_crl.pem"}})
 }
 
 /// Wants certificates of its clients at `clients`, and shows one certificate at each other listener.
 async fn serve(kind: Kind) -> Sandbox {
     let mut listeners = Map::new();
-    let wants = json!({"validation_context": validation()});
-    listeners.insert("clients".into(), answering(server_tls("server", true, wants)));
-    for (certificate, _) in SERVERS {
+    for (listener, lists) in [("clients", list_with_ca()), ("chains", json!({}))] {
+        let wants = json!({"validation_context": validation(lists)});
+        listeners.insert(listener.into(), answering(server_tls("server", true, wants)));
+    }
+    for (certificate, _) in SERVERS.iter().chain(CHAINS) {
         let shows = server_tls(certificate, false, json!({}));
         listeners.insert((*certificate).into(), answering(shows));
     }
@@ -73,7 +87,7 @@ async fn serve(kind: Kind) -> Sandbox {
 /// Sends `/NAME` to the cluster of that name: to `server`, as `cluster` says.
 async fn forward(kind: Kind, server: &Sandbox) -> Sandbox {
     let (mut clusters, mut routes) = (Vec::new(), Vec::new());
-    let mut add = |name: &str, version: &str, port: u16, certificates: Value, sans: Value| {
+    let mut add = |name: &str, version: &str, port: u16, certificates: Value, checks: Value| {
         let name = format!("{name}_{version}");
         routes.push(json!({"match": {"path": format!("/{name}")}, "route": {"cluster": name}}));
         let mut common = json!({
@@ -82,9 +96,9 @@ async fn forward(kind: Kind, server: &Sandbox) -> Sandbox {
                 "tls_maximum_protocol_version": version,
             },
             "tls_certificates": certificates,
-            "validation_context": validation(),
+            "validation_context": validation(json!({})),
         });
-        tests::config::merge(&mut common["validation_context"], &sans);
+        tests::config::merge(&mut common["validation_context"], &checks);
         let endpoint = json!({"endpoint": {"address": {
             "socket_address": {"address": "127.0.0.1", "port_value": port},
         }}});
@@ -107,7 +121,13 @@ async fn forward(kind: Kind, server: &Sandbox) -> Sandbox {
         }
         for (certificate, _) in SERVERS {
             let port = server.port(certificate).unwrap();
-            add(&format!("server_{certificate}"), version, port, json!([]), json!({}));
+            add(&format!("server_{certificate}"), version, port, json!([]), list_apart());
+        }
+        for (certificate, _) in CHAINS {
+            let (name, port) = (format!("client_{certificate}"), server.port("chains").unwrap());
+            add(&name, version, port, json!([files(certificate)]), json!({}));
+            let (name, port) = (format!("server_{certificate}"), server.port(certificate).unwrap());
+            add(&name, version, port, json!([]), json!({}));
         }
         let other = json!({"match_typed_subject_alt_names": [
             {"san_type": "URI", "matcher": {"exact": "spiffe://td/ns/s/sa/another"}},
@@ -131,7 +151,13 @@ async fn ask(client: &Sandbox, path: &str) -> (u16, String) {
 
 /// How many handshakes have come to which end at the server's listeners.
 fn ends(stats: &Snapshot) -> BTreeMap<&str, i64> {
-    let ends = ["handshake", "fail_verify_error", "fail_verify_san", "fail_verify_no_cert"];
+    let ends = [
+        "handshake",
+        "fail_verify_error",
+        "fail_verify_san",
+        "fail_verify_no_cert",
+        "connection_error",
+    ];
     let of = |end: &str| stats.get(&format!("listener.clients.ssl.{end}")).copied().unwrap_or(0);
     ends.iter().map(|end| (*end, of(end))).collect()
 }
@@ -142,12 +168,13 @@ async fn observe(client: Kind, server: Kind) -> Vec<String> {
     let client = forward(client, &server).await;
     let mut seen = Vec::new();
     for version in VERSIONS {
-        for (certificate, good) in CLIENTS {
+        for (certificate, good) in CLIENTS.iter().chain(CHAINS) {
             let (status, _) = ask(&client, &format!("client_{certificate}_{version}")).await;
             assert_eq!(status == 200, *good, "client's {certificate:?} by {version}");
             seen.push(format!("client's {certificate:?} by {version}: {status}"));
         }
-        let servers = SERVERS.iter().map(|(name, good)| (format!("server_{name}"), *good));
+        let servers =
+            SERVERS.iter().chain(CHAINS).map(|(name, good)| (format!("server_{name}"), *good));
         for (cluster, good) in servers.chain([("mismatch".to_owned(), false)]) {
             let (status, body) = ask(&client, &format!("{cluster}_{version}")).await;
             assert_eq!(status == 200, good, "{cluster} by {version}: {body}");

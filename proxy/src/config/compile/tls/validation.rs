@@ -33,20 +33,18 @@ pub fn compile(
     if let Some(source) = &pb.trusted_ca {
         let at = path.field("trusted_ca");
         out.ca_path = where_from(Some(source)).into();
-        out.trusted_ca = Some(compile_ca(&read(source, &at)?, &at)?);
+        let pem = read(source, &at)?;
+        out.trusted_ca = Some(compile_ca(&pem, &at)?);
+        // As BoringSSL loads both from one file.
+        out.ca_crl = Some(compile_crls(&pem, &at)?).filter(|lists| !lists.is_empty());
     }
     if let Some(source) = &pb.crl {
         let at = path.field("crl");
-        let pem = read(source, &at)?;
-        let crls: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
-        let crls = at.ok_or_error(crls.map_err(|e| format!("failed to load CRL: {e}")))?;
+        let crls = compile_crls(&read(source, &at)?, &at)?;
         if crls.is_empty() {
             at.error("failed to load CRL: none in it");
         }
-        for crl in &crls {
-            at.ok_or_error(webpki::OwnedCertRevocationList::from_der(crl))?;
-        }
-        out.crl = Some(crls.into());
+        out.crl = Some(crls);
     }
     match TrustChainVerification::try_from(pb.trust_chain_verification) {
         Ok(TrustChainVerification::VerifyTrustChain) => {}
@@ -107,6 +105,18 @@ fn compile_ca(pem: &[u8], path: &FieldPath<'_>) -> Option<Arc<[CertificateDer<'s
         path.ok_or_error(anchor.map_err(|e| format!("certificate {i}: {e}")))?;
     }
     Some(all.into())
+}
+
+fn compile_crls(
+    pem: &[u8],
+    path: &FieldPath<'_>,
+) -> Option<Arc<[CertificateRevocationListDer<'static>]>> {
+    let crls: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let crls = path.ok_or_error(crls.map_err(|e| format!("failed to load CRL: {e}")))?;
+    for crl in &crls {
+        path.ok_or_error(webpki::OwnedCertRevocationList::from_der(crl))?;
+    }
+    Some(crls.into())
 }
 
 fn compile_hashes(
