@@ -301,6 +301,27 @@ fn a_bad_resource_among_good_ones_is_named_and_the_good_ones_serve() {
     });
 }
 
+/// Envoy refuses what names a directory that is not there; here it is waited for.
+#[test]
+fn a_directory_that_comes_later_is_watched_then() {
+    run(async || {
+        let mesh = Mesh::start(Kind::Outrigger).await;
+        let later = mesh.dir.path().join("later");
+        mesh.put("rds-r.yaml", "2", &[routes("r", "/", "d")]);
+        mesh.put("cds.yaml", "2", &[mesh.cluster("c", "c"), cluster(&later, "d", "d")]);
+        mesh.see(mesh.main, "/", NO_CLUSTER).await;
+        std::fs::create_dir(&later).unwrap();
+        write(&later, "eds-d.yaml", "1", &[endpoints("d", &[mesh.b])]);
+        mesh.see(mesh.main, "/", "200 b").await;
+        write(&later, "eds-d.yaml", "2", &[endpoints("d", &[mesh.a])]);
+        mesh.see(mesh.main, "/", "200 a").await;
+        std::fs::remove_dir_all(&later).unwrap();
+        std::fs::create_dir(&later).unwrap();
+        write(&later, "eds-d.yaml", "3", &[endpoints("d", &[mesh.b])]);
+        mesh.see(mesh.main, "/", "200 b").await;
+    });
+}
+
 #[test]
 fn changes_close_no_connection() {
     run(async || {

@@ -2,17 +2,19 @@
 //!
 //! As in Envoy a file is read when something is moved over it, or into its `watched_directory`; what is written to it in
 //! place is not looked at before. One inotify descriptor for all, on the control thread. A file that cannot be read
-//! leaves in force what is there.
+//! leaves in force what is there; a directory that cannot be watched, or is removed, is tried again.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::sys::inotify::{InotifyEvent, WatchDescriptor};
+use nix::sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor};
 use prost::Message as _;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::resource::{RawResource, ResourceType, TypeUpdate, Wanted};
 use super::store::Store;
@@ -24,6 +26,9 @@ use crate::sys::inotify::Watches;
 
 /// A configuration file is not larger than this.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// When a watch that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Type of a resource in an envelope with name and version.
 const RESOURCE: &str = "envoy.service.discovery.v3.Resource";
@@ -38,13 +43,15 @@ struct Watched {
 /// Fetches for the store what it wants from files, for as long as the process lives.
 ///
 /// # Errors
-/// The kernel has no inotify descriptor left.
+/// The inotify descriptor cannot be read.
 pub async fn fetch(store: Store, mut wanted: mpsc::UnboundedReceiver<Wanted>) -> io::Result<()> {
     // Most processes have no such source and need no descriptor.
     let Some(first) = wanted.recv().await else { return Ok(()) };
     let mut files = Files {
         store,
-        watches: Watches::new()?,
+        watches: watches().await,
+        unwatched: Vec::new(),
+        retry_at: Instant::now(),
         directories: FxHashMap::default(),
         watched: FxHashMap::default(),
     };
@@ -56,7 +63,19 @@ pub async fn fetch(store: Store, mut wanted: mpsc::UnboundedReceiver<Wanted>) ->
                 None => return Ok(()),
             },
             events = files.watches.events() => files.look(&events?),
+            () = sleep_until(files.retry_at), if !files.unwatched.is_empty() => files.watch_again(),
         }
+    }
+}
+
+/// A descriptor; there may be none left for a while.
+async fn watches() -> Watches {
+    loop {
+        match Watches::new() {
+            Ok(watches) => return watches,
+            Err(error) => tracing::error!(%error, "files cannot be watched"),
+        }
+        sleep(RETRY).await;
     }
 }
 
@@ -66,6 +85,9 @@ struct Files {
     /// Watched directories, with the files that a move in them is about.
     directories: FxHashMap<WatchDescriptor, Vec<(Moves, Arc<PathSource>)>>,
     watched: FxHashMap<Arc<PathSource>, Watched>,
+    /// Those whose directory is not watched, for now.
+    unwatched: Vec<Arc<PathSource>>,
+    retry_at: Instant,
 }
 
 /// Which moves into a directory say that a file has changed.
@@ -83,6 +105,7 @@ impl Files {
             && let Err(error) = self.watch(path)
         {
             tracing::error!(path = %path.path, %error, "cannot watch");
+            self.watch_later(path.clone());
         }
         let kind = wanted.resource_type;
         let watched = self.watched.entry(path.clone()).or_default();
@@ -124,8 +147,26 @@ impl Files {
         Ok(())
     }
 
+    fn watch_later(&mut self, path: Arc<PathSource>) {
+        if self.unwatched.is_empty() {
+            self.retry_at = Instant::now() + RETRY;
+        }
+        self.unwatched.push(path);
+    }
+
+    /// Watches what could not be watched. It may have changed meanwhile.
+    fn watch_again(&mut self) {
+        for path in std::mem::take(&mut self.unwatched) {
+            match self.watch(&path) {
+                Ok(()) => self.read(&path, None),
+                Err(_) => self.watch_later(path),
+            }
+        }
+    }
+
     fn unwatch(&mut self, path: &Arc<PathSource>) {
         self.watched.remove(path);
+        self.unwatched.retain(|one| one != path);
         let watches = &self.watches;
         self.directories.retain(|watch, files| {
             files.retain(|(_, file)| file != path);
@@ -137,7 +178,12 @@ impl Files {
     }
 
     /// Reads the files that something was moved over.
-    fn look(&self, events: &[InotifyEvent]) {
+    fn look(&mut self, events: &[InotifyEvent]) {
+        for gone in events.iter().filter(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) {
+            // The directory was removed; another may come in its place.
+            let files = self.directories.remove(&gone.wd).unwrap_or_default();
+            files.into_iter().for_each(|(_, path)| self.watch_later(path));
+        }
         let mut changed: Vec<&Arc<PathSource>> = Vec::new();
         for event in events {
             let Some(files) = self.directories.get(&event.wd) else { continue };
