@@ -79,6 +79,21 @@ pub struct Bind {
     pub fast_open: Option<u32>,
 }
 
+impl Bind {
+    /// Whether a socket made for one will do for the other.
+    pub fn is_same_socket(&self, other: &Self) -> bool {
+        self.address.is_same_place(&other.address) && self.has_same_options(other)
+    }
+
+    pub fn has_same_options(&self, other: &Self) -> bool {
+        self.transparent == other.transparent
+            && self.freebind == other.freebind
+            && self.fast_open == other.fast_open
+            && self.keepalive == other.keepalive
+            && self.socket_options == other.socket_options
+    }
+}
+
 /// pb `TrafficDirection`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {

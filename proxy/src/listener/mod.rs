@@ -298,7 +298,15 @@ impl ListenerSlot {
         stop: StopSignal,
     ) -> io::Result<()> {
         let socket = CloseAtEnd(socket);
-        let Some(own) = socket.0.open()? else { return Ok(()) };
+        let own = loop {
+            match socket.0.open() {
+                Ok(Some(own)) => break own,
+                Ok(None) => return Ok(()),
+                Err(error) if stop.is_stopped() => return Err(error),
+                // No descriptors left: there may be some later.
+                Err(error) => self.back_off(&error).await,
+            }
+        };
         let acceptor = Acceptor::new(own)?;
         loop {
             let failed = poll_fn(|cx| {
@@ -335,10 +343,14 @@ impl ListenerSlot {
             if stop.is_stopped() {
                 return Err(error);
             }
-            let listener = self.current();
-            tracing::warn!(listener = %listener.config.name, %error, "accept failed");
-            listener.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
+            self.back_off(&error).await;
         }
+    }
+
+    async fn back_off(&self, error: &io::Error) {
+        let listener = self.current();
+        tracing::warn!(listener = %listener.config.name, %error, "accept failed");
+        listener.worker.timers.sleep_until(Instant::now() + ACCEPT_BACK_OFF).await;
     }
 }
 

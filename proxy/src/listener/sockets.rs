@@ -26,7 +26,9 @@ const TCP_FASTOPEN: i32 = 23;
 /// One address of a listener, with the sockets of all workers.
 #[derive(Debug)]
 pub struct BoundAddress {
-    pub wanted: ConfigAddress,
+    pub bind: Bind,
+    /// All workers have the same socket, one queue: without `SO_REUSEPORT`.
+    is_shared: bool,
     /// As bound: port 0 resolved.
     pub address: Address,
     /// By worker; empty for a listener without sockets of its own (`bind_to_port: false`).
@@ -124,7 +126,8 @@ impl BoundAddress {
         let (sockets, address) =
             bind_address(listener, bind, workers).map_err(|source| bind_error(bind, source))?;
         let workers = sockets.into_iter().map(SocketHandle::new).collect();
-        Ok(Self { wanted: bind.address.clone(), address, workers })
+        let is_shared = !listener.reuse_port || matches!(address, Address::Pipe(_));
+        Ok(Self { bind: bind.clone(), is_shared, address, workers })
     }
 
     fn without_sockets(bind: &Bind) -> Self {
@@ -134,7 +137,7 @@ impl BoundAddress {
             // No listener has one.
             ConfigAddress::Dns { host, .. } => Address::Pipe(host.clone()),
         };
-        Self { wanted: bind.address.clone(), address, workers: Vec::new() }
+        Self { bind: bind.clone(), is_shared: false, address, workers: Vec::new() }
     }
 
     /// The same sockets for another listener; `None` where they are closed, or some worker's is and the others' queues
@@ -142,12 +145,11 @@ impl BoundAddress {
     ///
     /// # Errors
     /// The process has no descriptors left.
-    pub fn take_over(&self, reuse_port: bool) -> io::Result<Option<Self>> {
-        let is_shared = !reuse_port || matches!(self.address, Address::Pipe(_));
+    pub fn take_over(&self) -> io::Result<Option<Self>> {
         let mut workers = Vec::with_capacity(self.workers.len());
         for handle in &self.workers {
             let mut open = handle.open()?;
-            if open.is_none() && is_shared {
+            if open.is_none() && self.is_shared {
                 open = self.workers.iter().find_map(|other| other.open().ok().flatten());
             }
             match open {
@@ -158,7 +160,8 @@ impl BoundAddress {
         if workers.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self { wanted: self.wanted.clone(), address: self.address.clone(), workers }))
+        let (bind, address) = (self.bind.clone(), self.address.clone());
+        Ok(Some(Self { bind, is_shared: self.is_shared, address, workers }))
     }
 
     /// Lets connections in; before, they are refused.
@@ -171,6 +174,11 @@ impl BoundAddress {
             socket.listen(backlog, bind).map_err(|source| bind_error(bind, source))?;
         }
         Ok(())
+    }
+
+    /// Whether all its sockets are closed.
+    pub fn is_closed(&self) -> bool {
+        self.workers.iter().all(|handle| handle.lock().is_none())
     }
 
     /// The socket of a worker, where it has one.

@@ -16,6 +16,7 @@ use super::timers::Timers;
 use crate::access_log::{AccessLogWriter, WorkerAccessLogs};
 use crate::cluster::{ClusterMap, WorkerClusters};
 use crate::hcm::request_headers::LocalInfo;
+use crate::listener::sockets::SocketHandle;
 use crate::stats::Registry;
 
 /// What control tells a worker.
@@ -185,6 +186,10 @@ async fn wait_for_the_end(
             Some(Command::ClusterChanged(name)) => worker.clusters.forget(&name),
             Some(Command::HostsChanged(name)) => worker.clusters.refresh_one(&name),
             Some(Command::FlushLogs) => worker.access_logs.flush(),
+            // Nobody is to wait in a queue that nobody serves.
+            Some(Command::Listener(_, ListenerCommand::Put { sockets: Some(sockets), .. })) => {
+                sockets.iter().for_each(SocketHandle::close);
+            }
             Some(
                 Command::Listener(..)
                 | Command::Drain(_)

@@ -211,6 +211,11 @@ impl Turn<'_> {
         if let Some(before) = before {
             before.named.iter().for_each(|slot| self.unwant(slot));
             self.retire(before.config);
+            if are_new {
+                let left = &mut self.state.listeners.left;
+                left.retain(|one| !one.is_closed());
+                left.extend(before.sockets);
+            }
             // No update closes anything here, but only such a one is in place to Envoy.
             if only_chains_differ(&before.raw.bytes, &raw.bytes) {
                 self.store.listener_stats().inc(ListenerManagerStat::ListenerInPlaceUpdated);

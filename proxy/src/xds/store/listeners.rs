@@ -173,6 +173,8 @@ pub struct Listeners {
     /// Those in force, in the order in which they came.
     pub order: Vec<Arc<str>>,
     pub draining: Vec<DrainingListener>,
+    /// Sockets that newer versions do without, until the workers have closed them.
+    pub left: Vec<Arc<BoundAddress>>,
     pub last_number: usize,
     /// The workers run.
     pub started: bool,

@@ -40,18 +40,11 @@ impl ListenerEntry {
 }
 
 impl Known<'_> {
-    /// Whether the sockets of a configuration would be made with the same options.
+    /// Whether the sockets of a configuration have the same options where they have the same addresses.
     fn has_options_of(&self, config: &Listener) -> bool {
-        let same = |a: &Bind, b: &Bind| {
-            a.transparent == b.transparent
-                && a.freebind == b.freebind
-                && a.fast_open == b.fast_open
-                && a.keepalive == b.keepalive
-                && a.socket_options == b.socket_options
-        };
         config.binds.iter().all(|new| {
             let mut old = self.config.binds.iter();
-            old.all(|old| !old.address.is_same_place(&new.address) || same(old, new))
+            old.all(|old| !old.address.is_same_place(&new.address) || old.has_same_options(new))
         })
     }
 
@@ -63,7 +56,7 @@ impl Known<'_> {
         }
         let mut left = self.bound.to_vec();
         let mut take = |bind: &Bind| {
-            let at = left.iter().position(|one| one.wanted.is_same_place(&bind.address))?;
+            let at = left.iter().position(|one| one.bind.is_same_socket(bind))?;
             Some(left.remove(at))
         };
         config.binds.iter().map(&mut take).collect()
@@ -74,26 +67,24 @@ impl Turn<'_> {
     /// Finds or makes the sockets of a version.
     pub(super) fn sockets_for(&self, name: &str, config: &Listener) -> Result<Sockets, String> {
         let entries = &self.state.listeners.entries;
-        let mut has_options = true;
         if let Some(known) = entries.get(name).and_then(ListenerEntry::newest) {
             if known.config.reuse_port != config.reuse_port {
                 return Err(format!(
                     "Listener {name}: reuse port cannot be changed during an update"
                 ));
             }
-            has_options = known.has_options_of(config);
-            if !has_options && !config.reuse_port {
+            if !config.reuse_port && !known.has_options_of(config) {
                 return Err(format!(
                     "Listener {name}: doesn't support update any socket options when the reuse \
                      port isn't enabled"
                 ));
             }
-            if has_options && let Some(bound) = known.in_order_of(config) {
+            if let Some(bound) = known.in_order_of(config) {
                 return Ok(Sockets { bound, are_new: !known.in_force });
             }
         }
         self.check_duplicates(name, config)?;
-        let bound = self.bind(name, config, has_options).map_err(|error| {
+        let bound = self.bind(name, config).map_err(|error| {
             self.store.listener_stats().inc(ListenerManagerStat::ListenerCreateFailure);
             error.to_string()
         })?;
@@ -115,17 +106,11 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// `own`: sockets that the listener has already will do.
-    fn bind(
-        &self,
-        name: &str,
-        config: &Listener,
-        own: bool,
-    ) -> Result<Vec<Arc<BoundAddress>>, BindError> {
+    fn bind(&self, name: &str, config: &Listener) -> Result<Vec<Arc<BoundAddress>>, BindError> {
         let workers = self.store.setup().workers;
         let bind = |bind| {
             let taken_over = self
-                .take_over(own.then_some(name), config, bind)
+                .take_over(name, config, bind)
                 .map_err(|source| BindError { address: bind.address.to_string(), source })?;
             let bound = taken_over.map_or_else(|| BoundAddress::bind(config, bind, workers), Ok)?;
             Ok(Arc::new(bound))
@@ -136,7 +121,7 @@ impl Turn<'_> {
     /// The sockets of an address that this listener has already, or that one had which goes.
     fn take_over(
         &self,
-        name: Option<&str>,
+        name: &str,
         config: &Listener,
         bind: &Bind,
     ) -> io::Result<Option<BoundAddress>> {
@@ -144,14 +129,15 @@ impl Turn<'_> {
             return Ok(None);
         }
         let listeners = &self.state.listeners;
-        let entry = name.and_then(|name| listeners.entries.get(name));
+        let entry = listeners.entries.get(name);
         let warming = entry.and_then(|entry| entry.warming.as_ref());
         let active = entry.and_then(|entry| entry.active.as_ref());
         let own = warming.map(|one| &one.sockets.bound).into_iter();
         let own = own.chain(active.map(|one| &one.sockets)).flatten();
         let going = listeners.draining.iter().rev().flat_map(|one| &one.sockets);
-        for bound in own.chain(going).filter(|one| one.wanted.is_same_place(&bind.address)) {
-            if let Some(taken) = bound.take_over(config.reuse_port)? {
+        let going = going.chain(listeners.left.iter().rev());
+        for bound in own.chain(going).filter(|one| one.bind.is_same_socket(bind)) {
+            if let Some(taken) = bound.take_over()? {
                 return Ok(Some(taken));
             }
         }
