@@ -47,11 +47,13 @@ pub(super) struct ReadBuffer {
     bulk: bool,
     /// Whether `bytes` came from the spare ones (or goes there).
     lent: bool,
+    /// What a read beside `poll_fill` has met.
+    failed: Option<io::Error>,
 }
 
 impl ReadBuffer {
     pub(super) fn new(bytes: BytesMut) -> Self {
-        Self { bytes, bulk: false, lent: false }
+        Self { bytes, bulk: false, lent: false, failed: None }
     }
 
     /// Reads once. A buffer is lent for it and goes back when nothing came.
@@ -60,6 +62,9 @@ impl ReadBuffer {
         io: &mut Io,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         if self.bytes.capacity() == 0 {
             // Most first tries come too early: no buffer is lent for them.
             ready!(io.poll_read_ready(cx));
@@ -89,6 +94,11 @@ impl ReadBuffer {
         } else {
             self.bytes.reserve(size);
         }
+    }
+
+    /// What the next `poll_fill` is to say.
+    pub(super) fn fail(&mut self, error: io::Error) {
+        self.failed = Some(error);
     }
 
     /// Takes the bytes away; for connections that become something else.

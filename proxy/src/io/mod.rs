@@ -135,18 +135,23 @@ impl Io {
     /// A peer that writes in two pieces without TCP_NODELAY (RFC 896) holds the second back until the first is
     /// acknowledged, for which the kernel takes 40 ms. The acknowledgement goes out at once instead; where the peer is
     /// on this machine, its second piece is there when that call returns.
-    pub(crate) fn read_behind_nagle(&self, buf: &mut BytesMut, room: usize) -> usize {
-        let Self::Tcp(socket) = self else { return 0 };
+    ///
+    /// # Errors
+    /// The connection is broken. The kernel says that once: to the next reader it would look like an end.
+    pub(crate) fn read_behind_nagle(&self, buf: &mut BytesMut, room: usize) -> io::Result<usize> {
+        let Self::Tcp(socket) = self else { return Ok(0) };
         let socket = socket2::SockRef::from(socket);
         let start = buf.len();
         buf.resize(start + room, 0);
-        // An end or an error is for the next ordinary read.
-        let mut read = (&*socket).read(&mut buf[start..]).unwrap_or(0);
-        if read == 0 && socket.set_tcp_quickack(true).is_ok() {
-            read = (&*socket).read(&mut buf[start..]).unwrap_or(0);
+        // The read before has emptied the socket.
+        let _ = socket.set_tcp_quickack(true);
+        let read = (&*socket).read(&mut buf[start..]);
+        buf.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            // An end is there for the next ordinary read, too.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            read => read,
         }
-        buf.truncate(start + read);
-        read
     }
 
     /// Dropping it sends an RST instead of a FIN: what the peer sent was not taken, or what it was to get is
@@ -297,12 +302,22 @@ mod tests {
             poll_fn(|cx| io.poll_read(cx, &mut got)).await.unwrap();
             assert_eq!(got, b"head"[..]);
             while got.len() < 8 {
-                io.read_behind_nagle(&mut got, 100);
+                io.read_behind_nagle(&mut got, 100).unwrap();
             }
             assert_eq!(got, b"headbody"[..]);
             poll_fn(|cx| io.poll_write(cx, b"more")).await.unwrap();
             io::Read::read_exact(&mut peer, &mut [0; 4]).unwrap();
         }
-        assert_eq!(io.read_behind_nagle(&mut BytesMut::new(), 100), 0);
+        assert_eq!(io.read_behind_nagle(&mut BytesMut::new(), 100).unwrap(), 0);
+        // A reset is no end.
+        socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        let error = loop {
+            match io.read_behind_nagle(&mut BytesMut::new(), 100) {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

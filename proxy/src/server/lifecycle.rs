@@ -121,26 +121,25 @@ impl Lifecycle {
         self.0.drain_time
     }
 
-    /// `/drain_listeners` for the listeners of these numbers. Gracefully: connections are told to end and new ones
-    /// served for the drain time, then the listeners stop; with `skip_exit` they never do. Else they stop now. `/ready`
-    /// does not change, as in Envoy.
+    /// `/drain_listeners` for the listeners of these numbers: connections are told to end. The listeners stop now;
+    /// gracefully after the drain time, until which new ones are served; with `skip_exit` never. `/ready` does not
+    /// change, as in Envoy.
     pub fn drain_listeners(&self, numbers: Vec<usize>, how: DrainListeners) {
         let numbers: Arc<[usize]> = numbers.into();
-        if !how.graceful && !how.skip_exit {
-            self.tell(|| Command::StopListeners(numbers.clone()));
-            return;
-        }
         let drain = ListenerDrain {
             numbers: numbers.clone(),
             began: Instant::now(),
             within: self.0.drain_time,
             gradually: self.0.drain_gradually,
         };
-        if !self.0.closing.start(drain.clone(), how.inbound_only) {
-            return;
+        let begins = self.0.closing.start(drain.clone(), how.inbound_only);
+        if begins {
+            self.tell(|| Command::Drain(drain.clone()));
         }
-        self.tell(|| Command::Drain(drain.clone()));
-        if how.skip_exit {
+        if !how.graceful && !how.skip_exit {
+            self.tell(|| Command::StopListeners(numbers.clone()));
+        }
+        if !begins || !how.graceful || how.skip_exit {
             return;
         }
         let lifecycle = self.clone();

@@ -61,10 +61,10 @@ impl Closing {
     }
 
     /// Whether a request of a listener (its number) is its connection's last.
-    pub fn closes(&self, listener: usize, now: Instant, random: impl FnOnce() -> u64) -> bool {
+    pub fn closes(&self, listener: usize, now: Instant, mut random: impl FnMut() -> u64) -> bool {
         self.is_unhealthy() || {
-            let drain = self.all.get().or_else(|| self.inbound.get());
-            drain.is_some_and(|drain| drain.closes(listener, now, random))
+            let mut drains = [&self.all, &self.inbound].into_iter().filter_map(OnceLock::get);
+            drains.any(|drain| drain.closes(listener, now, &mut random))
         }
     }
 }

@@ -71,12 +71,18 @@ async fn findings(proxy: &Sandbox) -> BTreeMap<String, (String, String)> {
 fn testssl_finds_nothing_wrong() {
     run(async {
         let (envoy, ours) = (serve(Kind::Envoy).await, serve(Kind::Outrigger).await);
-        let (theirs, mine) = tokio::join!(findings(&envoy), findings(&ours));
         let high = |(severity, _): &(String, String)| severity != "MEDIUM";
-        let bad: Vec<_> = mine
-            .iter()
-            .filter(|(id, finding)| high(finding) || !theirs.contains_key(*id))
-            .collect();
+        let compare = async || {
+            let (theirs, mut mine) = (findings(&envoy).await, findings(&ours).await);
+            mine.retain(|id, finding| high(finding) || !theirs.contains_key(id));
+            mine
+        };
+        let mut bad = compare().await;
+        if !bad.is_empty() {
+            // Its probes wait for fixed times: what comes of a busy machine does not come twice.
+            let again = compare().await;
+            bad.retain(|id, _| again.contains_key(id));
+        }
         assert!(bad.is_empty(), "{bad:#?}");
     });
 }

@@ -24,6 +24,8 @@ const MAX_INFORMATIONAL: u8 = 100;
 
 /// Of a body that follows its head at once.
 const BODY_BEHIND_HEAD: usize = 4 * 1024;
+/// After so many heads behind which there was nothing, a connection's peer is taken for one that does not hold back.
+const LONE_HEADS: u8 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Request {
@@ -64,6 +66,8 @@ pub struct ClientConn {
     /// Of the last response.
     protocol: Protocol,
     informational: u8,
+    /// Heads in a row behind which nothing came at once.
+    lone_heads: u8,
     meter: ByteMeter,
 }
 
@@ -97,6 +101,7 @@ impl ClientConn {
             peer_ended: false,
             protocol: Protocol::Http11,
             informational: 0,
+            lone_heads: 0,
             meter: ByteMeter::default(),
         }
     }
@@ -303,7 +308,8 @@ impl ClientConn {
         self.protocol = parsed.head.protocol;
         self.close |= !parsed.keep_alive;
         self.response = Response::Body(BodyDecoder::new(parsed.framing));
-        if !self.tunnel && !self.is_end() && self.read.bytes.is_empty() {
+        let is_alone = !self.tunnel && !self.is_end() && self.read.bytes.is_empty();
+        if is_alone && self.lone_heads < LONE_HEADS {
             self.fetch_body();
         }
         Ok((parsed.head, self.is_end()))
@@ -314,8 +320,14 @@ impl ClientConn {
     fn fetch_body(&mut self) {
         let room = self.read.bytes.capacity().min(BODY_BEHIND_HEAD);
         if room > 0 {
-            let bytes = self.io.read_behind_nagle(&mut self.read.bytes, room);
-            self.meter.wire_received += bytes as u64;
+            match self.io.read_behind_nagle(&mut self.read.bytes, room) {
+                Ok(0) => self.lone_heads += 1,
+                Ok(bytes) => {
+                    self.lone_heads = 0;
+                    self.meter.wire_received += bytes as u64;
+                }
+                Err(error) => self.read.fail(error),
+            }
         }
     }
 

@@ -211,7 +211,7 @@ impl Turn<'_> {
         if let Some(before) = before {
             before.named.iter().for_each(|slot| self.unwant(slot));
             self.retire(before.config);
-            if are_new {
+            if are_new && self.state.listeners.started {
                 let left = &mut self.state.listeners.left;
                 left.retain(|one| !one.is_closed());
                 left.extend(before.sockets);
