@@ -3,6 +3,7 @@
 //! `context` turns compiled settings and secrets into what rustls needs; `handshake` makes an `Io` into a `TlsStream`,
 //! which is an `Io` again; `verify` decides about certificates.
 
+mod anchors;
 pub mod certificate;
 mod choice;
 pub mod context;

@@ -29,10 +29,15 @@ type Shaken = Result<(TlsStream, Established), HandshakeFailure>;
 const ALICE: &str = "spiffe://cluster.local/ns/default/sa/alice";
 
 fn ca(name: &str) -> Ca {
+    ca_with(name, |_| {})
+}
+
+fn ca_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Ca {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    change(&mut params);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
@@ -210,6 +215,33 @@ async fn certificates_that_do_not_fit_are_refused_with_the_reason() {
     let nobody = client(common(&[], trusting(&ca)), |_| {});
     let (down, _) = shake(&server, &nobody).await;
     assert_eq!(down.err().unwrap().cause, Cause::NoCertificate);
+}
+
+#[tokio::test]
+async fn a_trusted_certificate_signs_only_as_it_says() {
+    let pinned = |p: &mut CertificateParams| p.is_ca = IsCa::NoCa;
+    let expired = |p: &mut CertificateParams| {
+        (p.not_before, p.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
+    };
+    let cases = [
+        (ca("issuer"), None),
+        (ca_with("issuer", pinned), Some("unable to get local issuer certificate")),
+        (ca_with("issuer", expired), Some("certificate has expired")),
+    ];
+    let root = ca("root");
+    let server_leaf = leaf(&root, "spiffe://cluster.local/bob", |_| {});
+    for (issuer, reason) in cases {
+        let server = server(common(std::slice::from_ref(&server_leaf), trusting(&issuer)));
+        let alice = leaf(&issuer, ALICE, |_| {});
+        let (down, _) = shake(&server, &client(common(&[alice], trusting(&root)), |_| {})).await;
+        match reason {
+            None => assert!(down.is_ok()),
+            Some(reason) => {
+                let failure = down.err().unwrap();
+                assert!(failure.reason.contains(reason), "{}", failure.reason);
+            }
+        }
+    }
 }
 
 #[test]

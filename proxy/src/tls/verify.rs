@@ -22,6 +22,7 @@ use webpki::{
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::anchors::{Terms, may_sign};
 use super::info::CertificateChain;
 use super::refusal::{purpose, refuse_chain, refuse_leaf, usage_of_key};
 use super::validation::{SanType, ValidationContext};
@@ -50,8 +51,8 @@ pub struct PeerVerifier {
     mandatory: bool,
     expected: Expected,
     anchors: Arc<[TrustAnchor<'static>]>,
-    /// Of these, those whose certificates may not sign others: they are trusted as what they are alone.
-    leaves: Arc<[usize]>,
+    /// What these certificates say besides: webpki takes a trust anchor for a name and a key.
+    terms: Arc<[Terms]>,
     crls: Arc<[CertRevocationList<'static>]>,
     hints: Box<[DistinguishedName]>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -97,7 +98,7 @@ impl PeerVerifier {
                 return Err("crl: there is no trusted CA".to_owned());
             }
         }
-        let leaves = (0..trusted.len()).filter(|at| !may_sign(&trusted[*at])).collect();
+        let terms = trusted.iter().map(|certificate| Terms::of(certificate)).collect();
         // Only clients are told which CAs are trusted.
         let told: &[TrustAnchor<'_>] = if peer == Peer::Client { &anchors } else { &[] };
         let hints = told.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject));
@@ -112,7 +113,7 @@ impl PeerVerifier {
             mandatory,
             expected,
             anchors: anchors.into(),
-            leaves,
+            terms,
             crls: crls.into(),
             hints,
             algorithms,
@@ -127,7 +128,7 @@ impl PeerVerifier {
             mandatory: self.mandatory,
             expected: Expected { sans: names.into(), sni: false },
             anchors: self.anchors.clone(),
-            leaves: self.leaves.clone(),
+            terms: self.terms.clone(),
             crls: self.crls.clone(),
             hints: self.hints.clone(),
             algorithms: self.algorithms,
@@ -207,14 +208,19 @@ impl PeerVerifier {
             at,
             usage,
             revocation,
-            Some(&|path| self.judge_path(path, leaf)),
+            Some(&|path| self.judge_path(path, leaf, at)),
         )
         .map_err(refused)?;
         check_usage(leaf, self.peer)
     }
 
-    /// What webpki leaves to us: the chain's length, and that who signs may.
-    fn judge_path(&self, path: &VerifiedPath<'_>, leaf: &[u8]) -> Result<(), webpki::Error> {
+    /// What webpki leaves to us: the chain's length, that who signs may, and the terms of the trusted certificate.
+    fn judge_path(
+        &self,
+        path: &VerifiedPath<'_>,
+        leaf: &[u8],
+        at: UnixTime,
+    ) -> Result<(), webpki::Error> {
         let mut depth = 0;
         for intermediate in path.intermediate_certificates() {
             depth += 1;
@@ -226,13 +232,22 @@ impl PeerVerifier {
             return Err(webpki::Error::MaximumPathDepthExceeded);
         }
         let anchor = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
-        if let Some(anchor) = anchor.filter(|anchor| self.leaves.contains(anchor)) {
-            let trusted = self.context.trusted_ca.as_deref().unwrap_or_default();
-            if trusted.get(anchor).is_none_or(|trusted| **trusted != *leaf) {
-                return Err(webpki::Error::UnknownIssuer);
-            }
+        let trusted = self.context.trusted_ca.as_deref().unwrap_or_default();
+        let Some((trusted, terms)) = anchor.and_then(|at| trusted.get(at).zip(self.terms.get(at)))
+        else {
+            return Ok(());
+        };
+        // One that is trusted as itself has been looked at as the leaf.
+        if **trusted == *leaf {
+            return Ok(());
         }
-        Ok(())
+        if terms.is_leaf {
+            return Err(webpki::Error::UnknownIssuer);
+        }
+        if terms.path_len.is_some_and(|max| depth > max) {
+            return Err(webpki::Error::PathLenConstraintViolated);
+        }
+        if self.context.allow_expired { Ok(()) } else { terms.valid_at(at) }
     }
 
     /// Names and hashes. Whether there was anything to check.
@@ -375,8 +390,11 @@ fn inside_validity(leaf: &[u8]) -> Option<UnixTime> {
 /// The key usages that BoringSSL wants of a TLS peer; a certificate without the extension has all.
 fn check_usage(leaf: &[u8], peer: Peer) -> Result<(), Refusal> {
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Err(purpose()) };
-    let Ok(Some(usage)) = leaf.key_usage() else { return Ok(()) };
-    let usage = usage.value;
+    let usage = match leaf.key_usage() {
+        Ok(Some(usage)) => usage.value,
+        Ok(None) => return Ok(()),
+        Err(_) => return Err(purpose()),
+    };
     let fits = usage.digital_signature()
         || usage.key_agreement()
         || (peer == Peer::Server && usage.key_encipherment());
@@ -385,12 +403,6 @@ fn check_usage(leaf: &[u8], peer: Peer) -> Result<(), Refusal> {
     }
     // Every handshake has the peer sign: keys are exchanged by (EC)DHE alone.
     if usage.digital_signature() { Ok(()) } else { Err(usage_of_key()) }
-}
-
-/// Whether the key usages let a certificate sign others: webpki does not look.
-fn may_sign(certificate: &[u8]) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-    certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign())
 }
 
 /// What stands for no server name: rustls wants one.
