@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::clusters::ClusterVersion;
 use super::stats::{Event, SubscriptionStats};
 use super::turn::{Turn, Waiter};
-use super::version::{Problem, Raw, Refused, next_serial};
+use super::version::{Problem, Raw, Refused};
 use crate::config::compile::configuration::compile_raw_assignment;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::source::Source;
@@ -27,8 +29,10 @@ pub struct EndpointsEntry {
     answered: bool,
     /// `endpoint_stale_after` of `current`.
     stale_after: Option<Duration>,
-    /// Tells the last arrival of `current` from earlier ones.
-    arrival: u64,
+    /// When `current` is stale, if it does not come again.
+    stale_at: Option<Instant>,
+    /// When the next timer for that is over.
+    timer: Option<Instant>,
     /// Clusters that use it, with the number of their versions that do.
     users: BTreeMap<Arc<str>, (u32, Option<SubscriptionStats>)>,
 }
@@ -157,21 +161,38 @@ impl Turn<'_> {
     /// An assignment with `endpoint_stale_after` has come.
     fn expect_another(&mut self, key: &EndpointsKey) {
         let Some(entry) = self.state.endpoints.get_mut(key) else { return };
-        entry.arrival = next_serial();
+        entry.stale_at = entry.stale_after.map(|after| Instant::now() + after);
         let Some(after) = entry.stale_after else { return };
-        let (arrival, users) = (entry.arrival, entry.names());
-        for name in users {
+        // One timer, however often they come: it looks at the time when it is over.
+        let waits = entry.timer.is_some_and(|timer| entry.stale_at >= Some(timer));
+        if !waits {
+            entry.timer = entry.stale_at;
+        }
+        let names = entry.names();
+        for name in names {
             self.shared_of(&name, key, |shared| {
                 shared.update_stats().inc(ClusterUpdateStat::AssignmentTimeoutReceived);
             });
         }
-        self.wait(after, Waiter::Stale(key.clone(), arrival));
+        if !waits {
+            self.wait(after, Waiter::Stale(key.clone()));
+        }
     }
 
     /// No other assignment has come in time: nobody vouches for these endpoints any longer.
-    pub(super) fn endpoints_stale(&mut self, key: &EndpointsKey, arrival: u64) {
+    pub(super) fn endpoints_stale(&mut self, key: &EndpointsKey) {
         let Some(entry) = self.state.endpoints.get_mut(key) else { return };
-        if entry.arrival != arrival {
+        let now = Instant::now();
+        if entry.timer.is_some_and(|timer| timer > now) {
+            // A later one looks.
+            return;
+        }
+        entry.timer = entry.stale_at.filter(|at| *at > now);
+        if let Some(at) = entry.timer {
+            self.wait(at - now, Waiter::Stale(key.clone()));
+            return;
+        }
+        if entry.stale_at.take().is_none() {
             return;
         }
         entry.current = None;

@@ -371,7 +371,7 @@ impl Store {
                     turn.listener_waited(&name, serial, time.unwrap_or_default());
                 }
                 Waiter::Type(kind) => turn.whole_timed_out(kind),
-                Waiter::Stale(key, arrival) => turn.endpoints_stale(&key, arrival),
+                Waiter::Stale(key) => turn.endpoints_stale(&key),
                 Waiter::Drained(serial) => turn.listener_drained(serial),
                 Waiter::ChainsDrained(count) => {
                     let stat = ListenerManagerStat::TotalFilterChainsDraining;

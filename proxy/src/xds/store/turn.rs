@@ -24,7 +24,7 @@ pub(super) enum Waiter {
     /// A whole type's first response.
     Type(ResourceType),
     /// An assignment that no other has followed, and which of its arrivals.
-    Stale(EndpointsKey, u64),
+    Stale(EndpointsKey),
     /// The end of a listener's drain.
     Drained(u64),
     /// The end of the drain of so many filter chains.
