@@ -153,9 +153,12 @@ impl PeerVerifier {
         if checks_chain {
             match self.judge_chain(leaf, intermediates, now) {
                 Ok(()) => validated = true,
-                Err(_) if self.context.accept_untrusted => return Ok(false),
+                // What the peer cannot do is no matter of trust.
+                Err(_) if self.context.accept_untrusted => return signs(leaf).map(|()| false),
                 Err(refusal) => return Err(refusal),
             }
+        } else {
+            signs(leaf)?;
         }
         match self.judge_leaf(leaf, name) {
             Ok(checked) => Ok(validated || checked),
@@ -401,8 +404,17 @@ fn check_usage(leaf: &[u8], peer: Peer) -> Result<(), Refusal> {
     if !fits {
         return Err(purpose());
     }
-    // Every handshake has the peer sign: keys are exchanged by (EC)DHE alone.
     if usage.digital_signature() { Ok(()) } else { Err(usage_of_key()) }
+}
+
+/// Whether the key may sign, as in every handshake: keys are exchanged by (EC)DHE alone.
+fn signs(leaf: &[u8]) -> Result<(), Refusal> {
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return Ok(()) };
+    match leaf.key_usage() {
+        Ok(None) => Ok(()),
+        Ok(Some(usage)) if usage.value.digital_signature() => Ok(()),
+        Ok(Some(_)) | Err(_) => Err(usage_of_key()),
+    }
 }
 
 /// What stands for no server name: rustls wants one.
