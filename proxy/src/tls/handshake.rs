@@ -316,6 +316,7 @@ impl Buffers {
                 S::note_session(self, false);
                 let (verdict, seen) = (Verdict::take(), &mut self.seen);
                 seen.validated |= verdict.validated;
+                seen.overlooked = verdict.overlooked.or(seen.overlooked);
                 seen.signature = verdict.signature.or(seen.signature);
                 seen.picked = choice::take_picked().or(seen.picked);
                 outcome

@@ -24,6 +24,7 @@ pub struct Established {
     signature: Option<&'static str>,
     resumed: bool,
     has_peer: bool,
+    overlooked: Option<Check>,
 }
 
 impl Established {
@@ -40,6 +41,7 @@ impl Established {
             cipher: info.cipher,
             curve: own.or(group).map(suites::group_name),
             signature: seen.signature.map(suites::signature_name),
+            overlooked: seen.overlooked,
             resumed: info.resumed,
             has_peer: info.peer.is_some(),
         }
@@ -140,6 +142,9 @@ impl SslStats {
         if !facts.has_peer {
             self.block.inc(SslStat::NoCertificate);
         }
+        if let Some(check) = facts.overlooked {
+            self.block.inc(of_check(check));
+        }
         self.count("ciphers", facts.cipher);
         self.count("versions", facts.version);
         for (kind, name) in [("curves", facts.curve), ("sigalgs", facts.signature)] {
@@ -179,10 +184,8 @@ impl SslStats {
             }
             Cause::Closed => return,
             Cause::NoCertificate => SslStat::FailVerifyNoCert,
-            Cause::Refused(Check::Chain) => SslStat::FailVerifyError,
-            Cause::Refused(Check::San) => SslStat::FailVerifySan,
-            Cause::Refused(Check::Hash) => SslStat::FailVerifyCertHash,
-            Cause::Protocol | Cause::Refused(Check::KeyUsage) => SslStat::ConnectionError,
+            Cause::Refused(check) => of_check(check),
+            Cause::Protocol => SslStat::ConnectionError,
         };
         self.block.inc(stat);
     }
@@ -190,5 +193,15 @@ impl SslStats {
     /// The peer broke the protocol after the handshake, or said that we did.
     pub fn broken(&self) {
         self.block.inc(SslStat::ConnectionError);
+    }
+}
+
+/// What a failed check counts.
+fn of_check(check: Check) -> SslStat {
+    match check {
+        Check::Chain => SslStat::FailVerifyError,
+        Check::San => SslStat::FailVerifySan,
+        Check::Hash => SslStat::FailVerifyCertHash,
+        Check::KeyUsage => SslStat::ConnectionError,
     }
 }

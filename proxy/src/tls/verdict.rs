@@ -31,6 +31,7 @@ pub struct Refusal {
 thread_local! {
     pub(super) static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
     pub(super) static VALIDATED: Cell<bool> = const { Cell::new(false) };
+    pub(super) static OVERLOOKED: Cell<Option<Check>> = const { Cell::new(None) };
     pub(super) static SIGNATURE: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
 }
 
@@ -38,6 +39,8 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     pub(super) validated: bool,
+    /// What was wrong with a certificate that is let in all the same (`ACCEPT_UNTRUSTED`).
+    pub(super) overlooked: Option<Check>,
     pub(super) refusal: Option<Refusal>,
     /// How the peer signed.
     pub(super) signature: Option<SignatureScheme>,
@@ -50,6 +53,7 @@ impl Verdict {
     pub(super) fn take() -> Self {
         Self {
             validated: VALIDATED.take(),
+            overlooked: OVERLOOKED.take(),
             refusal: REFUSAL.take(),
             signature: SIGNATURE.take(),
             picked: None,

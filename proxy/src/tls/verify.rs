@@ -26,7 +26,7 @@ use super::anchors::{Terms, may_sign};
 use super::info::CertificateChain;
 use super::refusal::{purpose, refuse_chain, refuse_leaf, usage_of_key};
 use super::validation::{SanType, ValidationContext};
-use super::verdict::{Check, REFUSAL, Refusal, SIGNATURE, VALIDATED};
+use super::verdict::{Check, OVERLOOKED, REFUSAL, Refusal, SIGNATURE, VALIDATED};
 
 /// Which end the verified peer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +153,12 @@ impl PeerVerifier {
         if checks_chain {
             match self.judge_chain(leaf, intermediates, now) {
                 Ok(()) => validated = true,
-                // What the peer cannot do is no matter of trust.
-                Err(_) if self.context.accept_untrusted => return signs(leaf).map(|()| false),
+                Err(refusal) if self.context.accept_untrusted => {
+                    // What the peer cannot do is no matter of trust.
+                    signs(leaf)?;
+                    OVERLOOKED.set(Some(refusal.check));
+                    return Ok(false);
+                }
                 Err(refusal) => return Err(refusal),
             }
         } else {
@@ -162,7 +166,10 @@ impl PeerVerifier {
         }
         match self.judge_leaf(leaf, name) {
             Ok(checked) => Ok(validated || checked),
-            Err(_) if self.context.accept_untrusted => Ok(false),
+            Err(refusal) if self.context.accept_untrusted => {
+                OVERLOOKED.set(Some(refusal.check));
+                Ok(false)
+            }
             Err(refusal) => Err(refusal),
         }
     }
