@@ -174,8 +174,8 @@ struct Buffers {
     incoming: BytesMut,
     outgoing: Vec<u8>,
     written: usize,
-    /// Plaintext that came right behind the handshake.
-    plain: BytesMut,
+    /// How many bytes of `incoming`, in whole records, the session has seen.
+    given: usize,
     session: Option<SessionId>,
     seen: Verdict,
 }
@@ -188,9 +188,13 @@ enum Step {
 }
 
 /// One step: digests what came, and prepares what is to be sent.
+///
+/// Record by record, so that the session never sees what comes behind the handshake: it would answer a key update there
+/// itself, and its answer would be lost with it.
 fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Error> {
+    let mut end = buffers.given;
     loop {
-        let UnbufferedStatus { discard, state } = session.process(&mut buffers.incoming);
+        let UnbufferedStatus { discard, state } = session.process(&mut buffers.incoming[..end]);
         let done = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 let at = buffers.outgoing.len();
@@ -204,18 +208,25 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
                 data.done();
                 None
             }
-            Ok(ConnectionState::ReadTraffic(mut data)) => {
-                while let Some(Ok(record)) = data.next_record() {
-                    buffers.plain.extend_from_slice(record.payload);
-                }
-                None
-            }
             Ok(ConnectionState::BlockedHandshake) => Some(Ok(Step::More)),
             Ok(ConnectionState::WriteTraffic(_)) => Some(Ok(Step::Done)),
             Ok(_) => Some(Ok(Step::PeerClosed)),
             Err(error) => Some(Err(error)),
         };
         buffers.incoming.advance(discard);
+        // A record that is not all there yet is looked at, but never taken.
+        buffers.given = buffers.given.saturating_sub(discard);
+        end = end.saturating_sub(discard);
+        if let Some(Ok(Step::More)) = done {
+            let (next, is_whole) = record_end(&buffers.incoming, buffers.given);
+            if is_whole {
+                buffers.given = next;
+            }
+            if next > end {
+                end = next;
+                continue;
+            }
+        }
         if let Some(done) = done {
             if let Err(error) = &done {
                 take_alert(session, buffers);
@@ -225,6 +236,16 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
             }
             return done;
         }
+    }
+}
+
+/// Where the record that begins at `at` ends, or ends so far; and whether it is all there.
+fn record_end(bytes: &[u8], at: usize) -> (usize, bool) {
+    match bytes.get(at + 3..at + 5) {
+        Some(&[a, b]) if at + 5 + usize::from(u16::from_be_bytes([a, b])) <= bytes.len() => {
+            (at + 5 + usize::from(u16::from_be_bytes([a, b])), true)
+        }
+        _ => (bytes.len(), false),
     }
 }
 
@@ -572,11 +593,10 @@ fn finish(
     kernel: Kernel,
     info: TlsInfo,
 ) -> Result<TlsStream, HandshakeFailure> {
-    let shrunk = |bytes: BytesMut| match bytes.is_empty() {
+    let incoming = match buffers.incoming.is_empty() {
         true => BytesMut::new(),
-        false => bytes,
+        false => buffers.incoming,
     };
-    let (plain, incoming) = (shrunk(buffers.plain), shrunk(buffers.incoming));
-    TlsStream::new(io, secrets, version, kernel, Arc::new(info), plain, incoming)
+    TlsStream::new(io, secrets, version, kernel, Arc::new(info), incoming)
         .map_err(|error| HandshakeFailure::of(Cause::Protocol, failure::of_record(error)))
 }

@@ -119,14 +119,13 @@ impl From<RecordError> for Violation {
 }
 
 impl TlsStream {
-    /// `plain` and `incoming` are what came behind the handshake, decrypted and not.
+    /// `incoming` is what came behind the handshake.
     pub(super) fn new(
         io: Io,
         secrets: ExtractedSecrets,
         version: ProtocolVersion,
         kernel: Kernel,
         info: Arc<TlsInfo>,
-        plain: BytesMut,
         incoming: BytesMut,
     ) -> Result<Self, RecordError> {
         Ok(Self {
@@ -136,7 +135,7 @@ impl TlsStream {
             kernel,
             info,
             incoming,
-            plain,
+            plain: BytesMut::new(),
             message: Vec::new(),
             outgoing: Vec::new(),
             written: 0,

@@ -1,6 +1,7 @@
 //! Handshakes of our two ends over memory, with certificates of every kind.
 
 use std::future::poll_fn;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -88,9 +89,13 @@ fn common(certificates: &[Arc<TlsCertificate>], validation: ValidationContext) -
 }
 
 fn server(common: CommonTls) -> Arc<ServerContext> {
+    server_of(common, true)
+}
+
+fn server_of(common: CommonTls, require_client_certificate: bool) -> Arc<ServerContext> {
     ServerContext::new(ServerSettings {
         common,
-        require_client_certificate: true,
+        require_client_certificate,
         tickets: true,
         stateful: true,
         prefer_client_ciphers: false,
@@ -179,6 +184,61 @@ async fn both_ends_know_each_other_and_bytes_pass() {
         drop(down);
         assert!(receive(&mut up, 1).await.unwrap().is_empty());
     }
+}
+
+/// A client of rustls that sends at once whatever it has after its Finished.
+#[tokio::test]
+async fn what_comes_in_one_read_with_the_end_of_the_handshake_is_not_lost() {
+    let ca = ca("root");
+    let named = leaf(&ca, ALICE, |params| {
+        params.subject_alt_names.push(RcSan::DnsName("alice.example".try_into().unwrap()));
+    });
+    let mut context = common(&[named], trusting(&ca));
+    context.validation = Validation { fixed: Some(Arc::default()), secret: None };
+    let server = server_of(context, false);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(ca.der().to_vec())).unwrap();
+    let config =
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = "alice.example".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let (io, mut peer) = Io::pair(64 * 1024);
+    let down = async {
+        let mut down = Io::from(accept(io, BytesMut::new(), &server, None).await.unwrap().0);
+        assert_eq!(&receive(&mut down, 4).await.unwrap()[..], b"ping");
+        send(&mut down, Bytes::from_static(b"pong")).await;
+        assert!(receive(&mut down, 1).await.unwrap().is_empty());
+    };
+    let up = async {
+        let mut flight = Vec::new();
+        while client.is_handshaking() {
+            client.write_tls(&mut flight).unwrap();
+            if client.wants_read() && client.is_handshaking() {
+                send(&mut peer, std::mem::take(&mut flight).into()).await;
+                let bytes = receive(&mut peer, 1).await.unwrap();
+                client.read_tls(&mut &bytes[..]).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        client.refresh_traffic_keys().unwrap();
+        client.writer().write_all(b"ping").unwrap();
+        while client.write_tls(&mut flight).unwrap() > 0 {}
+        send(&mut peer, flight.into()).await;
+        let mut got = Vec::new();
+        while got.len() < 4 {
+            let bytes = receive(&mut peer, 1).await.unwrap();
+            assert!(!bytes.is_empty());
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+            let _ = client.reader().read_to_end(&mut got);
+        }
+        assert_eq!(got, b"pong");
+        client.send_close_notify();
+        let mut end = Vec::new();
+        client.write_tls(&mut end).unwrap();
+        send(&mut peer, end.into()).await;
+    };
+    tokio::join!(down, up);
 }
 
 #[tokio::test]

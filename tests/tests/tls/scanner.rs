@@ -114,15 +114,19 @@ fn keys_are_updated_when_openssl_asks() {
 }
 
 async fn until_line(lines: &mut Lines<impl AsyncBufRead + Unpin>, awaited: &str) {
+    let mut seen = String::new();
     let found = async {
         while let Some(line) = lines.next_line().await.unwrap() {
             if line.contains(awaited) {
-                return;
+                return true;
             }
+            seen.push_str(&line);
+            seen.push('\n');
         }
-        panic!("no {awaited}");
+        false
     };
-    tokio::time::timeout(Duration::from_secs(60), found).await.unwrap();
+    let found = tokio::time::timeout(Duration::from_secs(60), found).await;
+    assert!(found == Ok(true), "no {awaited} ({found:?}) in:\n{seen}");
 }
 
 /// What `openssl s_client` says of one connection, and whether it succeeded.
