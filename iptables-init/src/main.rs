@@ -1,0 +1,103 @@
+//! `outrigger-init`: the command line's job, done once, and the exit code that says how it went.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use iptables_init::args::Arguments;
+use iptables_init::backend::{BackendError, Installer};
+use iptables_init::host::Host;
+use iptables_init::plan::Plan;
+use iptables_init::settings::{Action, Job, SettingsError};
+use iptables_init::validate::{ValidationError, validate};
+use iptables_init::{lock, print};
+use nix::sched::{CloneFlags, setns};
+
+/// Why the job is not done.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("validation failed: {0}")]
+    Validation(#[from] ValidationError),
+    #[error("--network-namespace {path:?}: {source}")]
+    Namespace {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{what}: {source}")]
+    Host {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(arguments) => arguments,
+        Err(exit) => {
+            let _ = match exit.code {
+                0 => io::stdout().write_all(exit.message.as_bytes()),
+                _ => io::stderr().write_all(exit.message.as_bytes()),
+            };
+            return exit.code.into();
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("error: {failure}"));
+            ExitCode::from(if matches!(failure, Failure::Validation(_)) { 126 } else { 1 })
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    enter(arguments.flag("network-namespace"))?;
+    let host = Host::read().map_err(|source| Failure::Host {
+        what: "cannot read the addresses of this host",
+        source,
+    })?;
+    let job = Job::new(arguments, &host)?;
+    for notice in &job.notices {
+        say(&format!("warning: {notice}"));
+    }
+    if job.dry_run {
+        return io::stdout()
+            .write_all(print::text(&job).as_bytes())
+            .map_err(|source| Failure::Host { what: "cannot print", source });
+    }
+    if job.action != Action::Nothing {
+        let lock = lock::take().map_err(|source| Failure::Host {
+            what: "cannot lock the network namespace",
+            source,
+        })?;
+        let installer = Installer::new(lock, job.lock.clone())?;
+        match job.action {
+            Action::Cleanup => installer.clean(&job.settings)?,
+            _ => installer.apply(&Plan::new(&job.settings), job.backend)?,
+        }
+    }
+    if let Some(validation) = job.validation {
+        validate(&job.settings, validation)?;
+    }
+    Ok(())
+}
+
+/// Goes to the namespace of a path, if there is one.
+fn enter(path: &str) -> Result<(), Failure> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let entered = File::open(path).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?));
+    entered.map_err(|source| Failure::Namespace { path: path.to_owned(), source })
+}
+
+fn say(text: &str) {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(io::stderr(), "outrigger-init: {text}");
+}

@@ -1,0 +1,215 @@
+//! `--run-validation`: connections that the rules must redirect, and listeners in the proxy's place that see whether
+//! they do.
+//!
+//! The connection that Istio tries is one of the proxy itself to `127.0.0.6`, which goes to the inbound port. It needs
+//! the proxy's user, or the right to become it. Any other user is redirected when it connects to the outside; that is
+//! tried too where the settings say so for all destinations, to an address that belongs to nobody (RFC 5737).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{Uid, setfsuid};
+
+use crate::rule::Family;
+use crate::settings::{OutboundRanges, OwnerGroups, Settings, Validation};
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+/// For one connection; all of them are within the machine.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// What is wrong with the redirection, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidationError {
+    #[error(
+        "cannot listen on {address}, where the proxy will: {source}; validate before the proxy starts"
+    )]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot look: run as the proxy's user ({0}), or with the capability SETUID")]
+    User(u32),
+    #[error(
+        "{whose} connection to {to} is not redirected to port {port}: {seen}. The rules are missing or not these; in \
+         a pod of Istio's CNI plugin, delete it, so that it is set up again"
+    )]
+    NotRedirected {
+        whose: &'static str,
+        to: SocketAddr,
+        port: u16,
+        /// What became of it.
+        seen: String,
+    },
+}
+
+/// A connection to try.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    whose: &'static str,
+    /// The user that opens it; None for ours.
+    user: Option<u32>,
+    from: Option<IpAddr>,
+    to: SocketAddr,
+    /// Where it must arrive.
+    port: u16,
+}
+
+/// Tries until it works, for as long as it may take.
+///
+/// # Errors
+/// What the last try has seen.
+pub fn validate(settings: &Settings, validation: Validation) -> Result<(), ValidationError> {
+    let loopback: IpAddr = match validation.family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    let mut listeners = Vec::new();
+    for port in [settings.inbound_port, settings.outbound_port] {
+        let address = SocketAddr::new(loopback, port);
+        let listener = TcpListener::bind(address);
+        let listener = listener.and_then(|l| l.set_nonblocking(true).map(|()| l));
+        listeners.push(listener.map_err(|source| ValidationError::Listen { address, source })?);
+    }
+    let deadline = Instant::now() + validation.timeout;
+    for probe in probes(settings, validation, loopback)? {
+        while let Err(seen) = attempt(probe, &listeners) {
+            if Instant::now() + PAUSE > deadline {
+                let Probe { whose, to, port, .. } = probe;
+                return Err(ValidationError::NotRedirected { whose, to, port, seen });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+fn probes(
+    settings: &Settings,
+    validation: Validation,
+    loopback: IpAddr,
+) -> Result<Vec<Probe>, ValidationError> {
+    let (inside, outside): (IpAddr, IpAddr) = match validation.family {
+        Family::V4 => (Ipv4Addr::new(127, 0, 0, 6).into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        Family::V6 => (
+            Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ),
+    };
+    let port = validation.port;
+    let proxy = settings.users.first().map_or(1337, |user| user.first);
+    let ours = Uid::effective().as_raw();
+    let is_proxy = settings.users.iter().any(|user| (user.first..=user.last).contains(&ours));
+    let mut probes = Vec::new();
+    if is_proxy || can_become(proxy) {
+        probes.push(Probe {
+            whose: "the proxy's",
+            user: (!is_proxy).then_some(proxy),
+            from: Some(loopback),
+            to: SocketAddr::new(inside, port),
+            port: settings.inbound_port,
+        });
+    }
+    if !is_proxy && redirects_all(settings, port) {
+        probes.push(Probe {
+            whose: "an application's",
+            user: None,
+            from: None,
+            to: SocketAddr::new(outside, port),
+            port: settings.outbound_port,
+        });
+    }
+    if probes.is_empty() { Err(ValidationError::User(proxy)) } else { Ok(probes) }
+}
+
+/// Whether any connection to the outside is redirected.
+fn redirects_all(settings: &Settings, port: u16) -> bool {
+    let excluded = settings.exclude_outbound_ports.iter();
+    settings.outbound_ranges == OutboundRanges::All
+        && settings.exclude_ranges.is_empty()
+        && settings.exclude_interfaces.is_empty()
+        && settings.owner_groups == OwnerGroups::AllBut(Vec::new())
+        && !excluded.clone().any(|range| (range.first..=range.last).contains(&port))
+}
+
+/// Whether sockets of this process may belong to another user. Credentials are a thread's.
+fn can_become(user: u32) -> bool {
+    let thread = std::thread::spawn(move || {
+        become_user(user);
+        setfsuid(Uid::from_raw(user)).as_raw() == user
+    });
+    thread.join().unwrap_or(false)
+}
+
+fn become_user(user: u32) {
+    // Says nothing of success; a second call gives what is in force.
+    setfsuid(Uid::from_raw(user));
+}
+
+/// One connection; what became of it if it is not where it should be.
+fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), String> {
+    let thread = std::thread::spawn(move || {
+        if let Some(user) = probe.user {
+            become_user(user);
+        }
+        open(probe.from, probe.to)
+    });
+    let stream = thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+    let stream = stream.map_err(|error| match error.raw_os_error() {
+        Some(code) if code == Errno::EINPROGRESS as i32 => "nobody answered".to_owned(),
+        _ => error.to_string(),
+    })?;
+    let ours = stream.local_addr().map_err(|error| error.to_string())?;
+    let began = Instant::now();
+    while began.elapsed() < CONNECT {
+        for listener in listeners {
+            let Ok((accepted, peer)) = listener.accept() else { continue };
+            if peer != ours {
+                continue;
+            }
+            let at = listener.local_addr().map_or(0, |address| address.port());
+            let original = original_port(&accepted, probe.to.is_ipv4());
+            return match original {
+                Ok(port) if at == probe.port && port == probe.to.port() => Ok(()),
+                Ok(port) if at == probe.port => {
+                    Err(format!("its destination is told as port {port}"))
+                }
+                Ok(_) => Err(format!("it got to port {at}")),
+                Err(error) => Err(format!("the kernel does not tell its destination: {error}")),
+            };
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err("something else accepted it".into())
+}
+
+fn open(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let seconds = i64::try_from(CONNECT.as_secs()).unwrap_or(1);
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(seconds))?;
+    if let Some(from) = from {
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    }
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(socket.into())
+}
+
+/// The port that a redirected connection was opened to.
+fn original_port(stream: &TcpStream, v4: bool) -> io::Result<u16> {
+    let port = if v4 {
+        getsockopt(stream, sockopt::OriginalDst)?.sin_port
+    } else {
+        getsockopt(stream, sockopt::Ip6tOriginalDst)?.sin6_port
+    };
+    Ok(u16::from_be(port))
+}
