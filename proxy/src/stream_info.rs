@@ -18,6 +18,7 @@ use crate::codec::head::Protocol;
 use crate::listener::tls_inspector::NotTls;
 use crate::tls::TlsInfo;
 use crate::upstream::TransportSocketOptions;
+use crate::worker::connections::ConnectionKey;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -254,6 +255,8 @@ pub struct ConnectionInfo {
     /// Why the handshake failed: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure: OnceCell<Arc<str>>,
     pub started: Instant,
+    /// Its place on its worker's list.
+    pub key: ConnectionKey,
     pub filter_chain_name: Arc<str>,
     pub listener_name: Arc<str>,
     /// Filter state of the connection: parent of every stream's.
@@ -294,6 +297,7 @@ impl Default for ConnectionInfo {
             tls: OnceCell::new(),
             transport_failure: OnceCell::new(),
             started: Instant::now(),
+            key: ConnectionKey::NONE,
             filter_chain_name: "".into(),
             listener_name: "".into(),
             state: FilterState::default(),

@@ -102,13 +102,26 @@ async fn told(kind: Kind, strategy: &str, commands: &[&str]) -> Result<Vec<Strin
     // So long that nobody is told by chance where they are told gradually.
     let options = ["--drain-time-s", "1000000", "--drain-strategy", strategy];
     let sandbox = Sandbox::start(kind, &area, &options).await?;
-    let listeners = [("main", "/direct"), ("inbound", "/")];
+    let listeners = [("main", "/direct"), ("inbound", "/"), ("modify", "/direct")];
     let mut seen = Vec::new();
-    let mut open = [None, None];
+    let mut open = [None, None, None];
+    let mut closed = false;
     for &command in commands {
+        let mut in_flight = Vec::new();
+        if !closed {
+            for name in ["main", "modify"] {
+                in_flight.push((name, InFlight::begin(sandbox.port(name)?).await?));
+            }
+        }
+        while requests_in_flight(&sandbox).await? < 2 * in_flight.len() as i64 {
+            tokio::task::yield_now().await;
+        }
         let (status, _) = sandbox.proxy.admin("POST", command).await?;
         let (_, ready) = sandbox.proxy.admin("GET", "/ready").await?;
         seen.push(format!("{command}: {status}, {}", ready.trim()));
+        for (name, requests) in in_flight {
+            seen.push(format!("{name}: in flight: {}", requests.finish().await?));
+        }
         for ((name, path), open) in listeners.iter().zip(&mut open) {
             let port = sandbox.port(name)?;
             let mut old = open.take();
@@ -116,7 +129,8 @@ async fn told(kind: Kind, strategy: &str, commands: &[&str]) -> Result<Vec<Strin
                 Some(stream) => Some(ask(stream, path).await?),
                 None => None,
             };
-            if command == STOPS {
+            closed = command == STOPS;
+            if closed {
                 seen.push(format!("{name}: an open one stays: {stays:?}"));
                 continue;
             }
@@ -129,14 +143,84 @@ async fn told(kind: Kind, strategy: &str, commands: &[&str]) -> Result<Vec<Strin
     Ok(seen)
 }
 
+/// A request of each protocol whose last byte has not been sent, so that its answer waits for us.
+struct InFlight {
+    h1: TcpStream,
+    h2: TcpStream,
+}
+
+impl InFlight {
+    async fn begin(port: u16) -> Result<Self> {
+        let mut h1 = TcpStream::connect(("127.0.0.1", port)).await?;
+        h1.write_all(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\n\r\n").await?;
+        let mut h2 = TcpStream::connect(("127.0.0.1", port)).await?;
+        h2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        h2.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+        // POST, http, /, and the authority `h`, by RFC 7541's static table.
+        h2.write_all(&frame(HEADERS, 4, 1, b"\x83\x86\x84\x41\x01h")).await?;
+        Ok(Self { h1, h2 })
+    }
+
+    /// What their answers say of their connections.
+    async fn finish(mut self) -> Result<String> {
+        self.h1.write_all(b"x").await?;
+        let stays = answer(&mut self.h1).await?;
+        self.h2.write_all(&frame(DATA, 1, 1, b"x")).await?;
+        let (mut read, mut told) = (Vec::new(), "nothing");
+        loop {
+            while let Some(&[a, b, c, kind, _, ..]) = read.first_chunk::<9>() {
+                let length = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+                if read.len() < length {
+                    break;
+                }
+                match kind {
+                    GOAWAY => told = "GOAWAY",
+                    HEADERS => return Ok(format!("h1 stays: {stays}, h2 hears {told} before")),
+                    _ => {}
+                }
+                read.drain(..length);
+            }
+            ensure!(self.h2.read_buf(&mut read).await? > 0, "no answer by h2");
+        }
+    }
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let head = [0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+    [&head, payload].concat()
+}
+
+/// Of all listeners.
+async fn requests_in_flight(sandbox: &Sandbox) -> Result<i64> {
+    let stats = sandbox.stats().await?;
+    let counts = |name: &str| {
+        name.starts_with("http.")
+            && name.ends_with(".downstream_rq_active")
+            && !name.starts_with("http.admin")
+    };
+    Ok(stats.iter().filter(|(name, _)| counts(name)).map(|(_, value)| value).sum())
+}
+
 /// Whether a connection stays after one more request. One that has been closed without an answer does not: its client
 /// was told as well.
 async fn ask(stream: &mut TcpStream, path: &str) -> Result<bool> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
-    let sent = stream.write_all(request.as_bytes()).await;
+    match stream.write_all(request.as_bytes()).await {
+        Ok(()) => answer(stream).await,
+        Err(_) => Ok(false),
+    }
+}
+
+/// As `ask`, of a request that has been sent.
+async fn answer(stream: &mut TcpStream) -> Result<bool> {
     let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if sent.is_err() || stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
             ensure!(head.is_empty(), "half an answer: {head:?}");
             return Ok(false);
         }

@@ -36,6 +36,7 @@ pub struct Listener {
     pub access_log: AccessLogConfigs,
     pub ignore_global_conn_limit: bool,
     pub direction: Direction,
+    pub drain_type: DrainType,
 }
 
 impl Listener {
@@ -100,6 +101,14 @@ pub enum Direction {
     Unspecified,
     Inbound,
     Outbound,
+}
+
+/// pb `Listener.DrainType`: whether connections are told to go while the operator has health checks failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainType {
+    Default,
+    /// Only where a listener changes, goes, or is drained.
+    ModifyOnly,
 }
 
 /// One listener filter and when it is skipped.

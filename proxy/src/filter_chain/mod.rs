@@ -29,7 +29,7 @@ use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo,
 use crate::tls::{ServerContext, handshake};
 use crate::upstream::{OriginalSource, TransportSocketOptions};
 use crate::worker::WorkerContext;
-use crate::worker::connections::ConnectionHandle;
+use crate::worker::connections::{ConnectionHandle, ConnectionKey};
 use network_rbac::{Denial, WorkerRbac};
 use tcp_proxy::WorkerTcpProxy;
 
@@ -133,7 +133,7 @@ pub fn start(
     started: Instant,
 ) {
     let chain = find(&listener, &found);
-    let info = connection_info(&listener, found, chain.as_deref(), started);
+    let info = connection_info(&listener, found, chain.as_deref(), handle.key(), started);
     let Some(chain) = chain else {
         listener.stats.inc(ListenerStat::NoFilterChainMatch);
         let mut stream = stream_info(&info);
@@ -306,7 +306,7 @@ impl Entered {
 
 /// A connection that a listener filter has ended.
 pub fn refuse(listener: &WorkerListener, io: &Io, read: &[u8], found: Found, started: Instant) {
-    let info = connection_info(listener, found, None, started);
+    let info = connection_info(listener, found, None, ConnectionKey::NONE, started);
     end(listener, io, read, stream_info(&info));
 }
 
@@ -322,6 +322,7 @@ fn connection_info(
     listener: &WorkerListener,
     found: Found,
     chain: Option<&FilterChain>,
+    key: ConnectionKey,
     started: Instant,
 ) -> Rc<ConnectionInfo> {
     Rc::new(ConnectionInfo {
@@ -336,6 +337,7 @@ fn connection_info(
         tls_inspection: found.tls,
         is_tls: chain.is_some_and(|chain| chain.transport.is_some()),
         started,
+        key,
         filter_chain_name: chain.map_or_else(|| "".into(), |c| c.name.clone()),
         listener_name: listener.config.name.clone(),
         state: FilterState::default(),

@@ -47,14 +47,6 @@ pub(super) enum Closed {
     Remote,
 }
 
-/// What makes a response a connection's last; a drain is for the caller to count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Last {
-    /// Of requests, or of age.
-    Limit,
-    Drain,
-}
-
 impl HttpConnection {
     /// Serves the connection to its end. `read` has what listener filters took.
     ///
@@ -198,13 +190,10 @@ impl HttpConnection {
             }
             Next::Request(head, end) => {
                 wait.served += 1;
-                let last = self.is_last(&hcm, wait.served, wait);
-                if last == Some(Last::Drain) {
-                    hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
-                }
+                let last = self.is_last(&hcm, wait);
                 let setup = self.setup(hcm, ServerStream::H1(conn), head, end);
-                let close_after = last.is_some();
-                let stream = ActiveStream::new(StreamSetup { begun, close_after, ..setup });
+                let setup = StreamSetup { begun, close_after: last, draining: last, ..setup };
+                let stream = ActiveStream::new(setup);
                 Box::pin(handle_stream(Box::new(stream)))
             }
             Next::Bad(fault) => {
@@ -249,24 +238,18 @@ impl HttpConnection {
             begun: None,
             limit: self.limit,
             close_after: false,
+            draining: false,
         }
     }
 
-    /// Whether the response in hand is the connection's last, and why.
-    pub(super) fn is_last(&self, hcm: &WorkerHcm, served: u32, wait: &IdleWait) -> Option<Last> {
-        if hcm.config.common.max_requests_per_connection.is_some_and(|max| served >= max) {
+    /// Whether the request in hand is the connection's last by a limit, of requests or of age.
+    pub(super) fn is_last(&self, hcm: &WorkerHcm, wait: &IdleWait) -> bool {
+        let max = hcm.config.common.max_requests_per_connection;
+        let at_limit = max.is_some_and(|max| wait.served >= max);
+        if at_limit {
             hcm.stats.inc(HttpStat::DownstreamCxMaxRequestsReached);
-            return Some(Last::Limit);
         }
-        if wait.too_old {
-            return Some(Last::Limit);
-        }
-        let worker = &self.worker;
-        let drains = self.handle.drain_state() != Drain::No
-            || worker
-                .closing
-                .closes(self.handle.listener(), worker.clock.recent(), || worker.random());
-        drains.then_some(Last::Drain)
+        at_limit || wait.too_old
     }
 
     /// An HTTP/1 connection between requests.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::connection::{Closed, HttpConnection, IdleWait, Last};
+use super::connection::{Closed, HttpConnection, IdleWait};
 use super::live::WorkerHcm;
 use super::stream::{ActiveStream, Fate, handle_stream, refuse};
 use crate::codec::h2::{self, Http2Fault};
@@ -30,7 +30,7 @@ impl HttpConnection {
         let mut refused = false;
         let closed = poll_fn(|cx| {
             if streams.last.take() {
-                drain.start(&mut conn);
+                conn.drain();
             }
             loop {
                 match conn.poll_accept(cx) {
@@ -38,11 +38,8 @@ impl HttpConnection {
                         wait.served += 1;
                         wait.idle.disarm();
                         let hcm = self.slot.current(&self.worker);
-                        if let Some(last) = self.is_last(&hcm, wait.served, &wait)
-                            && drain.start(&mut conn)
-                            && last == Last::Drain
-                        {
-                            hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
+                        if self.is_last(&hcm, &wait) {
+                            conn.drain();
                         }
                         if let Some(fault) = stream.rejected() {
                             refused = true;
@@ -57,7 +54,7 @@ impl HttpConnection {
                     Poll::Ready(Some(Err(fault))) => return Poll::Ready(Err(fault)),
                     Poll::Ready(None) => {
                         // Without a drain it was the peer who said that it goes.
-                        let local = drain.started && !conn.peer_closed();
+                        let local = conn.is_draining() && !conn.peer_closed();
                         let closed = if local { Closed::Local } else { Closed::Remote };
                         return Poll::Ready(Ok(closed));
                     }
@@ -112,25 +109,25 @@ impl HttpConnection {
     ) -> Poll<Closed> {
         if active > 0 {
             wait.idle.disarm();
-        } else if !wait.idle.is_armed() && !drain.started {
+        } else if !wait.idle.is_armed() && !conn.is_draining() {
             wait.restart(hcm, self.worker.clock.now());
         }
         if let Poll::Ready(state) = self.handle.poll_drain(drain.seen, cx) {
             drain.seen = state;
-            if drain.start(conn) {
+            if conn.drain() {
                 hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
             }
             cx.waker().wake_by_ref();
         }
-        if wait.idle.poll(cx).is_ready() && drain.start(conn) {
+        if wait.idle.poll(cx).is_ready() && conn.drain() {
             hcm.stats.inc(HttpStat::DownstreamCxIdleTimeout);
             cx.waker().wake_by_ref();
         }
-        if wait.age.poll(cx).is_ready() && drain.start(conn) {
+        if wait.age.poll(cx).is_ready() && conn.drain() {
             hcm.stats.inc(HttpStat::DownstreamCxMaxDurationReached);
             cx.waker().wake_by_ref();
         }
-        if drain.started && !drain.called {
+        if conn.is_draining() && !drain.called {
             if !drain.last_call.is_armed() {
                 drain.last_call.arm(Instant::now() + hcm.config.drain_timeout);
             }
@@ -188,7 +185,6 @@ struct Streams {
 /// one with it.
 struct H2Drain {
     seen: Drain,
-    started: bool,
     last_call: Timer,
     called: bool,
 }
@@ -196,15 +192,6 @@ struct H2Drain {
 impl H2Drain {
     fn new(connection: &HttpConnection) -> Self {
         let last_call = connection.worker.timers.timer();
-        Self { seen: Drain::No, started: false, last_call, called: false }
-    }
-
-    /// False when it was under way.
-    fn start(&mut self, conn: &mut h2::ServerConn) -> bool {
-        if std::mem::replace(&mut self.started, true) {
-            return false;
-        }
-        conn.drain();
-        true
+        Self { seen: Drain::No, last_call, called: false }
     }
 }

@@ -17,7 +17,7 @@ use super::stream_timers::Expired;
 use crate::codec::h2::Http2Fault;
 use crate::codec::head::{Protocol, ResponseHead};
 use crate::codec::queue::FrameQueue;
-use crate::codec::{Fault, Frame, ParseFault};
+use crate::codec::{Fault, Frame, ParseFault, ServerStream};
 use crate::format;
 use crate::http_filters::Flow;
 use crate::stats::names::{HttpStat, ListenerHttpStat};
@@ -205,13 +205,14 @@ impl ActiveStream<'_> {
         }
         if let Some(age) = hcm.config.common.max_connection_duration
             && self.info.connection.started + age <= self.now
-            && matches!(self.down, crate::codec::ServerStream::H1(_))
+            && matches!(self.down, ServerStream::H1(_))
         {
             self.hcm.stats.inc(HttpStat::DownstreamCxMaxDurationReached);
-            self.close_after = true;
+            (self.close_after, self.draining) = (true, true);
         }
+        self.ask_to_go();
         if self.close_after
-            && let crate::codec::ServerStream::H1(conn) = &mut self.down
+            && let ServerStream::H1(conn) = &mut self.down
         {
             conn.close_after_response();
         }
@@ -222,6 +223,29 @@ impl ActiveStream<'_> {
         self.response = Some(head);
         if tunnel && hcm.config.flush_log_on_tunnel {
             self.log(format::AccessLogType::DownstreamTunnelSuccessfullyEstablished);
+        }
+    }
+
+    /// Whether the connection is to go is asked now, as in Envoy: requests that were in flight when the operator said so
+    /// are told, too. An HTTP/2 client hears it before the head.
+    fn ask_to_go(&mut self) {
+        let (worker, key) = (&self.worker, self.info.connection.key);
+        let listener = || worker.connections.listener_of(key);
+        let goes = !self.draining
+            && (worker.connections.is_told(key)
+                || worker.closing.closes(listener, self.now, || worker.random()));
+        if !goes {
+            return;
+        }
+        let begins = match &mut self.down {
+            ServerStream::H1(_) => {
+                self.close_after = true;
+                true
+            }
+            ServerStream::H2(stream) => stream.drain_connection(),
+        };
+        if begins {
+            self.hcm.stats.inc(HttpStat::DownstreamCxDrainClose);
         }
     }
 

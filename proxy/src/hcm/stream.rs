@@ -114,6 +114,8 @@ pub struct ActiveStream<'a> {
     pub(super) was_full: bool,
     /// The connection is to be closed after this response.
     pub close_after: bool,
+    /// It drains already: nobody is asked any more.
+    pub(super) draining: bool,
     /// Its upgrade was refused from the head alone: on HTTP/2, too, the connection drains.
     pub(super) upgrade_refused: bool,
     pub limit: usize,
@@ -132,8 +134,10 @@ pub struct StreamSetup<'a> {
     pub begun: Option<Instant>,
     /// `per_connection_buffer_limit_bytes`.
     pub limit: usize,
-    /// The connection drains: the response says so.
+    /// The connection ends with the response, which says so.
     pub close_after: bool,
+    /// It is at a limit of its own, so that nobody is asked whether it is to go.
+    pub draining: bool,
 }
 
 /// How a stream ended, for its connection.
@@ -256,6 +260,7 @@ impl<'a> ActiveStream<'a> {
             stripped_port: None,
             was_full: false,
             close_after: setup.close_after,
+            draining: setup.draining,
             upgrade_refused: false,
             operation: None,
             limit: setup.limit,

@@ -204,7 +204,7 @@ impl WorkerListener {
 
     /// Runs the listener filters. `hand_off`: a connection that they find to be redirected may go to another listener.
     fn receive(self: &Rc<Self>, mut arrival: Arrival, hand_off: bool) {
-        let handle = self.worker.connections.enter(self.number);
+        let handle = self.worker.connections.enter(self.number, self.config.drain_type);
         let listener = self.clone();
         if self.filters.are_immediate() {
             if !self.config.listener_filters.is_empty() {

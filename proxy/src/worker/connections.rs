@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::timers::{Timer, Timers};
+use crate::config::listener::DrainType;
 
 /// How long a connection that drains waits for what its client may have sent already, to be answered with
 /// `connection: close`. Closed at once, it could cross a request on its way, which its client could not repeat.
@@ -42,6 +43,7 @@ struct Shared {
 
 struct Slot {
     listener: usize,
+    drain_type: DrainType,
     /// Number of its filter chain; 0 before it is found.
     chain: u64,
     /// Tells it from another connection that had or gets its place.
@@ -57,7 +59,13 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionKey {
     slot: usize,
+    /// From 1.
     serial: u64,
+}
+
+impl ConnectionKey {
+    /// No connection's.
+    pub const NONE: Self = Self { slot: 0, serial: 0 };
 }
 
 /// All connections of a worker.
@@ -78,11 +86,20 @@ impl fmt::Debug for ConnectionHandle {
 
 impl Connections {
     /// Enters a connection of a listener (its number).
-    pub fn enter(&self, listener: usize) -> ConnectionHandle {
+    pub fn enter(&self, listener: usize, drain_type: DrainType) -> ConnectionHandle {
         let drain = if self.0.all_drain.get() { Drain::Graceful } else { Drain::No };
         let serial = self.0.serial.get() + 1;
         self.0.serial.set(serial);
-        let slot = Slot { listener, chain: 0, serial, drain, waker: None, task: None, used: true };
+        let slot = Slot {
+            listener,
+            drain_type,
+            chain: 0,
+            serial,
+            drain,
+            waker: None,
+            task: None,
+            used: true,
+        };
         let mut slots = self.0.slots.borrow_mut();
         let at = match self.0.free.borrow_mut().pop() {
             Some(at) => {
@@ -144,6 +161,16 @@ impl Connections {
         }
     }
 
+    /// Whether a connection, if it is still there, has been told to end.
+    pub fn is_told(&self, key: ConnectionKey) -> bool {
+        self.with(key, |slot| slot.drain != Drain::No) == Some(true)
+    }
+
+    /// A connection's listener, by its number, and how that drains; `None` where it is not there any more.
+    pub fn listener_of(&self, key: ConnectionKey) -> Option<(usize, DrainType)> {
+        self.with(key, |slot| (slot.listener, slot.drain_type))
+    }
+
     /// Ends one connection by force, if it is still there.
     pub fn abort(&self, key: ConnectionKey) {
         let task = self.with(key, |slot| slot.task.take()).flatten();
@@ -182,15 +209,6 @@ impl ConnectionHandle {
     pub fn key(&self) -> ConnectionKey {
         let serial = self.shared.slots.borrow()[self.slot].serial;
         ConnectionKey { slot: self.slot, serial }
-    }
-
-    /// Number of its listener.
-    pub fn listener(&self) -> usize {
-        self.shared.slots.borrow()[self.slot].listener
-    }
-
-    pub fn drain_state(&self) -> Drain {
-        self.shared.slots.borrow()[self.slot].drain
     }
 
     /// Ready when the state is above `seen`; the task that polls last is woken.
@@ -256,16 +274,19 @@ mod tests {
     fn drains_reach_their_listener_only_and_slots_are_used_again() {
         let all = Connections::default();
         let mut cx = Context::from_waker(Waker::noop());
-        let a = all.enter(0);
-        let b = all.enter(1);
+        let enter = |listener| all.enter(listener, DrainType::Default);
+        let (a, b) = (enter(0), enter(1));
         assert!(a.poll_drain(Drain::No, &mut cx).is_pending());
         all.drain(Drain::Graceful, |listener| listener == 0);
         assert_eq!(a.poll_drain(Drain::No, &mut cx), Poll::Ready(Drain::Graceful));
-        assert_eq!(b.drain_state(), Drain::No);
+        assert!(all.is_told(a.key()) && !all.is_told(b.key()));
+        assert_eq!(all.listener_of(b.key()), Some((1, DrainType::Default)));
+        let gone = a.key();
         drop(a);
+        assert!(!all.is_told(gone) && all.listener_of(gone).is_none());
         assert!(all.poll_empty(&mut cx).is_pending());
-        let c = all.enter(1);
-        assert_eq!((c.slot, c.drain_state()), (0, Drain::No));
+        let c = enter(1);
+        assert!(c.slot == 0 && !all.is_told(c.key()) && !all.is_told(gone));
         drop((b, c));
         assert!(all.poll_empty(&mut cx).is_ready());
     }

@@ -372,11 +372,13 @@ impl Connection {
         self.counters.codec.inc(Http2Stat::TxReset);
     }
 
-    /// The first GOAWAY of a drain: streams on their way are still taken.
-    pub(super) fn announce_leave(&mut self) {
-        if self.going == Going::No && self.ended.is_none() {
+    /// The first GOAWAY of a drain: streams on their way are still taken. False where it is known already that we go.
+    pub(super) fn announce_leave(&mut self) -> bool {
+        let begins = self.going == Going::No && self.ended.is_none();
+        if begins {
             self.going = Going::Announced;
             self.go_away(MAX_STREAM, code::NO_ERROR);
         }
+        begins
     }
 }

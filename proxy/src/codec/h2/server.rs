@@ -168,9 +168,15 @@ impl ServerConn {
         self.transport.peer_closed
     }
 
-    /// GOAWAY in two steps (RFC 9113 §6.8): streams on their way are still taken, until `finish_drain`.
-    pub fn drain(&mut self) {
-        self.shared.borrow_mut().announce_leave();
+    /// GOAWAY in two steps (RFC 9113 §6.8): streams on their way are still taken, until `finish_drain`. False where
+    /// that is under way, or the connection has ended.
+    pub fn drain(&mut self) -> bool {
+        self.shared.borrow_mut().announce_leave()
+    }
+
+    /// Whether a drain has begun, by `drain` or by an answer.
+    pub fn is_draining(&self) -> bool {
+        self.shared.borrow().going != Going::No
     }
 
     /// The second GOAWAY of a drain: no new stream is taken any more.

@@ -188,6 +188,11 @@ impl ServerStream {
         self.early.as_deref().is_none_or(given_out) && self.has_all()
     }
 
+    /// The connection drains from here on, as by `ServerConn::drain`.
+    pub fn drain_connection(&mut self) -> bool {
+        self.shared.borrow_mut().announce_leave()
+    }
+
     pub(in crate::codec) fn send_informational(&mut self, head: &ResponseHead) {
         self.put_head(head, false);
     }

@@ -15,8 +15,8 @@ use crate::config::cidr::Cidr;
 use crate::config::core::ConfigAddress;
 use crate::config::filter_chain::{ChainMatch, FilterChain, FilterChains, SourceType};
 use crate::config::listener::{
-    Bind, Direction, Listener, ListenerFilter, ListenerFilterKind, OriginalSrc, Predicate,
-    ProxyProtocol, TlsInspector, TlvRule,
+    Bind, Direction, DrainType, Listener, ListenerFilter, ListenerFilterKind, OriginalSrc,
+    Predicate, ProxyProtocol, TlsInspector, TlvRule,
 };
 use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::config::listener::v3 as pb;
@@ -97,13 +97,23 @@ pub fn compile_listener(
         filter_chains: chains?,
         access_log: access_log::compile_access_logs(&pb.access_log, "access_log", path),
         ignore_global_conn_limit: pb.ignore_global_conn_limit,
-        direction: match pb.traffic_direction {
-            1 => Direction::Inbound,
-            2 => Direction::Outbound,
-            _ => Direction::Unspecified,
+        direction: pb.traffic_direction().into(),
+        drain_type: match pb.drain_type() {
+            pb::listener::DrainType::Default => DrainType::Default,
+            pb::listener::DrainType::ModifyOnly => DrainType::ModifyOnly,
         },
         binds,
     })
+}
+
+impl From<pb_core::TrafficDirection> for Direction {
+    fn from(pb: pb_core::TrafficDirection) -> Self {
+        match pb {
+            pb_core::TrafficDirection::Unspecified => Self::Unspecified,
+            pb_core::TrafficDirection::Inbound => Self::Inbound,
+            pb_core::TrafficDirection::Outbound => Self::Outbound,
+        }
+    }
 }
 
 /// `0.0.0.0:80` as statistics name it: `0.0.0.0_80`, IPv6 `[__]_80`.
