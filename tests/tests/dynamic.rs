@@ -485,6 +485,32 @@ fn addresses_are_refused_and_handed_over_as_in_envoy() {
     });
 }
 
+/// What comes after the command is stopped with the rest at the drain's end, and what comes after that never begins.
+#[test]
+fn a_drain_stops_what_comes_meanwhile_as_in_envoy() {
+    run(async || {
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            mesh.see(mesh.main, "/", "200 a").await;
+            let (status, _) = mesh.proxy.admin("POST", "/drain_listeners?graceful").await.unwrap();
+            assert_eq!(status, 200);
+            let mut all =
+                vec![mesh.listener("l", mesh.main, "r"), mesh.listener("k", mesh.other, "r")];
+            mesh.put("lds.yaml", "2", &all);
+            mesh.see_stat("listener_manager.lds.update_success", 2).await;
+            mesh.see(mesh.main, "/", "refused").await;
+            mesh.see(mesh.other, "/", "refused").await;
+            let added = mesh.stat("listener_manager.listener_added").await;
+            let late = ports::free().unwrap();
+            all.push(mesh.listener("j", late, "r"));
+            mesh.put("lds.yaml", "3", &all);
+            mesh.see_stat("listener_manager.lds.update_success", 3).await;
+            assert_eq!(mesh.stat("listener_manager.listener_added").await, added);
+            assert_eq!(get(late, "/").await, "refused");
+        }
+    });
+}
+
 #[test]
 fn endpoints_flip_under_load_and_no_request_is_lost() {
     run(async || {

@@ -131,7 +131,9 @@ impl AdminState for ServerAdmin {
 
     fn drain_listeners(&self, how: DrainListeners) {
         let numbers = self.store.listener_numbers(how.inbound_only);
-        self.lifecycle.drain_listeners(numbers, how);
+        let store = self.store.clone();
+        self.lifecycle
+            .drain_listeners(numbers, how, move || store.stop_listeners(how.inbound_only));
     }
 
     fn fail_health_checks(&self) {

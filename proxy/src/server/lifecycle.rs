@@ -121,13 +121,17 @@ impl Lifecycle {
         self.0.drain_time
     }
 
-    /// `/drain_listeners` for the listeners of these numbers: connections are told to end. The listeners stop now;
-    /// gracefully after the drain time, until which new ones are served; with `skip_exit` never. `/ready` does not
-    /// change, as in Envoy.
-    pub fn drain_listeners(&self, numbers: Vec<usize>, how: DrainListeners) {
-        let numbers: Arc<[usize]> = numbers.into();
+    /// `/drain_listeners` for the listeners of these numbers: connections are told to end. `stop` is for now;
+    /// gracefully for the end of the drain time, until which new ones are served; with `skip_exit` never. `/ready` does
+    /// not change, as in Envoy.
+    pub fn drain_listeners(
+        &self,
+        numbers: Vec<usize>,
+        how: DrainListeners,
+        stop: impl FnOnce() + 'static,
+    ) {
         let drain = ListenerDrain {
-            numbers: numbers.clone(),
+            numbers: numbers.into(),
             began: Instant::now(),
             within: self.0.drain_time,
             gradually: self.0.drain_gradually,
@@ -136,17 +140,18 @@ impl Lifecycle {
         if begins {
             self.tell(|| Command::Drain(drain.clone()));
         }
-        if !how.graceful && !how.skip_exit {
-            self.tell(|| Command::StopListeners(numbers.clone()));
-        }
-        if !begins || !how.graceful || how.skip_exit {
+        if how.skip_exit {
             return;
         }
-        let lifecycle = self.clone();
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(lifecycle.0.drain_time).await;
-            lifecycle.tell(|| Command::StopListeners(numbers.clone()));
-        });
+        if !how.graceful {
+            stop();
+        } else if begins {
+            let within = self.0.drain_time;
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(within).await;
+                stop();
+            });
+        }
     }
 }
 

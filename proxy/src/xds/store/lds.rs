@@ -7,14 +7,14 @@ use prost::Message as _;
 use rustc_hash::FxHashSet;
 
 use super::listeners::{
-    ActiveListener, DrainingListener, ListenerEntry, Named, Sockets, WarmingListener,
+    ActiveListener, DrainingListener, ListenerEntry, Named, Sockets, Stopped, WarmingListener,
 };
 use super::stats::Event;
 use super::turn::{Turn, Waiter};
 use super::version::{Problem, Raw, next_serial};
 use super::{Stage, State};
 use crate::config::compile::configuration::{compile_raw_listener, raw_of, unknown_clusters};
-use crate::config::listener::Listener;
+use crate::config::listener::{Direction, Listener};
 use crate::config::pb::envoy::config::listener::v3 as pb;
 use crate::listener::sockets::{BindError, BoundAddress};
 use crate::stats::names::ListenerManagerStat;
@@ -54,6 +54,11 @@ impl Turn<'_> {
     }
 
     fn put_listener(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
+        let stopped = self.state.listeners.stopped;
+        if stopped != Stopped::None && stopped.covers(direction(&raw.bytes)) {
+            tracing::debug!(listener = %name, "passed over: listeners of its direction are stopped");
+            return Ok(());
+        }
         // One that was refused is looked at again: ports, clusters and files come and go.
         if let Some(entry) = self.state.listeners.entries.get_mut(name)
             && (entry.is_static || entry.newest_hash() == Some(raw.hash))
@@ -227,6 +232,30 @@ impl Turn<'_> {
         entry.active = Some(active);
     }
 
+    /// `/drain_listeners`, at its end: they and all that would come later take no more connections.
+    pub(super) fn stop_listeners(&mut self, which: Stopped) {
+        let listeners = &mut self.state.listeners;
+        listeners.stopped = listeners.stopped.max(which);
+        let mut numbers = Vec::new();
+        let mut abandoned = Vec::new();
+        for entry in listeners.entries.values_mut() {
+            if let Some(active) = &entry.active
+                && which.covers(active.config.direction)
+            {
+                numbers.push(active.number);
+                abandoned.extend(entry.warming.take());
+            }
+        }
+        for slot in abandoned.into_iter().flat_map(|warming| warming.named) {
+            self.unwant(&slot);
+        }
+        let stats = self.store.listener_stats();
+        stats.add(ListenerManagerStat::ListenerStopped, numbers.len() as u64);
+        let numbers: Arc<[usize]> = numbers.into();
+        self.store.tell(|| Command::StopListeners(numbers.clone()));
+        self.store.show_listeners(&self.state.listeners);
+    }
+
     /// Gives a listener to the workers, with its sockets where those are new to them.
     fn send_listener(
         &self,
@@ -390,6 +419,12 @@ impl Turn<'_> {
 /// Lets connections in.
 fn listen(bound: &[Arc<BoundAddress>], config: &Listener) -> Result<(), BindError> {
     bound.iter().zip(&config.binds).try_for_each(|(one, bind)| one.listen(config.backlog, bind))
+}
+
+/// What cannot be read is nobody's, and is refused by who reads it.
+fn direction(bytes: &[u8]) -> Direction {
+    let listener = pb::Listener::decode(bytes).unwrap_or_default();
+    Direction::from(listener.traffic_direction())
 }
 
 /// Whether two versions of a listener are the same but for their filter chains.

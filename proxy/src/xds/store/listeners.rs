@@ -8,7 +8,7 @@ use super::secrets::{self, SecretEntries};
 use super::version::{Problem, Raw, Refused, next_serial};
 use crate::config::extension::ExtensionSlot;
 use crate::config::filter_chain::Terminal;
-use crate::config::listener::Listener;
+use crate::config::listener::{Direction, Listener};
 use crate::config::route::slot::{RouteSlot, Routes};
 use crate::http_filters::chain::FilterConfig;
 use crate::listener::sockets::BoundAddress;
@@ -178,6 +178,27 @@ pub struct Listeners {
     pub last_number: usize,
     /// The workers run.
     pub started: bool,
+    /// By `/drain_listeners`: no update brings such listeners any more.
+    pub stopped: Stopped,
+}
+
+/// Which listeners an operator has stopped, and those that would come after them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stopped {
+    #[default]
+    None,
+    Inbound,
+    All,
+}
+
+impl Stopped {
+    pub fn covers(self, direction: Direction) -> bool {
+        match self {
+            Self::None => false,
+            Self::Inbound => direction == Direction::Inbound,
+            Self::All => true,
+        }
+    }
 }
 
 impl Listeners {

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, watch};
 use self::clusters::{ClusterVersion, Clusters};
 use self::endpoints::{EndpointsEntry, EndpointsKey};
 use self::extensions::{ExtensionEntry, ExtensionKey};
-use self::listeners::Listeners;
+use self::listeners::{Listeners, Stopped};
 use self::routes::{RoutesEntry, RoutesKey};
 use self::secrets::SecretEntries;
 pub use self::stats::Event;
@@ -291,6 +291,14 @@ impl Store {
         self.show_listeners(&turn.state.listeners);
         turn.finish();
         self.0.listeners.gauge_set(ListenerManagerStat::WorkersStarted, 1);
+    }
+
+    /// `/drain_listeners`, at its end: listeners, or those for inbound traffic, take no more connections; an update
+    /// brings none that would.
+    pub fn stop_listeners(&self, inbound_only: bool) {
+        let mut turn = self.turn();
+        turn.stop_listeners(if inbound_only { Stopped::Inbound } else { Stopped::All });
+        turn.finish();
     }
 
     fn turn(&self) -> Turn<'_> {
