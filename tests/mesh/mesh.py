@@ -76,7 +76,7 @@ def spawn(pod, command, log, env=None, cwd=None, uid=None):
     return p
 
 
-def wait(what, check, seconds=30):
+def wait(what, check, seconds=180):
     end = time.time() + seconds
     while time.time() < end:
         if check():
@@ -86,7 +86,7 @@ def wait(what, check, seconds=30):
 
 
 def answers(pod, url, want="200"):
-    r = subprocess.run(["ip", "netns", "exec", netns(pod), "curl", "-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", url],
+    r = subprocess.run(["ip", "netns", "exec", netns(pod), "curl", "-s", "-o", "/dev/null", "-m", "10", "-w", "%{http_code}", url],
                        capture_output=True, text=True)
     return r.stdout == want
 
@@ -216,6 +216,7 @@ def kill_istiod(_):
 
 
 def up(args):
+    down(args)  # what a run that was killed has left
     pods = args.pods.split(",") if args.pods else list(PODS)
     os.makedirs(RUN, exist_ok=True)
     default = next((readable(p) for p in args.proxy if "=" not in p), None)

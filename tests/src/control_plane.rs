@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 /// A running control plane; killed when dropped.
@@ -26,15 +27,15 @@ impl Drop for ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts one on a port with its files in a directory; `XDS_SERVER` is the program.
+    /// Starts one on a port with its files in a directory, and waits until it listens; `XDS_SERVER` is the program.
     ///
     /// # Errors
     /// The program is missing or a file cannot be written.
-    pub fn start(dir: &Path, port: u16, resources: &[Value]) -> Result<Self> {
+    pub async fn start(dir: &Path, port: u16, resources: &[Value]) -> Result<Self> {
         let program = std::env::var_os("XDS_SERVER").unwrap_or_else(|| "xds-server".into());
         let (file, log) = (dir.join("resources.json"), dir.join("control-plane.log"));
         write(&file, resources)?;
-        let child = Command::new(&program)
+        let mut child = Command::new(&program)
             .args(["-listen", &format!("127.0.0.1:{port}"), "-after-refusal", "200ms"])
             .arg("-resources")
             .arg(&file)
@@ -43,6 +44,11 @@ impl ControlPlane {
             .stderr(Stdio::inherit())
             .spawn()
             .with_context(|| format!("cannot start {}", Path::new(&program).display()))?;
+        // Its first line is its address.
+        while std::fs::metadata(&log)?.len() == 0 {
+            ensure!(child.try_wait()?.is_none(), "{} ends at once", Path::new(&program).display());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(Self { child, resources: file, log, read: 0 })
     }
 

@@ -1,9 +1,12 @@
 //! Paced keep-alive clients that know exactly which request failed.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -32,7 +35,7 @@ pub async fn h1(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
     let Ok(io) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let _ = io.set_nodelay(true);
     let (read, mut write) = io.into_split();
-    let mut wire = Wire::new(read, Duration::from_secs(5));
+    let mut wire = Wire::new(read, Duration::from_secs(60));
     let mut tick = interval(pause.max(Duration::from_micros(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while Instant::now() < until {
@@ -44,6 +47,9 @@ pub async fn h1(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
                 continue;
             }
             _ = tick.tick() => {}
+        }
+        if has_ended(write.as_ref()) {
+            return;
         }
         if write.write_all(b"GET / HTTP/1.1\r\nhost: load\r\n\r\n").await.is_err() {
             return tally.fail("h1: cannot write".into());
@@ -63,6 +69,13 @@ pub async fn h1(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
     }
 }
 
+/// Whether the peer has closed, be it that the runtime has not looked since.
+fn has_ended(io: &TcpStream) -> bool {
+    let mut byte = [0];
+    let seen = recv(io.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    seen != Err(Errno::EAGAIN)
+}
+
 /// One HTTP/2 connection, a request every `pause`, until GOAWAY.
 pub async fn h2(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
     let Ok(io) = TcpStream::connect(("127.0.0.1", port)).await else { return };
@@ -72,6 +85,7 @@ pub async fn h2(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
         let _ = connection.await;
     });
     let mut tick = interval(pause.max(Duration::from_micros(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while Instant::now() < until {
         tick.tick().await;
         // After GOAWAY no stream can be opened: a client goes elsewhere, nothing failed.

@@ -24,7 +24,13 @@ fn table(mesh: &Mesh, rows: &[Row]) -> Result<(Vec<Vec<Answer>>, Vec<String>)> {
 
 /// What istiod and pilot-agent have to say against the proxies.
 fn complaints(mesh: &Mesh) -> Result<Vec<String>> {
-    let mut wrong = mesh.unacknowledged()?;
+    let missing = || {
+        let missing = mesh.unacknowledged()?;
+        Ok(if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) })
+    };
+    let mut wrong = Vec::from_iter(
+        mesh.eventually("acknowledgements", missing).err().map(|error| format!("{error:#}")),
+    );
     let log = mesh.istiod_log();
     // So it calls a NACK.
     wrong.extend(log.lines().filter(|line| line.contains("ACK ERROR")).map(str::to_owned));
@@ -157,8 +163,11 @@ fn alike(a: &BTreeMap<String, u32>, b: &BTreeMap<String, u32>, times: u32) -> bo
 
 #[test]
 fn istioctl_prints_the_same_rows() {
-    let envoy = Mesh::up("mesh-ie", Kind::Envoy, &[], Kind::Outrigger).unwrap();
-    let ours = Mesh::up("mesh-io", Kind::Envoy, &PROXIED, Kind::Outrigger).unwrap();
+    let mut envoy = Mesh::up("mesh-ie", Kind::Envoy, &[], Kind::Outrigger).unwrap();
+    let mut ours = Mesh::up("mesh-io", Kind::Envoy, &PROXIED, Kind::Outrigger).unwrap();
+    // A proxy is ready before it has all there is.
+    envoy.push("").unwrap();
+    ours.push("").unwrap();
     let mut wrong = Vec::new();
     for pod in PROXIED {
         for kind in ["listeners", "clusters", "routes", "endpoints", "secret"] {

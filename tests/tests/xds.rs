@@ -25,7 +25,7 @@ use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 /// How long the two may take to agree after a change.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(40);
 
 /// So often in a row the two must agree,
 const AT_REST: u32 = 2;
@@ -62,7 +62,7 @@ impl Side {
             ["a", "b", "c", "d"].into_iter().zip(backends.iter().copied()).collect();
         ports.extend(["main", "other", "third"].map(|name| (name, ports::free().unwrap())));
         let (admin, xds) = (ports::free().unwrap(), ports::free().unwrap());
-        let empty = ControlPlane::start(dir.path(), xds, &[]).unwrap();
+        let empty = ControlPlane::start(dir.path(), xds, &[]).await.unwrap();
         let mut side = Self { dir, ports, variant, plane: empty, proxy: None };
         side.put(first);
         let config = side.dir.path().join("bootstrap.json");

@@ -30,6 +30,7 @@ use super::context::{ClientContext, ServerContext};
 use super::failure;
 use super::hello::{self, Scan, Scanner, Seen};
 use super::info::{CertificateChain, TlsInfo};
+use super::record;
 use super::session_id::{self, SessionId};
 use super::stats::{Established, SslStats};
 use super::stream::{Kernel, TlsStream};
@@ -218,7 +219,7 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
         buffers.given = buffers.given.saturating_sub(discard);
         end = end.saturating_sub(discard);
         if let Some(Ok(Step::More)) = done {
-            let (next, is_whole) = record_end(&buffers.incoming, buffers.given);
+            let (next, is_whole) = record::end(&buffers.incoming, buffers.given);
             if is_whole {
                 buffers.given = next;
             }
@@ -236,16 +237,6 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
             }
             return done;
         }
-    }
-}
-
-/// Where the record that begins at `at` ends, or ends so far; and whether it is all there.
-fn record_end(bytes: &[u8], at: usize) -> (usize, bool) {
-    match bytes.get(at + 3..at + 5) {
-        Some(&[a, b]) if at + 5 + usize::from(u16::from_be_bytes([a, b])) <= bytes.len() => {
-            (at + 5 + usize::from(u16::from_be_bytes([a, b])), true)
-        }
-        _ => (bytes.len(), false),
     }
 }
 

@@ -90,6 +90,15 @@ impl RecordHeader {
     }
 }
 
+/// Where the record that begins at `at` ends, or ends so far; and whether it is all there. What is no record ends with
+/// the bytes.
+pub(super) fn end(bytes: &[u8], at: usize) -> (usize, bool) {
+    match RecordHeader::parse(&bytes[at..]) {
+        Ok(Some(header)) if at + header.total() <= bytes.len() => (at + header.total(), true),
+        _ => (bytes.len(), false),
+    }
+}
+
 impl Key {
     pub(super) fn new(
         version: ProtocolVersion,

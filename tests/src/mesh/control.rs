@@ -4,17 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use super::{Mesh, PATIENCE, PROXIED, text};
-
-/// Between two looks at something that takes its time, so that whoever is looked at has the processor.
-const PAUSE: Duration = Duration::from_millis(5);
+use super::{Mesh, PATIENCE, PAUSE, PROXIED, text};
 
 /// What istiod has sent to each proxy and what came back, by proxy and type.
 pub type Sync = BTreeMap<String, BTreeMap<String, (String, String)>>;
@@ -47,7 +44,7 @@ impl Mesh {
     /// Looks until `done` gives something.
     ///
     /// # Errors
-    /// It gives nothing in time; the message has what the last look found.
+    /// It gives nothing in time; the message has what the last look found, or could not find.
     pub fn eventually<T>(
         &self,
         what: &str,
@@ -55,12 +52,12 @@ impl Mesh {
     ) -> Result<T> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match look()? {
-                Ok(found) => return Ok(found),
-                Err(missing) => {
-                    ensure!(Instant::now() < until, "{what}: {missing}\n{}", self.logs());
-                }
-            }
+            let missing = match look() {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(missing)) => missing,
+                Err(error) => format!("{error:#}"),
+            };
+            ensure!(Instant::now() < until, "{what}: {missing}\n{}", self.logs());
             std::thread::sleep(PAUSE);
         }
     }

@@ -40,7 +40,10 @@ pub const PROXIED: [&str; 8] = [
 
 /// How long istiod and the proxies may take to come to rest after a push, on a busy machine and with a proxy that has
 /// just begun to wait before it connects again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Between two looks at something that takes its time, so that whoever is looked at has the processor.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the marker is served. Before there is one, nobody listens there: the answer comes at once.
 const MARKER: &str = "http://10.77.0.1:79/";
@@ -311,7 +314,7 @@ impl Mesh {
                 return Ok(());
             }
             ensure!(Instant::now() < until, "{name} did not arrive: {missing:?}\n{}", self.logs());
-            std::thread::yield_now();
+            std::thread::sleep(PAUSE);
         }
     }
 
