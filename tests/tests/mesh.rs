@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tests::mesh::cases::{self, Row};
 use tests::mesh::request::{Answer, Request};
 use tests::mesh::{Mesh, PROXIED};
@@ -24,13 +24,7 @@ fn table(mesh: &Mesh, rows: &[Row]) -> Result<(Vec<Vec<Answer>>, Vec<String>)> {
 
 /// What istiod and pilot-agent have to say against the proxies.
 fn complaints(mesh: &Mesh) -> Result<Vec<String>> {
-    let missing = || {
-        let missing = mesh.unacknowledged()?;
-        Ok(if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) })
-    };
-    let mut wrong = Vec::from_iter(
-        mesh.eventually("acknowledgements", missing).err().map(|error| format!("{error:#}")),
-    );
+    let mut wrong = Vec::from_iter(mesh.settled().err().map(|error| format!("{error:#}")));
     let log = mesh.istiod_log();
     // So it calls a NACK.
     wrong.extend(log.lines().filter(|line| line.contains("ACK ERROR")).map(str::to_owned));
@@ -163,31 +157,30 @@ fn alike(a: &BTreeMap<String, u32>, b: &BTreeMap<String, u32>, times: u32) -> bo
 
 #[test]
 fn istioctl_prints_the_same_rows() {
-    let mut envoy = Mesh::up("mesh-ie", Kind::Envoy, &[], Kind::Outrigger).unwrap();
-    let mut ours = Mesh::up("mesh-io", Kind::Envoy, &PROXIED, Kind::Outrigger).unwrap();
+    let envoy = Mesh::up("mesh-ie", Kind::Envoy, &[], Kind::Outrigger).unwrap();
+    let ours = Mesh::up("mesh-io", Kind::Envoy, &PROXIED, Kind::Outrigger).unwrap();
     // A proxy is ready before it has all there is.
-    envoy.push("").unwrap();
-    ours.push("").unwrap();
-    let mut wrong = Vec::new();
-    for pod in PROXIED {
-        for kind in ["listeners", "clusters", "routes", "endpoints", "secret"] {
-            let theirs = envoy.proxy_config(pod, kind).unwrap();
-            assert!(theirs.len() > 1, "{pod} {kind}: {theirs:?}");
-            match ours.proxy_config(pod, kind) {
-                Ok(mine) if mine == theirs => {}
-                Ok(mine) => {
-                    let only = |a: &[String], b: &[String]| {
-                        a.iter().filter(|row| !b.contains(row)).cloned().collect::<Vec<_>>()
-                    };
+    envoy.settled().unwrap();
+    let rows = || {
+        let mut wrong = Vec::new();
+        for pod in PROXIED {
+            for kind in ["listeners", "clusters", "routes", "endpoints", "secret"] {
+                let (theirs, mine) =
+                    (envoy.proxy_config(pod, kind)?, ours.proxy_config(pod, kind)?);
+                ensure!(theirs.len() > 1, "{pod} {kind}: {theirs:?}");
+                let only = |a: &[String], b: &[String]| {
+                    a.iter().filter(|row| !b.contains(row)).cloned().collect::<Vec<_>>()
+                };
+                if mine != theirs {
                     wrong.push(format!(
                         "{pod} {kind}:\n  only Envoy     {:#?}\n  only Outrigger {:#?}",
                         only(&theirs, &mine),
                         only(&mine, &theirs)
                     ));
                 }
-                Err(error) => wrong.push(format!("{error:#}")),
             }
         }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) })
+    };
+    ours.eventually("the same rows", rows).unwrap();
 }

@@ -62,6 +62,17 @@ impl Mesh {
         }
     }
 
+    /// Waits until every proxy has acknowledged all that istiod has sent.
+    ///
+    /// # Errors
+    /// Some have not in time.
+    pub fn settled(&self) -> Result<()> {
+        self.eventually("acknowledgements", || {
+            let missing = self.unacknowledged()?;
+            Ok(if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) })
+        })
+    }
+
     /// The nonces of istiod's last responses and acknowledgements.
     ///
     /// # Errors
