@@ -43,13 +43,18 @@ pub async fn h1(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
         tokio::select! {
             biased;
             end = wire.fill() => {
-                if end != Err(End::Timeout) { return }
-                continue;
+                match end {
+                    Ok(_) => return tally.fail("h1: an answer that nobody asked for".into()),
+                    Err(End::Timeout) => continue,
+                    Err(_) => return,
+                }
             }
             _ = tick.tick() => {}
         }
-        if has_ended(write.as_ref()) {
-            return;
+        match peek(write.as_ref()) {
+            Err(Errno::EAGAIN) => {}
+            Ok(1..) => return tally.fail("h1: an answer that nobody asked for".into()),
+            _ => return,
         }
         if write.write_all(b"GET / HTTP/1.1\r\nhost: load\r\n\r\n").await.is_err() {
             return tally.fail("h1: cannot write".into());
@@ -69,11 +74,15 @@ pub async fn h1(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
     }
 }
 
-/// Whether the peer has closed, be it that the runtime has not looked since.
-fn has_ended(io: &TcpStream) -> bool {
-    let mut byte = [0];
-    let seen = recv(io.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-    seen != Err(Errno::EAGAIN)
+/// What has come by now: the runtime may not have looked since.
+fn peek(io: &TcpStream) -> nix::Result<usize> {
+    loop {
+        let how = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(io.as_raw_fd(), &mut [0], how) {
+            Err(Errno::EINTR) => {}
+            seen => return seen,
+        }
+    }
 }
 
 /// One HTTP/2 connection, a request every `pause`, until GOAWAY.

@@ -186,7 +186,7 @@ fn resident_size_is_flat_over_many_requests() {
         let port = sandbox.port("main").unwrap();
         let tally = Rc::new(Tally::default());
         let mut warm = 0;
-        while tally.ok.get() < count {
+        while tally.ok.get() < count.max(2 * WARM) {
             // New connections in every round, so that their cost would show too.
             sandbox.upstreams.begin(&serde_json::Value::Null, false);
             let until = Instant::now() + Duration::from_secs(2);

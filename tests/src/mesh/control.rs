@@ -52,13 +52,15 @@ impl Mesh {
     ) -> Result<T> {
         let until = Instant::now() + PATIENCE;
         loop {
+            let began = Instant::now();
             let missing = match look() {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(missing)) => missing,
                 Err(error) => format!("{error:#}"),
             };
             ensure!(Instant::now() < until, "{what}: {missing}\n{}", self.logs());
-            std::thread::sleep(PAUSE);
+            // As long again as the look itself has taken of the processor.
+            std::thread::sleep(began.elapsed().max(PAUSE));
         }
     }
 
