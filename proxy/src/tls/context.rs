@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
-use rustls::client::Resumption;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
@@ -228,6 +229,7 @@ pub(super) struct ClientBuilt {
     pub(super) config: Arc<ClientConfig>,
     pub(super) verifier: Arc<PeerVerifier>,
     pub(super) certificate: Option<Arc<TlsCertificate>>,
+    sessions: Arc<dyn ClientSessionStore>,
     /// Of the last handshake that had a key exchange: 0 before.
     last_group: AtomicU16,
 }
@@ -316,15 +318,24 @@ fn build_client(settings: &ClientSettings) -> Result<Option<ClientBuilt>, String
     };
     config.alpn_protocols.clone_from(&common.alpn);
     config.enable_secret_extraction = true;
+    let sessions: Arc<dyn ClientSessionStore> =
+        Arc::new(ClientSessionMemoryCache::new(settings.max_session_keys));
     config.resumption = match settings.max_session_keys {
         0 => Resumption::disabled(),
-        sessions => Resumption::in_memory_sessions(sessions),
+        _ => Resumption::store(sessions.clone()),
     };
     let last_group = AtomicU16::new(0);
-    Ok(Some(ClientBuilt { config: Arc::new(config), verifier, certificate, last_group }))
+    let config = Arc::new(config);
+    Ok(Some(ClientBuilt { config, verifier, certificate, sessions, last_group }))
 }
 
 impl ClientBuilt {
+    /// Drops every session of a server.
+    pub(super) fn forget(&self, name: &ServerName<'static>) {
+        self.sessions.remove_tls12_session(name);
+        while self.sessions.take_tls13_ticket(name).is_some() {}
+    }
+
     /// The group of the session that was resumed, as far as that is known: rustls does not keep it.
     pub(super) fn session_group(&self, common: &CommonState) -> Option<NamedGroup> {
         match common.negotiated_key_exchange_group() {

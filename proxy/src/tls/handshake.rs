@@ -10,7 +10,6 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::SystemTime;
 
 use bytes::{Buf, BytesMut};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -35,7 +34,7 @@ use super::session_id::{self, SessionId};
 use super::stats::{Established, SslStats};
 use super::stream::{Kernel, TlsStream};
 use super::suites;
-use super::verdict::{Check, Verdict};
+use super::verdict::{Check, Refusal, Verdict};
 use super::verify;
 use crate::io::Io;
 
@@ -91,6 +90,16 @@ impl HandshakeFailure {
 
     fn new(error: &Error) -> Self {
         let refusal = Verdict::take().refusal;
+        Self::with(error, refusal)
+    }
+
+    /// A session that is not resumed.
+    fn refused(refusal: Refusal, info: &TlsInfo) -> Self {
+        let failure = Self::with(&refusal.error.clone(), Some(refusal));
+        Self { info: Some(Arc::new(info.clone())), ..failure }
+    }
+
+    fn with(error: &Error, refusal: Option<Refusal>) -> Self {
         let detail = refusal.as_ref().map(|refusal| &*refusal.detail);
         let cause = match (&refusal, error) {
             (Some(refusal), _) => Cause::Refused(refusal.check),
@@ -461,10 +470,10 @@ pub async fn accept(
         return Err(failure);
     }
     let established = Established::new(common, &info, seen, hello.group);
-    info.peer_validated = match (&info.peer, &built.verifier) {
-        (Some(peer), Some(verifier)) if info.resumed => {
-            verifier.admits_resumed(peer.leaf(), SystemTime::now()).ok_or_else(expired_session)?
-        }
+    info.peer_validated = match &built.verifier {
+        Some(verifier) if info.resumed => verifier
+            .judge_resumed(common.peer_certificates(), None)
+            .map_err(|refusal| HandshakeFailure::refused(refusal, &info))?,
         _ => seen.validated,
     };
     let version = common.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2);
@@ -514,24 +523,29 @@ pub async fn connect(
         None if settings.auto_sni_san_validation => return Err(impossible_name()),
         None => verify::nobody(),
     };
-    let mut session = UnbufferedClientConnection::new_with_alpn(config, name, alpn)
+    let mut session = UnbufferedClientConnection::new_with_alpn(config, name.clone(), alpn)
         .map_err(|error| HandshakeFailure::new(&error))?;
     buffers.drive(&mut session, &mut io).await?;
-    let (common, seen) = (session.common(), &buffers.seen);
+    let (common, seen) = (session.common(), &mut buffers.seen);
     let mut info = facts(common);
     if info.version == TLS_1_2 {
         info.session_id = buffers.session.map(SessionId::to_text);
     }
     info.sni = (!sni.is_empty()).then(|| sni.into());
     info.local = built.certificate.as_ref().map(|certificate| certificate.chain.clone());
+    if info.resumed {
+        match built.verifier.judge_resumed(common.peer_certificates(), Some(&name)) {
+            Ok(validated) => seen.validated = validated,
+            Err(refusal) => {
+                // The next connection makes a new one.
+                built.forget(&name);
+                return Err(HandshakeFailure::refused(refusal, &info));
+            }
+        }
+        seen.overlooked = Verdict::take().overlooked;
+    }
+    info.peer_validated = seen.validated;
     let established = Established::new(common, &info, seen, built.session_group(common));
-    info.peer_validated = match &info.peer {
-        Some(peer) if info.resumed => built
-            .verifier
-            .admits_resumed(peer.leaf(), SystemTime::now())
-            .ok_or_else(expired_session)?,
-        _ => seen.validated,
-    };
     let version = common.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2);
     let (secrets, kernel) = session
         .dangerous_into_kernel_connection()
@@ -554,12 +568,6 @@ fn impossible_name() -> HandshakeFailure {
     let detail = "verify cert failed: SAN matcher";
     let reason = failure::of_handshake(&error, Some(detail));
     HandshakeFailure::of(Cause::Refused(Check::San), reason)
-}
-
-fn expired_session() -> HandshakeFailure {
-    let error = Error::InvalidCertificate(rustls::CertificateError::Expired);
-    let detail = "verify cert failed: X509_verify_cert: certificate verification error at depth 0: certificate has expired";
-    HandshakeFailure::of(Cause::Refused(Check::Chain), failure::of_handshake(&error, Some(detail)))
 }
 
 fn facts(common: &CommonState) -> TlsInfo {

@@ -363,12 +363,25 @@ impl PeerVerifier {
         }
     }
 
-    /// Whether a resumed session may go on: its certificate was found good when it was new, and is still valid.
-    pub(super) fn admits_resumed(&self, leaf: &[u8], now: SystemTime) -> Option<bool> {
-        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
-        let end = super::material::time(leaf.validity().not_after.timestamp());
-        let valid = self.context.allow_expired || self.anchors.is_empty() || now <= end;
-        valid.then_some(!self.anchors.is_empty() && !self.context.accept_untrusted)
+    /// Judges the certificates of a session that is resumed as those of a new one: it was admitted by this very
+    /// context, but certificates, trusted CAs and revocation lists end. Whether they were found good.
+    pub(super) fn judge_resumed(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+        name: Option<&ServerName<'_>>,
+    ) -> Result<bool, Refusal> {
+        self.judge_again(chain.unwrap_or_default(), name, UnixTime::now())
+    }
+
+    /// As `judge_resumed`, at a time.
+    pub(super) fn judge_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: Option<&ServerName<'_>>,
+        now: UnixTime,
+    ) -> Result<bool, Refusal> {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Ok(false) };
+        self.judge(leaf, intermediates, name, now)
     }
 }
 
