@@ -29,6 +29,8 @@ pub(super) struct Scanner {
     at: usize,
     /// Bytes of the message in the records before.
     got: usize,
+    /// The message's own header, as far as it has come: it may be cut like the rest.
+    header: [u8; MESSAGE],
     /// How long the message is, with its header.
     wanted: Option<usize>,
 }
@@ -51,22 +53,22 @@ impl Scanner {
             if length == 0 || length > MAX_HELLO {
                 return Scan::Whole;
             }
+            let got = self.got + length.min(body.len());
             if self.wanted.is_none() {
-                if body.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+                let known = got.min(MESSAGE);
+                self.header[self.got..known].copy_from_slice(&body[..known - self.got]);
+                let [kind, a, b, c] = self.header;
+                if known > 0 && kind != CLIENT_HELLO {
                     return Scan::Whole;
                 }
-                if let [_, a, b, c, ..] = body {
-                    let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+                if known == MESSAGE {
+                    let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                     if length > MAX_HELLO {
                         return Scan::Whole;
                     }
                     self.wanted = Some(length + MESSAGE);
-                } else if body.len() >= length {
-                    // A header in pieces: rare enough to be rustls' alone.
-                    return Scan::Whole;
                 }
             }
-            let got = self.got + length.min(body.len());
             if self.wanted.is_some_and(|wanted| got >= wanted) {
                 return Scan::Whole;
             }
@@ -162,7 +164,7 @@ mod tests {
     fn a_hello_is_whole_with_its_last_byte_however_it_is_cut() {
         let mut hello = vec![1, 0, 1, 0];
         hello.resize(4 + 256, 0);
-        for size in [5, 100, 300] {
+        for size in [1, 3, 5, 100, 300] {
             let bytes = records(&hello, size);
             for end in 0..bytes.len() {
                 assert_eq!(scan(&bytes[..end]), Scan::More, "{end} of {size}");
@@ -184,7 +186,7 @@ mod tests {
         hello.extend(&extensions);
         let mut message = vec![1, 0, 0, hello.len() as u8];
         message.append(&mut hello);
-        for size in [7, 1000] {
+        for size in [1, 3, 7, 1000] {
             let seen = see(&records(&message, size));
             assert!(seen.offers_tls13 && seen.asks_ocsp && !seen.is_old);
             assert_eq!(seen.ticket, Some(SessionId::of_ticket(&[8, 9])));
@@ -202,7 +204,11 @@ mod tests {
 
     #[test]
     fn what_is_no_hello_is_not_waited_for() {
-        for bytes in [&b"GET"[..], &[22, 2], &[22, 3, 1, 0, 5, 2], &[22, 3, 1, 0, 0], &[0x80]] {
+        // The second byte makes it longer than it may be.
+        let cut = [22, 3, 1, 0, 1, 1, 22, 3, 1, 0, 3, 0x50, 0, 0];
+        for bytes in
+            [&b"GET"[..], &[22, 2], &[22, 3, 1, 0, 5, 2], &[22, 3, 1, 0, 0], &[0x80], &cut[..]]
+        {
             assert_eq!(scan(bytes), Scan::Whole, "{bytes:?}");
         }
         // A message of more than 16 KiB, and a record of more.

@@ -32,6 +32,37 @@ enum Bad {
     Trickled,
 }
 
+/// The same in records of `size` bytes.
+fn in_pieces(hello: &[u8], size: usize) -> Vec<u8> {
+    const HEADER: usize = 5;
+    let record = |piece: &[u8]| {
+        let [high, low] = (piece.len() as u16).to_be_bytes();
+        [&[22, 3, 1, high, low], piece].concat()
+    };
+    hello[HEADER..].chunks(size).flat_map(record).collect()
+}
+
+/// Where the message's own header is cut, too.
+#[test]
+fn a_hello_in_small_records_is_answered_as_by_envoy() {
+    run(async {
+        let listeners = json!({"bare": listener(false, NEVER), "inspected": listener(true, NEVER)});
+        let area = area(listeners, json!([]));
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let proxy = Sandbox::start(kind, &area, &[]).await.unwrap();
+            for (name, size) in [("bare", 1), ("bare", 3), ("bare", 64), ("inspected", 3)] {
+                let address = ("127.0.0.1", proxy.port(name).unwrap());
+                let mut peer = TcpStream::connect(address).await.unwrap();
+                let mut begin = [0];
+                peer.write_all(&in_pieces(&hello(), size)).await.unwrap();
+                let answer = peer.read_exact(&mut begin);
+                tokio::time::timeout(Duration::from_secs(60), answer).await.unwrap().unwrap();
+                assert_eq!(begin, [22], "{kind:?}, {name} by {size} bytes");
+            }
+        }
+    });
+}
+
 /// A listener whose handshakes, or whose inspector's wait, end after `timeout`.
 fn listener(inspects: bool, timeout: &str) -> Value {
     let mut listener = answering(server_tls("server", false, json!({})));
