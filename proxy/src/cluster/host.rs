@@ -401,7 +401,7 @@ impl HostSet {
 }
 
 /// What an assignment says beside its hosts: of localities with a weight, the last one of a name counts.
-fn policy_hash(assignment: &LoadAssignment) -> u64 {
+pub(super) fn policy_hash(assignment: &LoadAssignment) -> u64 {
     let weight =
         |one: &LocalityEndpoints| Some(((one.priority, one.locality.clone()), one.weight?));
     let weights: BTreeMap<_, _> = assignment.localities.iter().filter_map(weight).collect();

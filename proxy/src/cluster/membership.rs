@@ -7,8 +7,10 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::host::{Host, HostSet, HostSpec};
+use super::host::{Health, Host, HostSet, HostSpec, policy_hash};
 use crate::config::cluster::Cluster;
+use crate::config::core::{ConfigAddress, Locality};
+use crate::config::endpoint::{Endpoint, LoadAssignment, LocalityEndpoints};
 use crate::stream_info::Address;
 
 /// What an update has changed.
@@ -59,4 +61,150 @@ pub(super) fn merge(
     change.priorities = touched.len() as u64;
     change.is_seen |= !touched.is_empty();
     (hosts.into(), change)
+}
+
+/// What an assignment says, as statistics have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Members {
+    pub(super) total: usize,
+    pub(super) healthy: usize,
+    pub(super) degraded: usize,
+    /// The greatest weight in the last priority, as `HostSet::heaviest_of_last`.
+    pub(super) heaviest: u32,
+    /// The last priority that has hosts, or 0.
+    pub(super) last: u32,
+}
+
+impl Members {
+    pub(super) fn of(assignment: &LoadAssignment) -> Self {
+        let mut members = Self { total: 0, healthy: 0, degraded: 0, heaviest: 1, last: 0 };
+        for (locality, endpoint) in hosts_of(assignment) {
+            members.total += 1;
+            match Health::from(endpoint.health) {
+                Health::Healthy => members.healthy += 1,
+                Health::Degraded => members.degraded += 1,
+                Health::Unhealthy => {}
+            }
+            if members.total == 1 || locality.priority > members.last {
+                (members.last, members.heaviest) = (locality.priority, endpoint.weight);
+            } else if locality.priority == members.last {
+                members.heaviest = members.heaviest.max(endpoint.weight);
+            }
+        }
+        members
+    }
+}
+
+/// What `merge` would say of the hosts of two assignments, without making them: for a cluster that nobody has used.
+pub(super) fn compare(old: Option<&LoadAssignment>, new: &LoadAssignment) -> Change {
+    type Name<'a> = (&'a ConfigAddress, Option<&'a str>, &'a Locality);
+    fn name<'a>(locality: &'a LocalityEndpoints, endpoint: &'a Endpoint) -> Name<'a> {
+        (&endpoint.address, endpoint.hostname.as_deref(), &locality.locality)
+    }
+    let mut change = Change {
+        is_seen: old.is_none_or(|old| policy_hash(old) != policy_hash(new)),
+        ..Change::default()
+    };
+    let mut touched = BTreeSet::new();
+    let mut known: FxHashMap<Name<'_>, (u32, &Endpoint)> = FxHashMap::default();
+    for (locality, endpoint) in old.into_iter().flat_map(hosts_of) {
+        known.insert(name(locality, endpoint), (locality.priority, endpoint));
+    }
+    for (locality, endpoint) in hosts_of(new) {
+        match known.remove(&name(locality, endpoint)) {
+            Some((priority, before)) => {
+                if priority != locality.priority {
+                    touched.extend([priority, locality.priority]);
+                }
+                change.is_seen |= Health::from(before.health) != Health::from(endpoint.health)
+                    || before.weight != endpoint.weight
+                    || before.metadata != endpoint.metadata;
+            }
+            None => {
+                touched.insert(locality.priority);
+            }
+        }
+    }
+    touched.extend(known.values().map(|(priority, _)| *priority));
+    change.priorities = touched.len() as u64;
+    change.is_seen |= !touched.is_empty();
+    change
+}
+
+/// Endpoints that become hosts: names to be resolved are for clusters of DNS alone.
+fn hosts_of(assignment: &LoadAssignment) -> impl Iterator<Item = (&LocalityEndpoints, &Endpoint)> {
+    assignment
+        .endpoints()
+        .filter(|(_, endpoint)| !matches!(endpoint.address, ConfigAddress::Dns { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::tests::cluster;
+    use crate::config::cluster::LbPolicy;
+    use crate::config::endpoint::HealthStatus;
+
+    fn endpoint() -> impl Strategy<Value = (u16, Option<bool>, u32, bool, usize)> {
+        (1..6u16, any::<Option<bool>>(), 1..3u32, any::<bool>(), 0..3usize)
+    }
+
+    /// Up to three localities with a priority and a weight.
+    fn assignment() -> impl Strategy<Value = LoadAssignment> {
+        let locality = (0..3u32, any::<Option<bool>>(), prop::collection::vec(endpoint(), 0..5));
+        prop::collection::vec(locality, 0..4).prop_map(|localities| {
+            let locality = |(priority, weight, endpoints): (u32, Option<bool>, Vec<_>)| {
+                let endpoint = |(port, hostname, weight, canary, health)| Endpoint {
+                    address: ConfigAddress::Ip {
+                        addr: ([127, 0, 0, 1], port).into(),
+                        ipv4_compat: false,
+                    },
+                    hostname: Option::map(hostname, |one| if one { "a" } else { "b" }.into()),
+                    metadata: Some(canary).filter(|canary| *canary).map(|canary| {
+                        let lb = serde_json::json!({"envoy.lb": {"canary": canary}});
+                        Arc::new(lb.as_object().cloned().unwrap())
+                    }),
+                    weight,
+                    health: [HealthStatus::Unknown, HealthStatus::Draining, HealthStatus::Degraded]
+                        [health],
+                };
+                LocalityEndpoints {
+                    locality: Arc::default(),
+                    priority,
+                    weight: weight.map(u32::from),
+                    endpoints: endpoints.into_iter().map(endpoint).collect(),
+                }
+            };
+            let localities = localities.into_iter().map(locality).collect();
+            let mut assignment = LoadAssignment { localities, ..LoadAssignment::default() };
+            assignment.remove_duplicates();
+            assignment
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn assignments_compare_as_their_hosts_do(
+            old in prop::option::of(assignment()),
+            new in assignment(),
+        ) {
+            let cluster = cluster(&[], LbPolicy::RoundRobin);
+            let hosts = |assignment: &LoadAssignment, old: Option<&HostSet>| {
+                HostSet::of_assignment(&cluster, assignment, old)
+            };
+            let before = old.as_ref().map(|old| hosts(old, None).0);
+            let (set, change) = hosts(&new, before.as_ref());
+            prop_assert_eq!(compare(old.as_ref(), &new), change);
+            let members = Members::of(&new);
+            prop_assert_eq!(members, Members {
+                total: set.hosts.len(),
+                healthy: set.count(Health::Healthy),
+                degraded: set.count(Health::Degraded),
+                heaviest: set.heaviest_of_last(),
+                last: set.priorities.len() as u32 - 1,
+            });
+        }
+    }
 }

@@ -13,7 +13,7 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Health, HostSet};
-use super::membership::Change;
+use super::membership::{Change, Members, compare};
 use super::original_dst::Destinations;
 use crate::config::cluster::{Cluster, Discovery, RoutingPriority};
 use crate::config::compile::diagnostic::Diagnostics;
@@ -136,34 +136,44 @@ impl SharedCluster {
     /// Gives whether the hosts of somebody have changed.
     pub fn assign(&self, compiled: &LoadAssignment, bytes: &Bytes) -> bool {
         self.drop_overload.store(compiled.drop_overload, Ordering::Relaxed);
+        let members = Members::of(compiled);
+        if self.hosts.load().is_none() && self.keep(compiled, bytes, members) {
+            return false;
+        }
+        let old = self.hosts();
+        let (new, change) = HostSet::of_assignment(&self.config, compiled, Some(&old));
+        self.note_assignment(members, old.priorities.len() as u32 - 1, change);
+        if change.is_seen {
+            self.publish(new, change);
+        }
+        change.is_seen
+    }
+
+    /// Keeps the bytes for whoever asks first; `false` where somebody has asked by now. Only this thread assigns.
+    fn keep(&self, compiled: &LoadAssignment, bytes: &Bytes, members: Members) -> bool {
+        let waiting = self.assignment().clone();
+        let old = waiting.as_deref().map(decode_assignment);
+        let change = compare(old.as_ref(), compiled);
         let mut waiting = self.assignment();
-        let made = self.hosts.load_full();
-        let unused = || {
-            let assignment = decode_assignment(waiting.as_deref()?);
-            Some(Arc::new(HostSet::of_assignment(&self.config, &assignment, None).0))
-        };
-        let old = made.clone().or_else(unused);
-        let (new, change) = HostSet::of_assignment(&self.config, compiled, old.as_deref());
-        let heaviest = match old.is_some_and(|old| old.priorities.len() > new.priorities.len()) {
-            true => 1,
-            false => new.heaviest_of_last(),
-        };
+        if self.hosts.load().is_some() {
+            return false;
+        }
+        *waiting = Some(bytes.clone());
+        drop(waiting);
+        let last = old.map_or(0, |old| Members::of(&old).last);
+        self.note_assignment(members, last, change);
+        self.write_membership(change.priorities, members.total, members.healthy, members.degraded);
+        true
+    }
+
+    /// `last`: the last priority before.
+    fn note_assignment(&self, members: Members, last: u32, change: Change) {
+        let heaviest = if last > members.last { 1 } else { members.heaviest };
         let stats = self.scope.shared::<ClusterEndpointStat>();
         stats.gauge_set(ClusterEndpointStat::MaxHostWeight, heaviest.into());
         if !change.is_seen {
             self.update_stats().inc(ClusterUpdateStat::UpdateNoRebuild);
         }
-        if made.is_some() {
-            drop(waiting);
-            if change.is_seen {
-                self.publish(new, change);
-            }
-            return change.is_seen;
-        }
-        *waiting = Some(bytes.clone());
-        drop(waiting);
-        self.write_membership_of(&new, change);
-        false
     }
 
     /// Whether a request is one of those that are to be dropped.
