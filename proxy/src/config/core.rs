@@ -37,6 +37,15 @@ impl ConfigAddress {
         }
     }
 
+    /// The same for all addresses that are the same place.
+    pub fn place(&self) -> Self {
+        match self {
+            Self::Ip { addr, .. } => Self::Ip { addr: *addr, ipv4_compat: false },
+            Self::Pipe { path, .. } => Self::Pipe { path: path.clone(), mode: 0 },
+            Self::Dns { .. } => self.clone(),
+        }
+    }
+
     /// A port that the kernel chooses.
     pub fn is_any_port(&self) -> bool {
         matches!(self, Self::Ip { addr, .. } if addr.port() == 0)

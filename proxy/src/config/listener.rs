@@ -46,12 +46,10 @@ impl Listener {
         contexts.flat_map(|context| context.settings().common.slots())
     }
 
-    /// Whether `new`, beside this one, would have an address of its. A port that the kernel chooses is no one's.
-    pub fn shares_address(&self, new: &Self) -> bool {
-        let counts = |bind: &&Bind| !bind.address.is_any_port() || !self.bind_to_port;
-        let is_ours =
-            |bind: &Bind| self.binds.iter().any(|ours| ours.address.is_same_place(&bind.address));
-        new.binds.iter().filter(counts).any(is_ours)
+    /// The places that are its own. A port that the kernel chooses is no one's.
+    pub fn places(&self) -> impl Iterator<Item = ConfigAddress> {
+        let is_own = |bind: &&Bind| !bind.address.is_any_port() || !self.bind_to_port;
+        self.binds.iter().filter(is_own).map(|bind| bind.address.place())
     }
 
     /// Why a listener is refused that shares an address with another.

@@ -142,12 +142,14 @@ fn check_clusters(
 
 /// No two listeners have an address in common.
 fn check_addresses(listeners: &[(RawResource, Listener)], found: &mut Vec<Diagnostic>) {
-    for (i, (raw, listener)) in listeners.iter().enumerate() {
-        if listeners[..i].iter().any(|(_, other)| other.shares_address(listener)) {
+    let mut taken = FxHashSet::default();
+    for (raw, listener) in listeners {
+        if listener.binds.iter().any(|bind| taken.contains(&bind.address.place())) {
             let twice = Diagnostics::new(resource(raw));
             twice.root().field("address").error(listener.duplicate_address());
             found.append(&mut twice.into_vec());
         }
+        taken.extend(listener.places());
     }
 }
 

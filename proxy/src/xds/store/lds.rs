@@ -101,7 +101,8 @@ impl Turn<'_> {
         }
         let sockets = self.sockets_for(name, &config).map_err(Problem::whole)?;
         self.note_ignored(ResourceType::Listener, found);
-        Ok(WarmingListener::new(raw, config, sockets))
+        let places = self.state.listeners.places.take(&config);
+        Ok(WarmingListener::new(raw, config, sockets, places))
     }
 
     /// A listener of the bootstrap; its sockets are bound.
@@ -109,7 +110,8 @@ impl Turn<'_> {
         let name = config.name.clone();
         let sockets = self.sockets_for(&name, &config)?;
         self.state.listeners.entries.entry(name.clone()).or_default().is_static = true;
-        self.begin_listener(&name, WarmingListener::new(raw, config, sockets));
+        let places = self.state.listeners.places.take(&config);
+        self.begin_listener(&name, WarmingListener::new(raw, config, sockets, places));
         Ok(())
     }
 
@@ -175,7 +177,7 @@ impl Turn<'_> {
         version: WarmingListener,
         before: Option<ActiveListener>,
     ) {
-        let WarmingListener { raw, mut config, sockets, named, .. } = version;
+        let WarmingListener { raw, mut config, sockets, named, places, .. } = version;
         let Sockets { bound, are_new } = sockets;
         if self.state.listeners.started
             && are_new
@@ -227,7 +229,7 @@ impl Turn<'_> {
             }
             self.drain_chains(number, gone);
         }
-        let active = ActiveListener { raw, config, number, sockets: bound, named };
+        let active = ActiveListener { raw, config, number, sockets: bound, named, places };
         let entry = self.state.listeners.entries.entry(name.clone()).or_default();
         entry.active = Some(active);
     }
@@ -335,7 +337,7 @@ impl Turn<'_> {
     }
 
     fn drain_listener(&mut self, name: Arc<str>, active: ActiveListener) {
-        let ActiveListener { raw, config, number, sockets, named } = active;
+        let ActiveListener { raw, config, number, sockets, named, .. } = active;
         self.retire(config);
         if !self.state.listeners.started {
             named.iter().for_each(|slot| self.unwant(slot));
@@ -401,13 +403,13 @@ impl Turn<'_> {
         match named {
             Named::Routes(slot) => {
                 let key = (slot.source.source.clone(), slot.name.clone());
-                if let Some(entry) = self.state.routes.get(&key) {
+                if let Some(entry) = self.state.routes.0.get(&key) {
                     entry.stats.count(Event::InitFetchTimeout);
                 }
             }
             Named::Extension(slot, _) => {
                 let key = (slot.source.source.clone(), slot.name.clone());
-                if let Some(entry) = self.state.extensions.get(&key) {
+                if let Some(entry) = self.state.extensions.0.get(&key) {
                     entry.stats.count(Event::InitFetchTimeout);
                     entry.stats.extension_failed();
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::secrets::{self, SecretEntries};
+use super::sockets::{Places, Taken};
 use super::version::{Problem, Raw, Refused, next_serial};
 use crate::config::extension::ExtensionSlot;
 use crate::config::filter_chain::Terminal;
@@ -51,6 +52,8 @@ pub struct ActiveListener {
     /// By address, in the configuration's order.
     pub sockets: Vec<Arc<BoundAddress>>,
     pub named: Vec<Named>,
+    #[expect(dead_code, reason = "gives the addresses back when it is dropped")]
+    pub places: Taken,
 }
 
 impl ActiveListener {
@@ -78,14 +81,15 @@ pub struct WarmingListener {
     pub config: Listener,
     pub sockets: Sockets,
     pub named: Vec<Named>,
+    pub places: Taken,
     /// Fetches that take no longer than this have timed out.
     pub waited: Option<Duration>,
 }
 
 impl WarmingListener {
-    pub fn new(raw: Raw, config: Listener, sockets: Sockets) -> Self {
+    pub fn new(raw: Raw, config: Listener, sockets: Sockets, places: Taken) -> Self {
         let named = named_by(&config);
-        Self { raw, serial: next_serial(), config, sockets, named, waited: None }
+        Self { raw, serial: next_serial(), config, sockets, named, places, waited: None }
     }
 
     /// Whether it may be put in force.
@@ -170,6 +174,7 @@ impl ListenerEntry {
 #[derive(Debug, Default)]
 pub struct Listeners {
     pub entries: BTreeMap<Arc<str>, ListenerEntry>,
+    pub places: Places,
     /// Those in force, in the order in which they came.
     pub order: Vec<Arc<str>>,
     pub draining: Vec<DrainingListener>,

@@ -3,14 +3,61 @@
 //! Connections wait in a socket's queue, which no other socket takes over: where an address and its socket options stay,
 //! its socket does. Other options need other sockets, beside the old ones for as long as those have connections waiting.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::listeners::{ListenerEntry, Sockets};
 use super::turn::Turn;
+use crate::config::core::ConfigAddress;
 use crate::config::listener::{Bind, Listener};
 use crate::listener::sockets::{BindError, BoundAddress};
 use crate::stats::names::ListenerManagerStat;
+
+/// Which listeners have which addresses: one entry for each version in force or warming.
+#[derive(Debug, Default)]
+pub struct Places(Rc<RefCell<Owners>>);
+
+type Owners = FxHashMap<ConfigAddress, SmallVec<[Arc<str>; 1]>>;
+
+impl Places {
+    /// Takes a version's addresses for as long as what is returned lives.
+    pub fn take(&self, config: &Listener) -> Taken {
+        let places: Vec<_> = config.places().collect();
+        let mut owners = self.0.borrow_mut();
+        for place in &places {
+            owners.entry(place.clone()).or_default().push(config.name.clone());
+        }
+        Taken { owners: self.0.clone(), name: config.name.clone(), places }
+    }
+}
+
+/// The addresses of a version.
+#[derive(Debug)]
+pub struct Taken {
+    owners: Rc<RefCell<Owners>>,
+    name: Arc<str>,
+    places: Vec<ConfigAddress>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut all = self.owners.borrow_mut();
+        for place in &self.places {
+            let Some(owners) = all.get_mut(place) else { continue };
+            if let Some(at) = owners.iter().position(|name| *name == self.name) {
+                owners.swap_remove(at);
+            }
+            if owners.is_empty() {
+                all.remove(place);
+            }
+        }
+    }
+}
 
 /// A version in force or warming, by what matters here.
 struct Known<'a> {
@@ -92,18 +139,13 @@ impl Turn<'_> {
     }
 
     fn check_duplicates(&self, name: &str, config: &Listener) -> Result<(), String> {
-        for (other, entry) in &self.state.listeners.entries {
+        let places = self.state.listeners.places.0.borrow();
+        let is_taken = |bind: &Bind| {
+            let owners = places.get(&bind.address.place()).into_iter().flatten();
             // Versions of one listener may have sockets of their own side by side.
-            if **other == *name && config.reuse_port {
-                continue;
-            }
-            let warming = entry.warming.as_ref().map(|warming| &warming.config);
-            let active = entry.active.as_ref().map(|active| &*active.config);
-            if warming.into_iter().chain(active).any(|known| known.shares_address(config)) {
-                return Err(config.duplicate_address());
-            }
-        }
-        Ok(())
+            owners.into_iter().any(|owner| **owner != *name || !config.reuse_port)
+        };
+        if config.binds.iter().any(is_taken) { Err(config.duplicate_address()) } else { Ok(()) }
     }
 
     fn bind(&self, name: &str, config: &Listener) -> Result<Vec<Arc<BoundAddress>>, BindError> {
