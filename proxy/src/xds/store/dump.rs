@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::extensions::{ExtensionEntry, ExtensionKey};
+use super::by_name::{Entry, Key};
 use super::secrets::{SecretEntry, SecretKey};
 use super::version::{Raw, Refused};
 use super::{State, Store};
@@ -15,6 +15,7 @@ use crate::admin::{
 use crate::config::compile::configuration::raw_of;
 use crate::config::compile::diagnostic::Diagnostic;
 use crate::config::compile::tls::redact::redacted;
+use crate::config::extension::ExtensionSlot;
 use crate::config::json::static_routes;
 use crate::config::listener::Direction;
 use crate::xds::resource::ResourceType;
@@ -104,10 +105,10 @@ impl Store {
         for (name, entry) in &state.listeners.entries {
             add(ResourceType::Listener, name, &entry.refused, entry.active.is_some());
         }
-        for ((_, name), entry) in &state.routes {
+        for ((_, name), entry) in &state.routes.0 {
             add(ResourceType::Routes, name, &entry.refused, entry.current.is_some());
         }
-        for ((_, name), entry) in &state.extensions {
+        for ((_, name), entry) in &state.extensions.0 {
             add(ResourceType::Extension, name, &entry.refused, entry.current.is_some());
         }
         for ((_, name), entry) in &state.secrets.0 {
@@ -229,7 +230,7 @@ fn routes(state: &State) -> Vec<ConfigResource> {
             });
         }
     }
-    let mut named: Vec<_> = state.routes.iter().collect();
+    let mut named: Vec<_> = state.routes.0.iter().collect();
     named.sort_by(|a, b| a.0.1.cmp(&b.0.1));
     for ((_, name), entry) in named {
         let refused = entry.refused.as_ref();
@@ -245,12 +246,12 @@ fn routes(state: &State) -> Vec<ConfigResource> {
 
 /// Configurations of filters that came by name.
 fn extensions(state: &State) -> Vec<ConfigResource> {
-    let mut named: Vec<_> = state.extensions.iter().collect();
+    let mut named: Vec<_> = state.extensions.0.iter().collect();
     named.sort_by(|a, b| a.0.1.cmp(&b.0.1));
     let show = |raw: &Raw, name: &str| {
         resource(ResourceType::Extension, name, raw, ConfigState::Active, None)
     };
-    let current = |((_, name), entry): (&ExtensionKey, &ExtensionEntry)| {
+    let current = |((_, name), entry): (&Key, &Entry<ExtensionSlot>)| {
         entry.current.as_ref().map(|raw| show(raw, name))
     };
     named.into_iter().filter_map(current).collect()

@@ -251,10 +251,12 @@ impl Turn<'_> {
         }
     }
 
-    /// The source of these endpoints could not be reached.
-    pub(super) fn endpoints_failed(&self, source: &Source, event: Event<'_>) {
-        let of_source = self.state.endpoints.iter().filter(|((of, _), _)| of == source);
-        of_source.for_each(|(_, entry)| entry.count(event));
+    /// The stream of these has ended: of one name, or of all of a source.
+    pub(super) fn endpoints_failed(&self, source: &Source, name: Option<&str>) {
+        let is_meant =
+            |key: &EndpointsKey| key.0 == *source && name.is_none_or(|name| *key.1 == *name);
+        let meant = self.state.endpoints.iter().filter(|(key, _)| is_meant(key));
+        meant.for_each(|(_, entry)| entry.count(Event::Failure));
     }
 
     /// A cluster has waited for its endpoints for long enough.

@@ -2,27 +2,17 @@
 
 use std::sync::Arc;
 
+use super::by_name::{ByName, Key};
 use super::stats::{Event, SubscriptionStats};
 use super::turn::Turn;
-use super::version::{Problem, Raw, Refused};
+use super::version::{Problem, Raw};
 use crate::config::compile::configuration::compile_raw_extension;
 use crate::config::extension::ExtensionSlot;
 use crate::config::source::Source;
 use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
 
-/// Source and name.
-pub type ExtensionKey = (Source, Arc<str>);
-
-/// One filter's configuration.
-#[derive(Debug)]
-pub struct ExtensionEntry {
-    slot: Arc<ExtensionSlot>,
-    pub current: Option<Raw>,
-    pub refused: Option<Refused>,
-    /// How often listeners name it.
-    users: u32,
-    pub stats: SubscriptionStats,
-}
+/// All that listeners name.
+pub type Extensions = ByName<ExtensionSlot>;
 
 impl Turn<'_> {
     /// A listener names a filter's configuration.
@@ -30,13 +20,10 @@ impl Turn<'_> {
         let key = (slot.source.source.clone(), slot.name.clone());
         self.state.subscriptions.add(ResourceType::Extension, &key.0, &key.1);
         let registry = &self.store.setup().registry;
-        let entry = self.state.extensions.entry(key).or_insert_with(|| {
+        let entry = self.state.extensions.want(key, slot, || {
             let scope = format!("extension_config_discovery.http_filter.{}", slot.name);
-            let stats = SubscriptionStats::extension(registry.scope(&scope));
-            stats.started();
-            ExtensionEntry { slot: slot.clone(), current: None, refused: None, users: 0, stats }
+            SubscriptionStats::extension(registry.scope(&scope))
         });
-        entry.users += 1;
         entry.stats.extension_conflicts(slot.take_conflicts());
     }
 
@@ -44,12 +31,7 @@ impl Turn<'_> {
     pub(super) fn unwant_extension(&mut self, slot: &ExtensionSlot) {
         let key = (slot.source.source.clone(), slot.name.clone());
         self.state.subscriptions.remove(ResourceType::Extension, &key.0, &key.1);
-        if let Some(entry) = self.state.extensions.get_mut(&key) {
-            entry.users -= 1;
-            if entry.users == 0 {
-                self.state.extensions.remove(&key);
-            }
-        }
+        self.state.extensions.unwant(&key);
     }
 
     /// Takes a response of filter configurations. Names that nobody wants are passed over.
@@ -64,7 +46,7 @@ impl Turn<'_> {
         }
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
-            if let Some(entry) = self.state.extensions.get_mut(&key) {
+            if let Some(entry) = self.state.extensions.0.get_mut(&key) {
                 entry.current = None;
                 entry.slot.set(None);
                 entry.slot.users().iter().for_each(|filter| filter.fill(None));
@@ -75,12 +57,11 @@ impl Turn<'_> {
         rejected
     }
 
-    fn put_extension(&mut self, key: &ExtensionKey, raw: Raw, version: &str) -> Result<(), String> {
+    fn put_extension(&mut self, key: &Key, raw: Raw, version: &str) -> Result<(), String> {
         let state = &mut *self.state;
-        let Some(entry) = state.extensions.get_mut(key) else { return Ok(()) };
-        if entry.current.as_ref().is_some_and(|current| current.hash == raw.hash) {
+        let Some(entry) = state.extensions.0.get_mut(key) else { return Ok(()) };
+        if entry.is_current(&raw) {
             entry.stats.count(Event::Success(version));
-            entry.refused = None;
             return Ok(());
         }
         let users = entry.slot.users();
@@ -90,13 +71,11 @@ impl Turn<'_> {
         let Some((any, configs)) = compiled else {
             entry.stats.count(Event::Rejected);
             entry.stats.extension_failed();
-            let refused = Refused::new(raw, entry.refused.as_ref(), Problem::of(found));
-            let details = entry.refused.insert(refused).details();
+            let details = entry.refuse(raw, Problem::of(found));
             self.warm_listeners();
             return Err(details);
         };
-        entry.refused = None;
-        entry.current = Some(raw);
+        entry.accept(raw);
         entry.slot.set(Some(any));
         for (filter, config) in users.iter().zip(configs) {
             filter.fill(Some(Arc::new(config)));
@@ -108,11 +87,11 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(super) fn extensions_failed(&self, source: &Source, event: Event<'_>) {
-        let of_source = self.state.extensions.iter().filter(|((of, _), _)| of == source);
-        of_source.for_each(|(_, entry)| {
-            entry.stats.count(event);
+    /// The stream of these has ended: of one name, or of all of a source.
+    pub(super) fn extensions_failed(&self, source: &Source, name: Option<&str>) {
+        for entry in self.state.extensions.of(source, name) {
+            entry.stats.count(Event::Failure);
             entry.stats.extension_failed();
-        });
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! named to whoever sent it, and the version before stays. Equal bytes change nothing. `!Send`: belongs to the control
 //! thread. Order: `Stage`.
 
+mod by_name;
 mod cds;
 mod clusters;
 mod dump;
@@ -32,9 +33,9 @@ use tokio::sync::{mpsc, watch};
 
 use self::clusters::{ClusterVersion, Clusters};
 use self::endpoints::{EndpointsEntry, EndpointsKey};
-use self::extensions::{ExtensionEntry, ExtensionKey};
+use self::extensions::Extensions;
 use self::listeners::{Listeners, Stopped};
-use self::routes::{RoutesEntry, RoutesKey};
+use self::routes::RouteConfigurations;
 use self::secrets::SecretEntries;
 pub use self::stats::Event;
 use self::stats::SubscriptionStats;
@@ -112,8 +113,8 @@ struct State {
     clusters: Clusters,
     endpoints: FxHashMap<EndpointsKey, EndpointsEntry>,
     listeners: Listeners,
-    routes: FxHashMap<RoutesKey, RoutesEntry>,
-    extensions: FxHashMap<ExtensionKey, ExtensionEntry>,
+    routes: RouteConfigurations,
+    extensions: Extensions,
     secrets: SecretEntries,
     subscriptions: Subscriptions,
     whole_clusters: Option<Whole>,
@@ -172,8 +173,8 @@ impl Store {
             clusters: Clusters::default(),
             endpoints: FxHashMap::default(),
             listeners: Listeners::default(),
-            routes: FxHashMap::default(),
-            extensions: FxHashMap::default(),
+            routes: RouteConfigurations::default(),
+            extensions: Extensions::default(),
             secrets: SecretEntries::default(),
             subscriptions: Subscriptions::default(),
             whole_clusters: whole(&setup.clusters, "cluster_manager.cds"),
@@ -256,13 +257,13 @@ impl Store {
     pub fn failed(&self, source: &Source, resource_type: ResourceType, name: Option<&str>) {
         let turn = self.turn();
         match resource_type {
-            ResourceType::Endpoints => turn.endpoints_failed(source, Event::Failure),
-            ResourceType::Routes => turn.routes_failed(source, Event::Failure),
+            ResourceType::Endpoints => turn.endpoints_failed(source, name),
+            ResourceType::Routes => turn.routes_failed(source, name),
             ResourceType::Cluster | ResourceType::Listener => {
                 turn.whole_failed(source, resource_type);
             }
             ResourceType::Secret => turn.secrets_failed(source, name),
-            ResourceType::Extension => turn.extensions_failed(source, Event::Failure),
+            ResourceType::Extension => turn.extensions_failed(source, name),
         }
         turn.finish();
     }

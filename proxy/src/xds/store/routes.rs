@@ -2,28 +2,18 @@
 
 use std::sync::Arc;
 
+use super::by_name::{ByName, Key};
 use super::stats::{Event, SubscriptionStats};
 use super::turn::Turn;
-use super::version::{Problem, Raw, Refused};
+use super::version::{Problem, Raw};
 use crate::config::compile::configuration::compile_raw_routes;
 use crate::config::route::RouteTable;
 use crate::config::route::slot::RouteSlot;
 use crate::config::source::Source;
 use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
 
-/// Source and name.
-pub type RoutesKey = (Source, Arc<str>);
-
-/// One route configuration.
-#[derive(Debug)]
-pub struct RoutesEntry {
-    pub slot: Arc<RouteSlot>,
-    pub current: Option<Raw>,
-    pub refused: Option<Refused>,
-    /// How often listeners name it.
-    users: u32,
-    pub stats: SubscriptionStats,
-}
+/// All that listeners name.
+pub type RouteConfigurations = ByName<RouteSlot>;
 
 impl Turn<'_> {
     /// A listener names a route configuration.
@@ -31,25 +21,17 @@ impl Turn<'_> {
         let key = (slot.source.source.clone(), slot.name.clone());
         self.state.subscriptions.add(ResourceType::Routes, &key.0, &key.1);
         let registry = &self.store.setup().registry;
-        let entry = self.state.routes.entry(key).or_insert_with(|| {
+        self.state.routes.want(key, slot, || {
             let scope = format!("http.{}.rds.{}", slot.stat_prefix, slot.name);
-            let stats = SubscriptionStats::routes(registry.scope(&scope));
-            stats.started();
-            RoutesEntry { slot: slot.clone(), current: None, refused: None, users: 0, stats }
+            SubscriptionStats::routes(registry.scope(&scope))
         });
-        entry.users += 1;
     }
 
     /// A listener that named one is gone.
     pub(super) fn unwant_routes(&mut self, slot: &RouteSlot) {
         let key = (slot.source.source.clone(), slot.name.clone());
         self.state.subscriptions.remove(ResourceType::Routes, &key.0, &key.1);
-        if let Some(entry) = self.state.routes.get_mut(&key) {
-            entry.users -= 1;
-            if entry.users == 0 {
-                self.state.routes.remove(&key);
-            }
-        }
+        self.state.routes.unwant(&key);
     }
 
     /// Takes a response of route configurations. Names that nobody wants are passed over.
@@ -65,7 +47,7 @@ impl Turn<'_> {
         // A configuration that is gone stays in force until its listener goes, as in Envoy.
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
-            if let Some(entry) = self.state.routes.get(&key) {
+            if let Some(entry) = self.state.routes.0.get(&key) {
                 entry.stats.count(Event::Success(&update.version));
                 entry.stats.empty();
             }
@@ -73,12 +55,11 @@ impl Turn<'_> {
         rejected
     }
 
-    fn put_routes(&mut self, key: &RoutesKey, raw: Raw, version: &str) -> Result<(), String> {
+    fn put_routes(&mut self, key: &Key, raw: Raw, version: &str) -> Result<(), String> {
         let state = &mut *self.state;
-        let Some(entry) = state.routes.get_mut(key) else { return Ok(()) };
-        if entry.current.as_ref().is_some_and(|current| current.hash == raw.hash) {
+        let Some(entry) = state.routes.0.get_mut(key) else { return Ok(()) };
+        if entry.is_current(&raw) {
             entry.stats.count(Event::Success(version));
-            entry.refused = None;
             return Ok(());
         }
         // One that was refused is looked at again: its clusters may be there by now.
@@ -93,16 +74,14 @@ impl Turn<'_> {
             Ok(table) => table,
             Err(problems) => {
                 entry.stats.count(Event::Rejected);
-                let refused = Refused::new(raw, entry.refused.as_ref(), problems);
-                let details = entry.refused.insert(refused).details();
+                let details = entry.refuse(raw, problems);
                 // An answer all the same: its listeners wait for no other.
                 entry.slot.refuse();
                 self.warm_listeners();
                 return Err(details);
             }
         };
-        entry.refused = None;
-        entry.current = Some(raw);
+        entry.accept(raw);
         entry.stats.count(Event::Success(version));
         entry.stats.reloaded();
         let before = entry.slot.fill(Arc::new(table));
@@ -112,9 +91,10 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(super) fn routes_failed(&self, source: &Source, event: Event<'_>) {
-        let of_source = self.state.routes.iter().filter(|((of, _), _)| of == source);
-        of_source.for_each(|(_, entry)| entry.stats.count(event));
+    /// The stream of these has ended: of one name, or of all of a source.
+    pub(super) fn routes_failed(&self, source: &Source, name: Option<&str>) {
+        let meant = self.state.routes.of(source, name);
+        meant.for_each(|entry| entry.stats.count(Event::Failure));
     }
 }
 
