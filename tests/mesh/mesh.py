@@ -107,10 +107,11 @@ def certificate(folder, service_account, days=1):
        f"openssl req -new -key {folder}/key.new -subj / -out {folder}/csr && "
        f"openssl x509 -req -in {folder}/csr -CA {RUN}/ca/root-cert.pem -CAkey {RUN}/ca/key.pem -CAcreateserial -days {days} "
        f"-extfile {folder}/ext -out {folder}/cert.new", stderr=subprocess.DEVNULL)
-    shutil.copy(f"{RUN}/ca/root-cert.pem", f"{folder}/root-cert.pem")
-    os.replace(f"{folder}/key.new", f"{folder}/key.pem")
-    os.replace(f"{folder}/cert.new", f"{folder}/cert-chain.pem")
+    shutil.copy(f"{RUN}/ca/root-cert.pem", f"{folder}/root.new")
+    # Who watches the folder reads each file as soon as it is there: by then it is whole, and the proxy's own.
     sh(f"chown -R {PROXY_UID}:{PROXY_UID} {folder}")
+    for new, name in [("root", "root-cert"), ("key", "key"), ("cert", "cert-chain")]:
+        os.replace(f"{folder}/{new}.new", f"{folder}/{name}.pem")
 
 
 def rotate(args):
