@@ -6,11 +6,14 @@ pub(crate) mod h2;
 mod tcp;
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{MsgFlags, recv};
 use serde_json::Value;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 
@@ -296,20 +299,34 @@ async fn serve(stream: TcpStream, tcp: bool, peer: Peer) {
     if tcp {
         return tcp::serve(stream, peer).await;
     }
-    let mut first = [0; 3];
-    while let Ok(n) = stream.peek(&mut first).await {
-        if n == 0 || first[0] != b'P' || (n > 1 && first[1] != b'R') {
-            break;
-        }
-        if n == 3 {
-            if &first == b"PRI" {
-                return h2::serve(stream, peer).await;
-            }
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    match speaks_http2(&stream).await {
+        true => h2::serve(stream, peer).await,
+        false => h1::serve(stream, peer).await,
     }
-    h1::serve(stream, peer).await;
+}
+
+/// Whether a connection begins with the preface of HTTP/2; what tells it apart may come in pieces.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    const BEGINNING: &[u8] = b"PRI";
+    loop {
+        let Ok(ready) = stream.ready(Interest::READABLE).await else { return false };
+        let looked = stream.try_io(Interest::READABLE, || {
+            let mut first = [0; BEGINNING.len()];
+            let n = recv(stream.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK)?;
+            let first = &first[..n];
+            let is_part = n < BEGINNING.len() && BEGINNING.starts_with(first);
+            if is_part && !ready.is_read_closed() {
+                // Ready again when more has come.
+                return Err(std::io::ErrorKind::WouldBlock.into());
+            }
+            Ok(first == BEGINNING)
+        });
+        match looked {
+            Ok(is_http2) => return is_http2,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 fn is_side(upstream: &str) -> bool {
