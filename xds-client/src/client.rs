@@ -209,6 +209,14 @@ impl Client {
         }
     }
 
+    /// Keeps everything that is to be said of a type to itself, acknowledgements too, until it is called again with
+    /// `false`. Updates are delivered all the same. Nothing happens for a type that was never asked for.
+    pub fn hold(&mut self, resource_type: &ResourceType, held: bool) {
+        if let Some(index) = self.index(resource_type) {
+            self.types[index].on_hold = held;
+        }
+    }
+
     /// The stream that `Action::Open` asked for is open.
     pub fn opened(&mut self) {
         self.connection = Connection::Open;
@@ -323,9 +331,9 @@ impl Client {
         self.rate_limited
     }
 
-    /// Types that have a request waiting.
+    /// Types that have a request waiting; those on hold are not counted.
     pub fn pending_requests(&self) -> usize {
-        self.queue.len()
+        self.queue.iter().filter(|index| !self.types[**index].on_hold).count()
     }
 
     /// The names that are wanted of a type, in order.
@@ -465,7 +473,7 @@ impl Client {
     fn next_request(&mut self, now: Instant) -> Option<Request> {
         let mut at = 0;
         while let Some(&index) = self.queue.get(at) {
-            if self.is_superseded(index) {
+            if self.types[index].on_hold || self.is_superseded(index) {
                 at += 1;
                 continue;
             }

@@ -53,6 +53,8 @@ pub(crate) struct Interest {
     pub(crate) version: String,
     /// A request waits in the client's queue.
     pub(crate) queued: bool,
+    /// Requests wait there until `Client::hold` lets them go.
+    pub(crate) on_hold: bool,
 }
 
 impl Interest {
@@ -70,6 +72,7 @@ impl Interest {
             nonce: String::new(),
             version: String::new(),
             queued: false,
+            on_hold: false,
         }
     }
 

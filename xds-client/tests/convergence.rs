@@ -32,6 +32,7 @@ enum Step {
     /// The update in flight is judged.
     Judge,
     Cut,
+    Hold(usize, bool),
     Wait(u64),
 }
 
@@ -43,7 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (of.clone(), name.clone()).prop_map(|(t, n)| Step::Unsubscribe(t, n)),
         1 => (of.clone(), any::<bool>()).prop_map(|(t, on)| Step::Wildcard(t, on)),
         3 => (of.clone(), name.clone(), 0..6_u8).prop_map(|(t, n, v)| Step::Change(t, n, v)),
-        1 => (of, name).prop_map(|(t, n)| Step::Delete(t, n)),
+        1 => (of.clone(), name).prop_map(|(t, n)| Step::Delete(t, n)),
+        1 => (of, any::<bool>()).prop_map(|(t, held)| Step::Hold(t, held)),
         4 => Just(Step::Serve),
         4 => Just(Step::Arrive),
         6 => Just(Step::Act),
@@ -66,6 +68,7 @@ struct Bench {
     in_flight: Option<Update>,
     /// Nonces whose updates were judged, on the stream that is open.
     judged: BTreeSet<String>,
+    held: [bool; 2],
 }
 
 impl Bench {
@@ -84,6 +87,7 @@ impl Bench {
             wanted: Default::default(),
             in_flight: None,
             judged: BTreeSet::new(),
+            held: [false; 2],
         }
     }
 
@@ -136,7 +140,16 @@ impl Bench {
                     self.client.ended(self.now);
                 }
             }
+            Step::Hold(kind, held) => self.hold(kind, held),
             Step::Wait(ms) => self.now += Duration::from_millis(ms),
+        }
+    }
+
+    fn hold(&mut self, kind: usize, held: bool) {
+        // What was never asked for is not held.
+        if !self.wanted[kind].is_empty() {
+            self.client.hold(&self.types[kind], held);
+            self.held[kind] = held;
         }
     }
 
@@ -154,6 +167,12 @@ impl Bench {
                     Request::Delta(request) => request.response_nonce.clone(),
                     Request::StateOfTheWorld(request) => request.response_nonce.clone(),
                 };
+                let url = match &request {
+                    Request::Delta(request) => &request.type_url,
+                    Request::StateOfTheWorld(request) => &request.type_url,
+                };
+                let kind = usize::from(url != self.types[0].url());
+                assert!(!self.held[kind], "a request of a type on hold");
                 let known = nonce.is_empty() || self.judged.contains(&nonce);
                 assert!(known, "an acknowledgement of what was not judged");
                 self.server.take(request);
@@ -193,6 +212,9 @@ impl Bench {
 
     /// Lets everything that is under way arrive.
     fn calm_down(&mut self) {
+        for (kind, held) in self.held.iter_mut().enumerate() {
+            self.client.hold(&self.types[kind], std::mem::take(held));
+        }
         for _ in 0..10_000 {
             let mut busy = self.judge();
             busy |= self.act();
