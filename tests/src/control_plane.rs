@@ -62,7 +62,7 @@ impl ControlPlane {
     }
 
     /// What it was asked and told since the last `put`, by type: the names of which more or fewer are wanted (the names
-    /// wanted last, of the state of the world), and whether what came last was refused.
+    /// wanted last, of the state of the world), whether what came last was refused, and whether clusters were acknowledged.
     ///
     /// # Errors
     /// Its log cannot be read.
@@ -84,6 +84,9 @@ impl ControlPlane {
             if line.get("nonce").is_some() {
                 refused.insert(kind.to_owned(), line.get("error").is_some());
             }
+        }
+        if refused.get("Cluster") == Some(&false) {
+            facts.insert("Cluster acknowledged".to_owned());
         }
         // The state of the world is sent again when it is refused: the last word counts.
         let refused = refused.into_iter().filter(|(_, refused)| *refused);

@@ -122,6 +122,12 @@ impl Side {
     fn filled(&self, value: &Value) -> Value {
         match value {
             Value::String(text) if text == "$source" => self.source(),
+            // One that is waited for, however long that takes.
+            Value::String(text) if text == "$patient" => {
+                let mut source = self.source();
+                source["initial_fetch_timeout"] = json!("0s");
+                source
+            }
             Value::String(text) => match text.strip_prefix('$') {
                 Some(name) => self.port(name).into(),
                 None => value.clone(),

@@ -55,15 +55,17 @@ pub async fn fetch(store: Store, mut wanted: mpsc::UnboundedReceiver<Wanted>) ->
         directories: FxHashMap::default(),
         watched: FxHashMap::default(),
     };
-    files.want(first);
+    files.want(first).await;
     loop {
         tokio::select! {
             more = wanted.recv() => match more {
-                Some(more) => files.want(more),
+                Some(more) => files.want(more).await,
                 None => return Ok(()),
             },
-            events = files.watches.events() => files.look(&events?),
-            () = sleep_until(files.retry_at), if !files.unwatched.is_empty() => files.watch_again(),
+            events = files.watches.events() => files.look(&events?).await,
+            () = sleep_until(files.retry_at), if !files.unwatched.is_empty() => {
+                files.watch_again().await;
+            }
         }
     }
 }
@@ -99,7 +101,7 @@ enum Moves {
 }
 
 impl Files {
-    fn want(&mut self, wanted: Wanted) {
+    async fn want(&mut self, wanted: Wanted) {
         let Source::Path(path) = &wanted.source else { return };
         if !self.watched.contains_key(path)
             && let Err(error) = self.watch(path)
@@ -128,7 +130,7 @@ impl Files {
         }
         if wanted.remove.is_empty() || !wanted.add.is_empty() {
             let path = path.clone();
-            self.read(&path, Some(kind));
+            self.read(&path, Some(kind)).await;
         }
     }
 
@@ -155,10 +157,10 @@ impl Files {
     }
 
     /// Watches what could not be watched. It may have changed meanwhile.
-    fn watch_again(&mut self) {
+    async fn watch_again(&mut self) {
         for path in std::mem::take(&mut self.unwatched) {
             match self.watch(&path) {
-                Ok(()) => self.read(&path, None),
+                Ok(()) => self.read(&path, None).await,
                 Err(_) => self.watch_later(path),
             }
         }
@@ -178,7 +180,7 @@ impl Files {
     }
 
     /// Reads the files that something was moved over.
-    fn look(&mut self, events: &[InotifyEvent]) {
+    async fn look(&mut self, events: &[InotifyEvent]) {
         for gone in events.iter().filter(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) {
             // The directory was removed; another may come in its place.
             let files = self.directories.remove(&gone.wd).unwrap_or_default();
@@ -197,11 +199,13 @@ impl Files {
                 }
             }
         }
-        changed.into_iter().for_each(|path| self.read(path, None));
+        for path in changed {
+            self.read(path, None).await;
+        }
     }
 
     /// Reads a file, and hands over what is in it for the types that are wanted of it, or for one.
-    fn read(&self, path: &Arc<PathSource>, only: Option<ResourceType>) {
+    async fn read(&self, path: &Arc<PathSource>, only: Option<ResourceType>) {
         let Some(watched) = self.watched.get(path) else { return };
         let source = Source::Path(path.clone());
         let response = load(Path::new(&*path.path));
@@ -212,7 +216,7 @@ impl Files {
             };
             match update {
                 Ok(update) => {
-                    let rejected = self.store.apply(&update);
+                    let rejected = self.store.apply(&update).await;
                     if !rejected.is_empty() {
                         let reason = kind.nack(&rejected);
                         tracing::warn!(path = %path.path, reason, "update rejected");

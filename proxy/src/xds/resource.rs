@@ -124,6 +124,15 @@ pub struct Rejection {
     pub error: String,
 }
 
+/// What whoever owns the streams is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    Wanted(Wanted),
+    /// Whether requests for clusters over ADS wait, acknowledgements too. A control plane learns from them that the
+    /// clusters that it sent are warm.
+    HoldClusters(bool),
+}
+
 /// A change of the names that are subscribed to at a source. Of whole types every name is wanted from the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {

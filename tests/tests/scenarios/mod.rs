@@ -177,9 +177,27 @@ fn scenario(
 
 pub fn all() -> Vec<Scenario> {
     let mut all = of_clusters();
+    all.push(of_warming());
     all.extend(of_listeners());
     all.extend(of_filters());
     all
+}
+
+/// What warms is not acknowledged before it is warm: a control plane may wait for that.
+fn of_warming() -> Scenario {
+    let late = with(eds("late"), &["eds_cluster_config", "eds_config"], json!("$patient"));
+    let later = with(late.clone(), &["name"], json!("later"));
+    scenario(
+        "clusters: acknowledged when they are warm",
+        vec![
+            (spine(), &[("main", OK)]),
+            (put([("late", late)]), &[("main", OK)]),
+            (put([("later", later)]), &[("main", OK)]),
+            (put([("late e", at("late", "b"))]), &[("main", OK)]),
+            (put([("later e", at("later", "b"))]), &[("main", OK)]),
+            (put([("r", routes("r", "late"))]), &[("main", "200 b")]),
+        ],
+    )
 }
 
 fn of_clusters() -> Vec<Scenario> {

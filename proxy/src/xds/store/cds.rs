@@ -1,5 +1,6 @@
 //! Taking updates of clusters, and putting them in force once they are warm.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rand::Rng as _;
@@ -13,45 +14,26 @@ use crate::cluster::SharedCluster;
 use crate::cluster::dns::DnsDiscovery;
 use crate::config::compile::configuration::{compile_raw_cluster, raw_of};
 use crate::stats::names::{ClusterManagerStat, ClusterUpdateStat};
-use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+use crate::xds::resource::{ResourceType, TypeUpdate};
 
 impl Turn<'_> {
-    /// Takes a response of clusters.
-    pub(super) fn apply_clusters(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
-        let mut seen = FxHashSet::default();
-        let mut rejected = Vec::new();
-        let mut changed = false;
-        for resource in &update.resources {
-            let name: Arc<str> = ResourceType::Cluster.name_of(&resource.bytes).into();
-            let outcome = match seen.insert(name.clone()) {
-                true => self.put_cluster(&name, Raw::new(resource)),
-                false => Err(format!("duplicate cluster {name} found")),
-            };
-            match outcome {
-                Ok(put) => changed |= put,
-                Err(error) => rejected.push(Rejection { name: name.to_string(), error }),
-            }
-        }
+    /// What an update of clusters is without: it goes once the others are there.
+    pub(super) fn gone_clusters(
+        &self,
+        update: &TypeUpdate,
+        seen: &FxHashSet<Arc<str>>,
+    ) -> VecDeque<Arc<str>> {
+        let mut gone = VecDeque::new();
         if update.full_state {
-            let mut gone = self.state.clusters.dynamic_names();
-            gone.retain(|name| !seen.contains(name));
-            gone.iter().for_each(|name| self.remove_cluster(name));
+            let known = self.state.clusters.dynamic_names();
+            gone.extend(known.into_iter().filter(|name| !seen.contains(name)));
         }
-        for name in &update.removed {
-            self.remove_cluster(name);
-        }
-        // Removals alone are no reload, nor is a response that is refused in part, as in Envoy.
-        if changed
-            && rejected.is_empty()
-            && let Some(whole) = &self.state.whole_clusters
-        {
-            whole.stats.reloaded();
-        }
-        rejected
+        gone.extend(update.removed.iter().map(|name| Arc::from(name.as_str())));
+        gone
     }
 
     /// Whether it is another than before.
-    fn put_cluster(&mut self, name: &Arc<str>, raw: Raw) -> Result<bool, String> {
+    pub(super) fn put_cluster(&mut self, name: &Arc<str>, raw: Raw) -> Result<bool, String> {
         let known = self.state.clusters.entries.get(name);
         match known.map_or(Verdict::Compile, |entry| entry.judge(&raw)) {
             Verdict::Compile => {}
@@ -103,7 +85,9 @@ impl Turn<'_> {
         }
         let clusters = &mut self.state.clusters;
         if !clusters.entries.get(&name).is_some_and(|e| e.active.is_some() || e.warming.is_some()) {
-            clusters.order.push(name.clone());
+            clusters.last_number += 1;
+            clusters.order.insert(clusters.last_number, name.clone());
+            clusters.entries.entry(name.clone()).or_default().number = clusters.last_number;
             self.store.cluster_stats().inc(ClusterManagerStat::ClusterAdded);
         } else {
             self.store.cluster_stats().inc(ClusterManagerStat::ClusterModified);
@@ -140,13 +124,13 @@ impl Turn<'_> {
         self.store.show_clusters(&self.state.clusters);
     }
 
-    fn remove_cluster(&mut self, name: &str) {
+    pub(super) fn remove_cluster(&mut self, name: &str) {
         let clusters = &mut self.state.clusters;
         if clusters.entries.get(name).is_none_or(|entry| entry.is_static) {
             return;
         }
         let Some(entry) = clusters.entries.remove(name) else { return };
-        clusters.order.retain(|known| **known != *name);
+        clusters.order.remove(&entry.number);
         clusters.active -= usize::from(entry.active.is_some());
         clusters.warming -= usize::from(entry.warming.is_some());
         if entry.active.is_some() || entry.warming.is_some() {

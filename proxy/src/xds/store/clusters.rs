@@ -98,6 +98,8 @@ pub fn endpoints_key(config: &Cluster) -> Option<(Source, Arc<str>)> {
 pub struct ClusterEntry {
     /// From the bootstrap: no update changes it.
     pub is_static: bool,
+    /// Its place in the order of all, until it is removed; 0 for one that was only refused.
+    pub number: u64,
     pub active: Option<ClusterVersion>,
     pub warming: Option<ClusterVersion>,
     pub refused: Option<Refused>,
@@ -152,7 +154,8 @@ pub struct Clusters {
     pub active: usize,
     pub warming: usize,
     /// Static ones first, in order; then as they came.
-    pub order: Vec<Arc<str>>,
+    pub order: BTreeMap<u64, Arc<str>>,
+    pub last_number: u64,
 }
 
 impl Clusters {

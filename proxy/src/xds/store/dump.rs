@@ -23,7 +23,7 @@ use crate::xds::resource::ResourceType;
 impl Store {
     /// Names of all clusters, in the order in which they came.
     pub fn cluster_names(&self) -> Vec<Arc<str>> {
-        self.0.state.borrow().clusters.order.clone()
+        self.0.state.borrow().clusters.order.values().cloned().collect()
     }
 
     /// A cluster in force, for `/clusters`.
@@ -45,7 +45,7 @@ impl Store {
                 addresses: active(name)?.addresses().map(Into::into).collect(),
             })
         };
-        state.listeners.order.iter().filter_map(status).collect()
+        state.listeners.order.values().filter_map(status).collect()
     }
 
     /// Numbers of the listeners in force, for `/drain_listeners`.
@@ -179,7 +179,7 @@ fn listeners(state: &State) -> Vec<ConfigResource> {
     const KIND: ResourceType = ResourceType::Listener;
     let mut all = Vec::new();
     let warming = state.listeners.entries.iter().filter(|(_, entry)| entry.active.is_none());
-    let names = state.listeners.order.iter().chain(warming.map(|(name, _)| name));
+    let names = state.listeners.order.values().chain(warming.map(|(name, _)| name));
     for name in names {
         let Some(entry) = state.listeners.entries.get(name) else { continue };
         let refused = entry.refused.as_ref();
@@ -216,7 +216,7 @@ fn draining(state: &State, name: &str) -> Option<ConfigResource> {
 fn routes(state: &State) -> Vec<ConfigResource> {
     let active = |name: &Arc<str>| state.listeners.entries.get(name)?.active.as_ref();
     let mut all = Vec::new();
-    for listener in state.listeners.order.iter().filter_map(active) {
+    for listener in state.listeners.order.values().filter_map(active) {
         let raw = raw_of(ResourceType::Listener, &listener.raw.bytes);
         for (name, value) in static_routes(&raw) {
             all.push(ConfigResource {

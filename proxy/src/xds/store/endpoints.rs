@@ -15,7 +15,7 @@ use crate::config::compile::configuration::compile_raw_assignment;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::source::Source;
 use crate::stats::names::{ClusterManagerStat, ClusterUpdateStat};
-use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+use crate::xds::resource::{ResourceType, TypeUpdate};
 
 /// Source and name.
 pub type EndpointsKey = (Source, Arc<str>);
@@ -86,17 +86,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes a response of endpoints. Names that nobody wants are passed over.
-    pub(super) fn apply_endpoints(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
-        let mut rejected = Vec::new();
-        for resource in &update.resources {
-            let name = ResourceType::Endpoints.name_of(&resource.bytes);
-            let key = (update.source.clone(), Arc::from(name));
-            if let Err(error) = self.put_endpoints(&key, Raw::new(resource), &update.version) {
-                rejected.push(Rejection { name: name.to_owned(), error });
-            }
-        }
-        // Endpoints that are gone stay until others come, as in Envoy.
+    /// Endpoints that are gone stay until others come, as in Envoy.
+    pub(super) fn remove_endpoints(&mut self, update: &TypeUpdate) {
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
             if let Some(entry) = self.state.endpoints.get_mut(&key) {
@@ -111,10 +102,15 @@ impl Turn<'_> {
                 users.iter().for_each(|name| self.answered(name, &key));
             }
         }
-        rejected
     }
 
-    fn put_endpoints(&mut self, key: &EndpointsKey, raw: Raw, version: &str) -> Result<(), String> {
+    /// Endpoints of one name; those that nobody wants are passed over.
+    pub(super) fn put_endpoints(
+        &mut self,
+        key: &EndpointsKey,
+        raw: Raw,
+        version: &str,
+    ) -> Result<(), String> {
         let Some(entry) = self.state.endpoints.get_mut(key) else { return Ok(()) };
         entry.answered = true;
         if entry.current.as_ref().is_some_and(|current| current.hash == raw.hash) {

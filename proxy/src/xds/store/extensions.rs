@@ -9,7 +9,7 @@ use super::version::{Problem, Raw};
 use crate::config::compile::configuration::compile_raw_extension;
 use crate::config::extension::ExtensionSlot;
 use crate::config::source::Source;
-use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+use crate::xds::resource::{ResourceType, TypeUpdate};
 
 /// All that listeners name.
 pub type Extensions = ByName<ExtensionSlot>;
@@ -34,16 +34,8 @@ impl Turn<'_> {
         self.state.extensions.unwant(&key);
     }
 
-    /// Takes a response of filter configurations. Names that nobody wants are passed over.
-    pub(super) fn apply_extensions(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
-        let mut rejected = Vec::new();
-        for resource in &update.resources {
-            let name = ResourceType::Extension.name_of(&resource.bytes);
-            let key = (update.source.clone(), Arc::from(name));
-            if let Err(error) = self.put_extension(&key, Raw::new(resource), &update.version) {
-                rejected.push(Rejection { name: name.to_owned(), error });
-            }
-        }
+    /// Filters go without what is gone.
+    pub(super) fn remove_extensions(&mut self, update: &TypeUpdate) {
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
             if let Some(entry) = self.state.extensions.0.get_mut(&key) {
@@ -54,10 +46,15 @@ impl Turn<'_> {
                 entry.stats.extension_reloaded();
             }
         }
-        rejected
     }
 
-    fn put_extension(&mut self, key: &Key, raw: Raw, version: &str) -> Result<(), String> {
+    /// A filter's configuration; one that nobody wants is passed over.
+    pub(super) fn put_extension(
+        &mut self,
+        key: &Key,
+        raw: Raw,
+        version: &str,
+    ) -> Result<(), String> {
         let state = &mut *self.state;
         let Some(entry) = state.extensions.0.get_mut(key) else { return Ok(()) };
         if entry.is_current(&raw) {

@@ -1,5 +1,6 @@
 //! Taking updates of listeners, and putting them in force once they are warm.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,40 +21,24 @@ use crate::listener::sockets::{BindError, BoundAddress};
 use crate::stats::names::ListenerManagerStat;
 use crate::worker::listeners::{ListenerCommand, Retire};
 use crate::worker::run::Command;
-use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+use crate::xds::resource::{ResourceType, TypeUpdate};
 
 impl Turn<'_> {
-    /// Takes a response of listeners. What is gone goes first: its addresses may be taken over.
-    pub(super) fn apply_listeners(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
-        let names: Vec<Arc<str>> = update
-            .resources
-            .iter()
-            .map(|resource| ResourceType::Listener.name_of(&resource.bytes).into())
-            .collect();
+    /// What an update of listeners is without. That goes first: its addresses may be taken over.
+    pub(super) fn gone_listeners(&self, update: &TypeUpdate) -> VecDeque<Arc<str>> {
+        let mut gone = VecDeque::new();
         if update.full_state {
-            let kept: FxHashSet<&Arc<str>> = names.iter().collect();
-            let mut gone = self.state.listeners.dynamic_names();
-            gone.retain(|name| !kept.contains(name));
-            gone.iter().for_each(|name| self.remove_listener(name));
+            let names =
+                update.resources.iter().map(|one| ResourceType::Listener.name_of(&one.bytes));
+            let kept: FxHashSet<&str> = names.collect();
+            let known = self.state.listeners.dynamic_names();
+            gone.extend(known.into_iter().filter(|name| !kept.contains(&**name)));
         }
-        for name in &update.removed {
-            self.remove_listener(name);
-        }
-        let mut seen = FxHashSet::default();
-        let mut rejected = Vec::new();
-        for (resource, name) in update.resources.iter().zip(&names) {
-            let outcome = match seen.insert(name) {
-                true => self.put_listener(name, Raw::new(resource)),
-                false => Err(format!("duplicate listener {name} found")),
-            };
-            if let Err(error) = outcome {
-                rejected.push(Rejection { name: name.to_string(), error });
-            }
-        }
-        rejected
+        gone.extend(update.removed.iter().map(|name| Arc::from(name.as_str())));
+        gone
     }
 
-    fn put_listener(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
+    pub(super) fn put_listener(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
         let stopped = self.state.listeners.stopped;
         if stopped != Stopped::None && stopped.covers(direction(&raw.bytes)) {
             tracing::debug!(listener = %name, "passed over: listeners of its direction are stopped");
@@ -168,7 +153,7 @@ impl Turn<'_> {
             let before = entry.active.take();
             self.publish_listener(name, version, before);
         }
-        self.store.show_listeners(&self.state.listeners);
+        self.listeners_changed = true;
     }
 
     fn publish_listener(
@@ -210,7 +195,7 @@ impl Turn<'_> {
             |before| before.number,
         );
         if before.is_none() {
-            listeners.order.push(name.clone());
+            listeners.order.insert(number, name.clone());
         }
         if listeners.started {
             self.send_listener(number, &config, are_new.then_some(&*bound));
@@ -280,7 +265,8 @@ impl Turn<'_> {
     /// The workers run: they get what is in force.
     pub(super) fn start_listeners(&mut self) {
         self.state.listeners.started = true;
-        for name in self.state.listeners.order.clone() {
+        let names: Vec<Arc<str>> = self.state.listeners.order.values().cloned().collect();
+        for name in names {
             let entry = self.state.listeners.entries.get(&name);
             let Some(active) = entry.and_then(|entry| entry.active.as_ref()) else { continue };
             if let Err(error) = listen(&active.sockets, &active.config) {
@@ -291,7 +277,7 @@ impl Turn<'_> {
             }
             self.send_listener(active.number, &active.config, Some(&active.sockets));
         }
-        self.store.show_listeners(&self.state.listeners);
+        self.listeners_changed = true;
     }
 
     fn drain_chains(&mut self, number: usize, gone: Vec<u64>) {
@@ -312,7 +298,7 @@ impl Turn<'_> {
         Retire { chains, within: setup.lifecycle.drain_time(), gradually: setup.drain_gradually }
     }
 
-    fn remove_listener(&mut self, name: &str) {
+    pub(super) fn remove_listener(&mut self, name: &str) {
         let Some((name, entry)) = self.state.listeners.forget(name, false) else { return };
         let ListenerEntry { active, warming, .. } = entry;
         if active.is_some() || warming.is_some() {
@@ -324,7 +310,7 @@ impl Turn<'_> {
         if let Some(active) = active {
             self.drain_listener(name, active);
         }
-        self.store.show_listeners(&self.state.listeners);
+        self.listeners_changed = true;
     }
 
     /// A listener that no worker has, static or not, is gone.
@@ -348,7 +334,9 @@ impl Turn<'_> {
         let within = retire.within;
         self.store.tell(|| Command::Listener(number, ListenerCommand::Retire(retire.clone())));
         let serial = next_serial();
-        self.state.listeners.draining.push(DrainingListener { raw, serial, name, sockets, named });
+        let listeners = &mut self.state.listeners;
+        listeners.draining.push(DrainingListener { raw, serial, name, sockets, named });
+        listeners.have_drained = true;
         self.wait(within, Waiter::Drained(serial));
     }
 
@@ -358,7 +346,7 @@ impl Turn<'_> {
         let Some(at) = draining.iter().position(|one| one.serial == serial) else { return };
         let drained = draining.remove(at);
         drained.named.iter().for_each(|slot| self.unwant(slot));
-        self.store.show_listeners(&self.state.listeners);
+        self.listeners_changed = true;
     }
 
     /// A listener's time is up.

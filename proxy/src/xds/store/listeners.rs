@@ -175,9 +175,11 @@ impl ListenerEntry {
 pub struct Listeners {
     pub entries: BTreeMap<Arc<str>, ListenerEntry>,
     pub places: Places,
-    /// Those in force, in the order in which they came.
-    pub order: Vec<Arc<str>>,
+    /// Those in force by number, and so in the order in which they came.
+    pub order: BTreeMap<usize, Arc<str>>,
     pub draining: Vec<DrainingListener>,
+    /// There was one.
+    pub have_drained: bool,
     /// Sockets that newer versions do without, until the workers have closed them.
     pub left: Vec<Arc<BoundAddress>>,
     pub last_number: usize,
@@ -215,7 +217,9 @@ impl Listeners {
     pub fn forget(&mut self, name: &str, static_too: bool) -> Option<(Arc<str>, ListenerEntry)> {
         self.entries.get(name).filter(|entry| static_too || !entry.is_static)?;
         let gone = self.entries.remove_entry(name)?;
-        self.order.retain(|known| *known != gone.0);
+        if let Some(active) = &gone.1.active {
+            self.order.remove(&active.number);
+        }
         Some(gone)
     }
 

@@ -18,6 +18,7 @@ mod sockets;
 mod stats;
 mod subscriptions;
 mod turn;
+mod update;
 mod version;
 
 use std::any::Any;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::LocalBoxFuture;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 
@@ -42,7 +44,7 @@ use self::stats::SubscriptionStats;
 use self::subscriptions::Subscriptions;
 use self::turn::{Turn, Waiter};
 use self::version::Raw;
-use super::resource::{Rejection, ResourceType, TypeUpdate, Wanted};
+use super::resource::{Rejection, ResourceType, Told, TypeUpdate, Wanted};
 use super::subscription::Consumer;
 use crate::cluster::dns::Resolvers;
 use crate::cluster::{ClusterMap, SharedCluster};
@@ -117,6 +119,8 @@ struct State {
     extensions: Extensions,
     secrets: SecretEntries,
     subscriptions: Subscriptions,
+    /// As the streams know it.
+    holds_clusters: bool,
     whole_clusters: Option<Whole>,
     whole_listeners: Option<Whole>,
     ignored: BTreeMap<(ResourceType, String, String), Diagnostic>,
@@ -131,7 +135,7 @@ struct Inner {
     clusters: SharedBlock<ClusterManagerStat>,
     listeners: SharedBlock<ListenerManagerStat>,
     stage: watch::Sender<Stage>,
-    streams: mpsc::UnboundedSender<Wanted>,
+    streams: mpsc::UnboundedSender<Told>,
     files: mpsc::UnboundedSender<Wanted>,
     sweeps: Cell<bool>,
     /// The control thread's own use of clusters.
@@ -152,7 +156,7 @@ impl fmt::Debug for Store {
 #[derive(Debug)]
 pub struct Wants {
     /// Of `Source::Ads` and `Source::Api`.
-    pub streams: mpsc::UnboundedReceiver<Wanted>,
+    pub streams: mpsc::UnboundedReceiver<Told>,
     /// Of `Source::Path`.
     pub files: mpsc::UnboundedReceiver<Wanted>,
 }
@@ -177,6 +181,7 @@ impl Store {
             extensions: Extensions::default(),
             secrets: SecretEntries::default(),
             subscriptions: Subscriptions::default(),
+            holds_clusters: false,
             whole_clusters: whole(&setup.clusters, "cluster_manager.cds"),
             whole_listeners: whole(&setup.listeners, "listener_manager.lds"),
             ignored: BTreeMap::new(),
@@ -234,22 +239,6 @@ impl Store {
         let mut turn = self.turn();
         turn.want_whole(ResourceType::Cluster);
         turn.finish();
-    }
-
-    /// Takes one response of a source. What is not taken is given back by name, to be told to the source.
-    pub fn apply(&self, update: &TypeUpdate) -> Vec<Rejection> {
-        let mut turn = self.turn();
-        let rejected = match update.resource_type {
-            ResourceType::Cluster => turn.apply_clusters(update),
-            ResourceType::Endpoints => turn.apply_endpoints(update),
-            ResourceType::Listener => turn.apply_listeners(update),
-            ResourceType::Routes => turn.apply_routes(update),
-            ResourceType::Secret => turn.apply_secrets(update),
-            ResourceType::Extension => turn.apply_extensions(update),
-        };
-        turn.whole_arrived(update, &rejected);
-        turn.finish();
-        rejected
     }
 
     /// A source could not be reached, or what it said could not be read: counted with every subscription of its, or
@@ -338,7 +327,10 @@ impl Store {
         };
         set(ListenerManagerStat::TotalListenersActive, active);
         set(ListenerManagerStat::TotalListenersWarming, warming);
-        set(ListenerManagerStat::TotalListenersDraining, listeners.draining.len());
+        // Not in use before the first goes.
+        if listeners.have_drained {
+            set(ListenerManagerStat::TotalListenersDraining, listeners.draining.len());
+        }
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
@@ -363,10 +355,12 @@ impl Store {
 
     fn want(&self, wanted: Vec<Wanted>) {
         for one in wanted {
-            let to =
-                if matches!(one.source, Source::Path(_)) { &self.0.files } else { &self.0.streams };
             // Nobody fetches once the process ends.
-            let _ = to.send(one);
+            if matches!(one.source, Source::Path(_)) {
+                let _ = self.0.files.send(one);
+            } else {
+                let _ = self.0.streams.send(Told::Wanted(one));
+            }
         }
     }
 
@@ -422,8 +416,8 @@ impl Setup {
 }
 
 impl Consumer for Store {
-    fn apply(&self, update: &TypeUpdate) -> Vec<Rejection> {
-        Self::apply(self, update)
+    fn apply(&self, update: TypeUpdate) -> LocalBoxFuture<'_, Vec<Rejection>> {
+        Box::pin(async move { Self::apply(self, &update).await })
     }
 
     fn failed(&self, source: &Source, resource_type: ResourceType, name: Option<&str>) {

@@ -10,7 +10,7 @@ use crate::config::compile::configuration::compile_raw_routes;
 use crate::config::route::RouteTable;
 use crate::config::route::slot::RouteSlot;
 use crate::config::source::Source;
-use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+use crate::xds::resource::{ResourceType, TypeUpdate};
 
 /// All that listeners name.
 pub type RouteConfigurations = ByName<RouteSlot>;
@@ -34,17 +34,8 @@ impl Turn<'_> {
         self.state.routes.unwant(&key);
     }
 
-    /// Takes a response of route configurations. Names that nobody wants are passed over.
-    pub(super) fn apply_routes(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
-        let mut rejected = Vec::new();
-        for resource in &update.resources {
-            let name = ResourceType::Routes.name_of(&resource.bytes);
-            let key = (update.source.clone(), Arc::from(name));
-            if let Err(error) = self.put_routes(&key, Raw::new(resource), &update.version) {
-                rejected.push(Rejection { name: name.to_owned(), error });
-            }
-        }
-        // A configuration that is gone stays in force until its listener goes, as in Envoy.
+    /// A configuration that is gone stays in force until its listener goes, as in Envoy.
+    pub(super) fn remove_routes(&mut self, update: &TypeUpdate) {
         for name in &update.removed {
             let key = (update.source.clone(), Arc::from(name.as_str()));
             if let Some(entry) = self.state.routes.0.get(&key) {
@@ -52,10 +43,10 @@ impl Turn<'_> {
                 entry.stats.empty();
             }
         }
-        rejected
     }
 
-    fn put_routes(&mut self, key: &Key, raw: Raw, version: &str) -> Result<(), String> {
+    /// A route configuration; one that nobody wants is passed over.
+    pub(super) fn put_routes(&mut self, key: &Key, raw: Raw, version: &str) -> Result<(), String> {
         let state = &mut *self.state;
         let Some(entry) = state.routes.0.get_mut(key) else { return Ok(()) };
         if entry.is_current(&raw) {

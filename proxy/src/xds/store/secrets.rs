@@ -12,7 +12,7 @@ use super::version::{Problem, Raw, Refused};
 use crate::config::compile::tls::compile_secret_bytes;
 use crate::config::source::Source;
 use crate::tls::{SecretSlot, SecretSource};
-use crate::xds::resource::{Rejection, ResourceType, TypeUpdate};
+use crate::xds::resource::ResourceType;
 
 /// Source and name.
 pub type SecretKey = (Source, Arc<str>);
@@ -103,23 +103,13 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes a response of secrets. Names that nobody uses are passed over.
-    pub(super) fn apply_secrets(&mut self, update: &TypeUpdate) -> Vec<Rejection> {
-        // Something may have begun to use one in this very turn.
-        self.follow_secrets();
-        let mut rejected = Vec::new();
-        for resource in &update.resources {
-            let name = ResourceType::Secret.name_of(&resource.bytes);
-            let key = (update.source.clone(), Arc::from(name));
-            if let Err(error) = self.put_secret(&key, Raw::new(resource), &update.version) {
-                rejected.push(Rejection { name: name.to_owned(), error });
-            }
-        }
-        self.warm_all();
-        rejected
-    }
-
-    fn put_secret(&mut self, key: &SecretKey, raw: Raw, version: &str) -> Result<(), String> {
+    /// A secret; one that nobody uses is passed over.
+    pub(super) fn put_secret(
+        &mut self,
+        key: &SecretKey,
+        raw: Raw,
+        version: &str,
+    ) -> Result<(), String> {
         let secrets = &self.store.setup().secrets;
         let Some(entry) = self.state.secrets.0.get_mut(key) else { return Ok(()) };
         if entry.current.as_ref().is_some_and(|current| current.hash == raw.hash) {
@@ -143,7 +133,7 @@ impl Turn<'_> {
     }
 
     /// Whoever waits for a secret may have it now.
-    fn warm_all(&mut self) {
+    pub(super) fn warm_all(&mut self) {
         let entries = self.state.clusters.entries.iter();
         let warming: Vec<Arc<str>> =
             entries.filter(|(_, entry)| entry.warming.is_some()).map(|(n, _)| n.clone()).collect();

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use prost::Message as _;
 use tokio::task::LocalSet;
 
 use super::*;
@@ -46,7 +47,14 @@ impl Bench {
     /// What is wanted since the last time: `+endpoints a b`, `-routes c`.
     fn wanted(&mut self) -> Vec<String> {
         let mut all = Vec::new();
-        while let Ok(wanted) = self.wants.streams.try_recv() {
+        while let Ok(told) = self.wants.streams.try_recv() {
+            let wanted = match told {
+                Told::Wanted(wanted) => wanted,
+                Told::HoldClusters(held) => {
+                    all.push(if held { "hold" } else { "let go" }.to_owned());
+                    continue;
+                }
+            };
             let kind = wanted.resource_type;
             if wanted.add.is_empty() && wanted.remove.is_empty() {
                 all.push(format!("+{kind}"));
@@ -71,14 +79,22 @@ impl Bench {
             let name = kind.name_of(&bytes).to_owned();
             RawResource { name, version: "1".into(), bytes: bytes.into() }
         };
-        let rejected = self.store.apply(&TypeUpdate {
+        let update = TypeUpdate {
             source: Source::Ads,
             resource_type: kind,
             version: "1".into(),
             resources: resources.iter().map(raw).collect(),
             removed: removed.iter().map(|name| (*name).to_owned()).collect(),
             full_state: false,
-        });
+        };
+        // Its pauses are the only thing that it waits for.
+        let mut apply = std::pin::pin!(self.store.apply(&update));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let rejected = loop {
+            if let std::task::Poll::Ready(rejected) = apply.as_mut().poll(&mut cx) {
+                break rejected;
+            }
+        };
         rejected.into_iter().map(|one| format!("{}: {}", one.name, one.error)).collect()
     }
 
@@ -166,14 +182,16 @@ fn an_update_warms_while_the_old_one_serves() {
         assert_eq!(bench.hosts("a"), 1);
         let other = EDS.replace("eds_config", "service_name: other, eds_config");
         bench.clusters(&[&format!("{{name: a, {other}}}")], &[]);
-        assert_eq!((bench.wanted(), bench.hosts("a")), (vec!["+endpoints other".into()], 1));
+        let waits = vec!["+endpoints other".into(), "hold".into()];
+        assert_eq!((bench.wanted(), bench.hosts("a")), (waits, 1));
         let two = assignment("other", 1).replace(
             "lb_endpoints: [",
             "lb_endpoints: [{endpoint: \
             {address: {socket_address: {address: 127.0.0.2, port_value: 1}}}}, ",
         );
         bench.endpoints(&[&two]);
-        assert_eq!((bench.wanted(), bench.hosts("a")), (vec!["-endpoints a".into()], 2));
+        let warm = vec!["-endpoints a".into(), "let go".into()];
+        assert_eq!((bench.wanted(), bench.hosts("a")), (warm, 2));
         // A version with the same endpoints has them at once.
         bench.clusters(&[&format!("{{name: a, connect_timeout: 1s, {other}}}")], &[]);
         assert_eq!((bench.wanted(), bench.hosts("a")), (vec![], 2));
@@ -207,6 +225,42 @@ fn of_a_hundred_three_bad_ones_are_named() {
         assert_eq!(bench.store.rejected().len(), 2);
         let twice = bench.clusters(&["{name: d}", "{name: d, connect_timeout: 1s}"], &[]);
         assert_eq!(twice, ["d: duplicate cluster d found"]);
+    });
+}
+
+/// Others have the thread while a large update is taken, and names are seen in all of it.
+#[test]
+fn a_large_update_takes_turns() {
+    run(async || {
+        let bench = Bench::start();
+        let one = |i: usize| {
+            let name = format!("c{}", i % 999);
+            let bytes = PbCluster { name: name.clone(), ..PbCluster::default() }.encode_to_vec();
+            RawResource { name, version: "1".into(), bytes: bytes.into() }
+        };
+        let update = TypeUpdate {
+            source: Source::Ads,
+            resource_type: ResourceType::Cluster,
+            version: "1".into(),
+            resources: (0..1000).map(one).collect(),
+            removed: Vec::new(),
+            full_state: true,
+        };
+        let (turns, over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let (counted, ended) = (turns.clone(), over.clone());
+        let other = tokio::task::spawn_local(async move {
+            while !ended.get() {
+                counted.set(counted.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let rejected = bench.store.apply(&update).await;
+        over.set(true);
+        other.await.unwrap();
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(rejected[0].error, "duplicate cluster c0 found");
+        assert_eq!(bench.store.cluster_names().len(), 999);
+        assert!(turns.get() >= 7, "{} turns of others", turns.get());
     });
 }
 

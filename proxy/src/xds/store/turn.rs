@@ -1,6 +1,6 @@
 //! One turn of the store: what an update, a timer or a start changes, and what follows from it at its end.
 //!
-//! A turn runs to its end without waiting. Then the sources are told what is wanted, timers are set, and the next stage
+//! A turn runs to its end without waiting; a large update takes several. Then the sources are told what is wanted, timers are set, and the next stage
 //! begins if everything of this one is there.
 
 use std::any::Any;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::endpoints::EndpointsKey;
 use super::{Stage, State, Store};
 use crate::config::compile::diagnostic::{Diagnostic, Severity};
-use crate::xds::resource::ResourceType;
+use crate::xds::resource::{ResourceType, Told};
 
 /// Who waits for something, with the serial number of its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(super) struct Turn<'s> {
     pub(super) state: RefMut<'s, State>,
     timers: BTreeMap<Duration, Vec<Waiter>>,
     awaited: Vec<Awaited>,
+    /// Listeners have come, warmed or gone.
+    pub(super) listeners_changed: bool,
 }
 
 /// Something to wait for, and who does.
@@ -47,7 +49,8 @@ type Awaited = (Pin<Box<dyn Future<Output = ()>>>, Waiter);
 impl<'s> Turn<'s> {
     pub(super) fn new(store: &'s Store) -> Self {
         let state = store.0.state.borrow_mut();
-        Self { store, state, timers: BTreeMap::new(), awaited: Vec::new() }
+        let (timers, awaited) = (BTreeMap::new(), Vec::new());
+        Self { store, state, timers, awaited, listeners_changed: false }
     }
 
     /// Somebody waits no longer than this.
@@ -87,6 +90,14 @@ impl<'s> Turn<'s> {
     /// As `finish`, without a next stage.
     pub(super) fn pause(mut self) {
         self.follow_secrets();
+        self.rest();
+    }
+
+    /// As `pause`, in the middle of an update: which secrets are in use is looked at when it is over.
+    pub(super) fn rest(mut self) {
+        if self.listeners_changed {
+            self.store.show_listeners(&self.state.listeners);
+        }
         // Whoever had it when it was put aside may have let go of it.
         self.state.retired.retain(|one| Arc::strong_count(one) > 1);
         if !self.state.retired.is_empty() {
@@ -96,9 +107,13 @@ impl<'s> Turn<'s> {
         let wanted = self.state.subscriptions.take(|kind| {
             listens || !matches!(kind, ResourceType::Routes | ResourceType::Extension)
         });
-        let Self { store, state, timers, awaited } = self;
+        let hold = self.hold_clusters();
+        let Self { store, state, timers, awaited, .. } = self;
         drop(state);
         store.want(wanted);
+        if let Some(hold) = hold {
+            let _ = store.0.streams.send(Told::HoldClusters(hold));
+        }
         for (time, waiters) in timers {
             let store = store.clone();
             tokio::task::spawn_local(async move {
@@ -113,6 +128,16 @@ impl<'s> Turn<'s> {
                 store.waited(vec![waiter], None);
             });
         }
+    }
+}
+
+impl Turn<'_> {
+    /// Clusters over ADS are acknowledged once all are warm, but for those of the start, as in Envoy: a control plane
+    /// can wait for that before it sends routes to them. Gives a change.
+    fn hold_clusters(&mut self) -> Option<bool> {
+        let state = &mut *self.state;
+        let hold = state.stage >= Stage::Listeners && state.clusters.warming > 0;
+        (std::mem::replace(&mut state.holds_clusters, hold) != hold).then_some(hold)
     }
 }
 

@@ -15,12 +15,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::LocalBoxFuture;
 use prost::Message as _;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use xds_client::WILDCARD;
 
-use super::resource::{Rejection, ResourceType, TypeUpdate, Wanted};
+use super::resource::{Rejection, ResourceType, Told, TypeUpdate, Wanted};
 use crate::config::pb::envoy::config::core::v3::Node;
 use crate::config::source::{ApiSource, Source};
 use crate::worker::WorkerContext;
@@ -29,8 +30,9 @@ use stream::{Stream, StreamSetup};
 
 /// Who applies what arrives.
 pub trait Consumer {
-    /// Applies an update. What it makes wanted has been said when this returns: it goes out before the acknowledgement.
-    fn apply(&self, update: &TypeUpdate) -> Vec<Rejection>;
+    /// Applies an update, however many turns of the thread that takes. What it makes wanted has been said when this is
+    /// done: it goes out before the acknowledgement.
+    fn apply(&self, update: TypeUpdate) -> LocalBoxFuture<'_, Vec<Rejection>>;
 
     /// A source could not be reached, or its stream has ended: counted by who wants something of this type there, or
     /// this name.
@@ -52,7 +54,7 @@ pub struct Subscriptions {
     /// `dynamic_resources.ads_config`
     ads: Option<Arc<ApiSource>>,
     consumer: Rc<dyn Consumer>,
-    wants: RefCell<mpsc::UnboundedReceiver<Wanted>>,
+    told: RefCell<mpsc::UnboundedReceiver<Told>>,
     streams: RefCell<FxHashMap<Key, Rc<Stream>>>,
 }
 
@@ -65,29 +67,28 @@ impl fmt::Debug for Subscriptions {
 }
 
 impl Subscriptions {
-    /// Follows `wants`, in a task of its own, until the consumer drops their other end. `node` is the bootstrap's,
+    /// Follows what it is `told`, in a task of its own, until the consumer drops their other end. `node` is the bootstrap's,
     /// encoded. Streams are opened once something is wanted of them.
     pub fn start(
         worker: Rc<WorkerContext>,
         node: &[u8],
         ads: Option<Arc<ApiSource>>,
         consumer: Rc<dyn Consumer>,
-        wants: mpsc::UnboundedReceiver<Wanted>,
+        told: mpsc::UnboundedReceiver<Told>,
     ) -> Rc<Self> {
         // It was encoded here.
         let node = Node::decode(node).unwrap_or_default();
-        let wants = RefCell::new(wants);
-        let this =
-            Rc::new(Self { worker, node, ads, consumer, wants, streams: RefCell::default() });
+        let told = RefCell::new(told);
+        let this = Rc::new(Self { worker, node, ads, consumer, told, streams: RefCell::default() });
         let task = Rc::downgrade(&this);
         tokio::task::spawn_local(async move {
             let next = |cx: &mut Context<'_>| match task.upgrade() {
-                Some(this) => this.wants.borrow_mut().poll_recv(cx),
+                Some(this) => this.told.borrow_mut().poll_recv(cx),
                 None => Poll::Ready(None),
             };
-            while let Some(wanted) = poll_fn(next).await {
+            while let Some(told) = poll_fn(next).await {
                 let Some(this) = task.upgrade() else { return };
-                this.want(wanted);
+                this.take(told);
             }
         });
         this
@@ -96,8 +97,20 @@ impl Subscriptions {
     /// Follows what has been said by now.
     fn follow(self: &Rc<Self>) {
         loop {
-            let Ok(wanted) = self.wants.borrow_mut().try_recv() else { return };
-            self.want(wanted);
+            let Ok(told) = self.told.borrow_mut().try_recv() else { return };
+            self.take(told);
+        }
+    }
+
+    fn take(self: &Rc<Self>, told: Told) {
+        match told {
+            Told::Wanted(wanted) => self.want(wanted),
+            Told::HoldClusters(held) => {
+                let stream = self.streams.borrow().get(&Key::Ads).cloned();
+                if let Some(stream) = stream {
+                    stream.hold(ResourceType::Cluster, held);
+                }
+            }
         }
     }
 

@@ -107,6 +107,13 @@ impl Stream {
         self.changed.notify_one();
     }
 
+    /// See `xds_client::Client::hold`.
+    pub(super) fn hold(&self, resource_type: ResourceType, held: bool) {
+        let wire_type = xds_client::ResourceType::new(resource_type.type_url());
+        self.client.borrow_mut().hold(&wire_type, held);
+        self.changed.notify_one();
+    }
+
     pub(super) fn stop(&self) {
         self.stopped.set(true);
         self.changed.notify_one();
@@ -138,7 +145,7 @@ impl Stream {
                         }
                     }
                     Action::Deliver(update) => {
-                        let verdict = self.deliver(update);
+                        let verdict = self.deliver(update).await;
                         self.client.borrow_mut().judge(verdict);
                         // A push may be large: let others have the thread before the next.
                         tokio::task::yield_now().await;
@@ -237,7 +244,7 @@ impl Stream {
         }
     }
 
-    fn deliver(&self, update: Update) -> Verdict {
+    async fn deliver(&self, update: Update) -> Verdict {
         let resource_type = ResourceType::of_url(update.resource_type.url());
         let (Some(resource_type), Some(owner)) = (resource_type, self.setup.owner.upgrade()) else {
             return Verdict::default();
@@ -250,7 +257,7 @@ impl Stream {
         for one in &update.malformed {
             tracing::warn!("a malformed {resource_type} {:?}: {}", one.name, one.reason);
         }
-        let rejected = owner.consumer.apply(&TypeUpdate {
+        let update = TypeUpdate {
             source: self.setup.source.clone(),
             resource_type,
             version: update.version,
@@ -258,7 +265,8 @@ impl Stream {
             removed: update.removed,
             // What is gone is named in `removed`, whatever the protocol's variant.
             full_state: false,
-        });
+        };
+        let rejected = owner.consumer.apply(update).await;
         owner.follow();
         verdict(resource_type, &rejected)
     }

@@ -13,7 +13,7 @@ use crate::grpc::testing::{Peer, PeerCall};
 /// Applies everything but what is called `bad`; each cluster wants endpoints of its name, and the first clusters all
 /// listeners.
 struct Double {
-    wants: mpsc::UnboundedSender<Wanted>,
+    told: mpsc::UnboundedSender<Told>,
     applied: RefCell<Vec<String>>,
     failed: Cell<usize>,
     source: Source,
@@ -23,12 +23,12 @@ impl Double {
     fn want(&self, resource_type: ResourceType, add: Vec<String>) {
         let source = self.source.clone();
         let wanted = Wanted { source, resource_type, add, remove: Vec::new() };
-        self.wants.send(wanted).unwrap();
+        self.told.send(Told::Wanted(wanted)).unwrap();
     }
 }
 
 impl Consumer for Double {
-    fn apply(&self, update: &TypeUpdate) -> Vec<Rejection> {
+    fn apply(&self, update: TypeUpdate) -> LocalBoxFuture<'_, Vec<Rejection>> {
         let (bad, good): (Vec<_>, Vec<_>) =
             update.resources.iter().map(|one| one.name.clone()).partition(|name| name == "bad");
         if update.resource_type == ResourceType::Cluster {
@@ -40,7 +40,8 @@ impl Consumer for Double {
         self.applied.borrow_mut().extend(good);
         let gone = update.removed.iter().map(|name| format!("-{name}"));
         self.applied.borrow_mut().extend(gone);
-        bad.into_iter().map(|name| Rejection { name, error: "no".into() }).collect()
+        let refused = bad.into_iter().map(|name| Rejection { name, error: "no".into() });
+        Box::pin(std::future::ready(refused.collect()))
     }
 
     fn failed(&self, _: &Source, _: ResourceType, _: Option<&str>) {
@@ -70,12 +71,12 @@ struct Bench {
 async fn bench(ads: Option<Arc<ApiSource>>, source: Source) -> Bench {
     let peer = Peer::start().await;
     let (worker, _) = peer.context();
-    let (wants, of_wants) = mpsc::unbounded_channel();
+    let (told, of_told) = mpsc::unbounded_channel();
     let applied = RefCell::default();
-    let double = Rc::new(Double { wants, applied, failed: Cell::new(0), source });
+    let double = Rc::new(Double { told, applied, failed: Cell::new(0), source });
     let node = Node { id: "n".into(), ..Node::default() }.encode_to_vec();
     let registry = worker.registry.clone();
-    let subscriptions = Subscriptions::start(worker, &node, ads, double.clone(), of_wants);
+    let subscriptions = Subscriptions::start(worker, &node, ads, double.clone(), of_told);
     Bench { peer, double, registry, _subscriptions: subscriptions }
 }
 
@@ -156,6 +157,27 @@ async fn requests_go_out_in_the_order_of_envoy() {
     LocalSet::new().run_until(test).await;
 }
 
+/// What a control plane is not to be told yet goes out once it may, before what was said later.
+#[tokio::test]
+async fn clusters_are_acknowledged_when_they_are_let_go() {
+    let test = async {
+        let mut bench = bench(Some(api(true)), Source::Ads).await;
+        bench.double.want(ResourceType::Cluster, Vec::new());
+        let mut call = bench.peer.call().await;
+        next(&mut call).await;
+        bench.double.told.send(Told::HoldClusters(true)).unwrap();
+        call.send(&delta(ResourceType::Cluster, "1", &["a"]));
+        assert_eq!(next(&mut call).await, plain(ResourceType::Endpoints, "a", ""));
+        call.send(&delta(ResourceType::Cluster, "2", &["b"]));
+        assert_eq!(next(&mut call).await, plain(ResourceType::Endpoints, "b", ""));
+        bench.double.told.send(Told::HoldClusters(false)).unwrap();
+        for nonce in ["1", "2"] {
+            assert_eq!(next(&mut call).await, plain(ResourceType::Cluster, "", nonce));
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
 #[tokio::test]
 async fn names_with_a_source_of_their_own_have_streams_of_their_own() {
     let test = async {
@@ -188,7 +210,8 @@ async fn names_with_a_source_of_their_own_have_streams_of_their_own() {
         let remove = vec!["default".into()];
         let resource_type = ResourceType::Secret;
         let add = Vec::new();
-        bench.double.wants.send(Wanted { source, resource_type, add, remove }).unwrap();
+        let wanted = Wanted { source, resource_type, add, remove };
+        bench.double.told.send(Told::Wanted(wanted)).unwrap();
         let ends = calls.iter_mut().map(|call| Box::pin(call.read::<DiscoveryRequest>()));
         let (first, _, rest) = futures_util::future::select_all(ends).await;
         assert_eq!((first, rest.len()), (None, 1));
