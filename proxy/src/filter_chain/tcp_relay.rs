@@ -70,6 +70,10 @@ impl TcpConnection {
         }
         meter(info, &to_up, &to_down);
         stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, to_up.bytes);
+        if to_up.bytes > 0 {
+            // Nothing stays in it; but it has been used.
+            stats.gauge_add(TcpProxyStat::DownstreamCxRxBytesBuffered, 0);
+        }
         stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, to_down.bytes);
         // Whose FIN came last has closed the connection.
         let remote = end == End::Upstream || (end == End::Done && client_first);

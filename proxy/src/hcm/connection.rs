@@ -56,6 +56,8 @@ impl HttpConnection {
         let hcm = self.slot.current(&self.worker);
         hcm.stats.inc(HttpStat::DownstreamCxTotal);
         hcm.stats.gauge_inc(HttpStat::DownstreamCxActive);
+        // Nothing stays in it; but it has been used.
+        hcm.stats.gauge_add(HttpStat::DownstreamCxRxBytesBuffered, 0);
         if self.info.is_tls {
             hcm.stats.inc(HttpStat::DownstreamCxSslTotal);
             hcm.stats.gauge_inc(HttpStat::DownstreamCxSslActive);

@@ -207,9 +207,9 @@ impl WorkerListener {
         let handle = self.worker.connections.enter(self.number, self.config.drain_type);
         let listener = self.clone();
         if self.filters.are_immediate() {
+            // Nobody sees it move, but a gauge that was written is shown.
+            self.stats.gauge_add(ListenerStat::DownstreamPreCxActive, 0);
             if !self.config.listener_filters.is_empty() {
-                // Nobody sees it move, but a gauge that was written is shown.
-                self.stats.gauge_add(ListenerStat::DownstreamPreCxActive, 0);
                 filters::run_immediate(&self.config, &mut arrival);
             }
             return listener.pass(arrival, handle, hand_off);
