@@ -455,6 +455,26 @@ fn an_address_belongs_to_one_listener() {
     });
 }
 
+/// Where each name has a stream of its own, the others do not fail with it.
+#[test]
+fn a_failed_stream_of_one_name_is_that_names_failure() {
+    use crate::stats::names::SubscriptionStat;
+    run(async || {
+        let bench = Bench::start();
+        for (name, routes) in [("l", "a"), ("m", "b")] {
+            assert_eq!(put_listener(&bench, &listener(name, routes)), Vec::<String>::new());
+        }
+        let failures = |name: &str| {
+            let scope = bench.store.setup().registry.scope(&format!("http.s.rds.{name}"));
+            scope.value(SubscriptionStat::UpdateFailure)
+        };
+        bench.store.failed(&Source::Ads, ResourceType::Routes, Some("a"));
+        assert_eq!((failures("a"), failures("b")), (1, 0));
+        bench.store.failed(&Source::Ads, ResourceType::Routes, None);
+        assert_eq!((failures("a"), failures("b")), (2, 1));
+    });
+}
+
 /// Without `SO_REUSEPORT` nobody could bind the address a second time.
 #[test]
 fn a_socket_is_carried_over_to_the_next_listener_of_its_address() {
