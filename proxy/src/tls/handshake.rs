@@ -534,14 +534,12 @@ pub async fn connect(
     info.sni = (!sni.is_empty()).then(|| sni.into());
     info.local = built.certificate.as_ref().map(|certificate| certificate.chain.clone());
     if info.resumed {
-        match built.verifier.judge_resumed(common.peer_certificates(), Some(&name)) {
-            Ok(validated) => seen.validated = validated,
-            Err(refusal) => {
-                // The next connection makes a new one.
-                built.forget(&name);
-                return Err(HandshakeFailure::refused(refusal, &info));
-            }
-        }
+        let judged = built.verifier.judge_resumed(common.peer_certificates(), Some(&name));
+        seen.validated = judged.map_err(|refusal| {
+            // The next connection makes a new one.
+            built.forget(&name);
+            HandshakeFailure::refused(refusal, &info)
+        })?;
         seen.overlooked = Verdict::take().overlooked;
     }
     info.peer_validated = seen.validated;
