@@ -485,6 +485,34 @@ fn addresses_are_refused_and_handed_over_as_in_envoy() {
     });
 }
 
+/// It is named anew with each update, which takes the one before away.
+#[test]
+fn a_listener_without_a_name_gets_one_as_in_envoy() {
+    run(async || {
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            mesh.see(mesh.main, "/", "200 a").await;
+            let nameless = mesh.listener("l", mesh.main, "r").replacen("name: l, ", "", 1);
+            let mut before = String::new();
+            for version in ["2", "3"] {
+                mesh.put("lds.yaml", version, std::slice::from_ref(&nameless));
+                let success = version.parse().unwrap();
+                mesh.see_stat("listener_manager.lds.update_success", success).await;
+                mesh.see(mesh.main, "/", "200 a").await;
+                mesh.see_stat("listener_manager.total_listeners_active", 1).await;
+                let (_, text) = mesh.proxy.admin("GET", "/listeners").await.unwrap();
+                let (name, _) = text.split_once("::").unwrap();
+                let groups: Vec<usize> = name.split('-').map(str::len).collect();
+                assert_eq!(groups, [8, 4, 4, 4, 12], "{kind:?}: {text}");
+                assert_ne!(name, before);
+                before = name.to_owned();
+            }
+            assert_eq!(mesh.stat("listener_manager.listener_added").await, 3);
+            assert_eq!(mesh.stat("listener_manager.listener_removed").await, 2);
+        }
+    });
+}
+
 /// What comes after the command is stopped with the rest at the drain's end, and what comes after that never begins.
 #[test]
 fn a_drain_stops_what_comes_meanwhile_as_in_envoy() {

@@ -25,6 +25,7 @@ use crate::config::pb::envoy::extensions::filters::listener::original_dst::v3::O
 use crate::config::pb::envoy::extensions::filters::listener::original_src::v3 as pb_src;
 use crate::config::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as pb_proxy;
 use crate::config::pb::envoy::extensions::filters::listener::tls_inspector::v3 as pb_tls;
+use crate::hcm::request_id::uuid;
 use crate::listener::tls_inspector::MAX_CLIENT_HELLO;
 
 /// pb `per_connection_buffer_limit_bytes`, default.
@@ -69,7 +70,7 @@ pub fn compile_listener(
         prefix => prefix.to_owned(),
     };
     let name = match pb.name.as_str() {
-        "" => stat_name(&binds[0].address).into(),
+        "" => random_name(),
         name => Arc::from(name),
     };
     Some(Listener {
@@ -114,6 +115,11 @@ impl From<pb_core::TrafficDirection> for Direction {
             pb_core::TrafficDirection::Outbound => Self::Outbound,
         }
     }
+}
+
+/// The name of a listener that has none: a UUID, as in Envoy.
+pub fn random_name() -> Arc<str> {
+    String::from_utf8_lossy(&uuid((rand::random(), rand::random()))).into()
 }
 
 /// `0.0.0.0:80` as statistics name it: `0.0.0.0_80`, IPv6 `[__]_80`.

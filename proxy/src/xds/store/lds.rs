@@ -15,6 +15,7 @@ use super::turn::{Turn, Waiter};
 use super::version::{Problem, Raw, next_serial};
 use super::{Stage, State};
 use crate::config::compile::configuration::{compile_raw_listener, raw_of, unknown_clusters};
+use crate::config::compile::listener::random_name;
 use crate::config::listener::{Direction, Listener};
 use crate::config::pb::envoy::config::listener::v3 as pb;
 use crate::listener::sockets::{BindError, BoundAddress};
@@ -38,7 +39,9 @@ impl Turn<'_> {
         gone
     }
 
+    /// Takes one listener; one without a name is given one, anew each time, as in Envoy.
     pub(super) fn put_listener(&mut self, name: &Arc<str>, raw: Raw) -> Result<(), String> {
+        let name = &if name.is_empty() { random_name() } else { name.clone() };
         let stopped = self.state.listeners.stopped;
         if stopped != Stopped::None && stopped.covers(direction(&raw.bytes)) {
             tracing::debug!(listener = %name, "passed over: listeners of its direction are stopped");
@@ -59,6 +62,10 @@ impl Turn<'_> {
                 let refused = entry.and_then(|entry| entry.refused.as_ref());
                 refused.map_or(Ok(()), |refused| Err(refused.details()))
             }
+            // Nobody could ever say that it is gone.
+            Err(problems) if ResourceType::Listener.name_of(&raw.bytes).is_empty() => {
+                Err(ListenerEntry::default().refuse(raw, problems))
+            }
             Err(problems) => {
                 let entries = &mut self.state.listeners.entries;
                 Err(entries.entry(name.clone()).or_default().refuse(raw, problems))
@@ -72,14 +79,13 @@ impl Turn<'_> {
         name: &Arc<str>,
         raw: Raw,
     ) -> Result<WarmingListener, Vec<Problem>> {
-        if name.is_empty() {
-            return Err(Problem::whole("a listener needs a name"));
-        }
         let setup = self.store.setup();
         let cx = setup.compile_context();
         let resource = raw_of(ResourceType::Listener, &raw.bytes);
         let (compiled, found) = compile_raw_listener(&resource, &cx);
-        let Some(config) = compiled else { return Err(Problem::of(found)) };
+        let Some(mut config) = compiled else { return Err(Problem::of(found)) };
+        // One without a name has been given one.
+        config.name = name.clone();
         let unknown = unknown_clusters(&config, |name| self.state.clusters.knows(name));
         if let Some(unknown) = unknown.first() {
             return Err(Problem::whole(format!("route: unknown cluster '{unknown}'")));
