@@ -16,6 +16,7 @@ pub mod load;
 pub mod mesh;
 pub mod namespace;
 pub mod observe;
+pub mod pod;
 pub mod ports;
 pub mod proxy;
 pub mod sandbox;
