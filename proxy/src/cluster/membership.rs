@@ -153,30 +153,38 @@ mod tests {
 
     /// Up to three localities with a priority and a weight.
     fn assignment() -> impl Strategy<Value = LoadAssignment> {
-        let locality = (0..3u32, any::<Option<bool>>(), prop::collection::vec(endpoint(), 0..5));
+        let endpoints = prop::collection::vec(endpoint(), 0..5);
+        let locality = (0..3u32, any::<Option<bool>>(), any::<bool>(), endpoints);
         prop::collection::vec(locality, 0..4).prop_map(|localities| {
-            let locality = |(priority, weight, endpoints): (u32, Option<bool>, Vec<_>)| {
-                let endpoint = |(port, hostname, weight, canary, health)| Endpoint {
-                    address: ConfigAddress::Ip {
-                        addr: ([127, 0, 0, 1], port).into(),
-                        ipv4_compat: false,
-                    },
-                    hostname: Option::map(hostname, |one| if one { "a" } else { "b" }.into()),
-                    metadata: Some(canary).filter(|canary| *canary).map(|canary| {
-                        let lb = serde_json::json!({"envoy.lb": {"canary": canary}});
-                        Arc::new(lb.as_object().cloned().unwrap())
-                    }),
-                    weight,
-                    health: [HealthStatus::Unknown, HealthStatus::Draining, HealthStatus::Degraded]
-                        [health],
+            let locality =
+                |(priority, weight, east, endpoints): (u32, Option<bool>, bool, Vec<_>)| {
+                    let endpoint = |(port, hostname, weight, canary, health)| Endpoint {
+                        address: ConfigAddress::Ip {
+                            addr: ([127, 0, 0, 1], port).into(),
+                            ipv4_compat: false,
+                        },
+                        hostname: Option::map(hostname, |one| if one { "a" } else { "b" }.into()),
+                        metadata: Some(canary).filter(|canary| *canary).map(|canary| {
+                            let lb = serde_json::json!({"envoy.lb": {"canary": canary}});
+                            Arc::new(lb.as_object().cloned().unwrap())
+                        }),
+                        weight,
+                        health: [
+                            HealthStatus::Unknown,
+                            HealthStatus::Draining,
+                            HealthStatus::Degraded,
+                        ][health],
+                    };
+                    LocalityEndpoints {
+                        locality: Arc::new(Locality {
+                            region: if east { "east" } else { "west" }.into(),
+                            ..Locality::default()
+                        }),
+                        priority,
+                        weight: weight.map(u32::from),
+                        endpoints: endpoints.into_iter().map(endpoint).collect(),
+                    }
                 };
-                LocalityEndpoints {
-                    locality: Arc::default(),
-                    priority,
-                    weight: weight.map(u32::from),
-                    endpoints: endpoints.into_iter().map(endpoint).collect(),
-                }
-            };
             let localities = localities.into_iter().map(locality).collect();
             let mut assignment = LoadAssignment { localities, ..LoadAssignment::default() };
             assignment.remove_duplicates();
