@@ -78,8 +78,15 @@ fn answers_tell_clients_to_go_as_envoys_do() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for strategy in ["immediate", "gradual"] {
         for commands in [DRAINS, &["/reset_counters", STOPS]] {
-            let run = |kind| LocalSet::new().block_on(&runtime, told(kind, strategy, commands));
-            let [theirs, ours] = [Kind::Envoy, Kind::Outrigger].map(|kind| run(kind).unwrap());
+            let run = |kind| {
+                let told = async {
+                    let all = told(kind, strategy, commands);
+                    tokio::time::timeout(Duration::from_secs(120), all).await
+                };
+                LocalSet::new().block_on(&runtime, told)
+            };
+            let [theirs, ours] =
+                [Kind::Envoy, Kind::Outrigger].map(|kind| run(kind).unwrap().unwrap());
             assert_eq!(ours, theirs, "{strategy}");
         }
     }
@@ -115,7 +122,7 @@ async fn told(kind: Kind, strategy: &str, commands: &[&str]) -> Result<Vec<Strin
             }
         }
         while requests_in_flight(&sandbox).await? < 2 * in_flight.len() as i64 {
-            tokio::task::yield_now().await;
+            sleep(Duration::from_millis(5)).await;
         }
         let (status, _) = sandbox.proxy.admin("POST", command).await?;
         let (_, ready) = sandbox.proxy.admin("GET", "/ready").await?;

@@ -28,8 +28,10 @@ impl ListenerDrain {
         if !self.gradually || elapsed >= self.within {
             return true;
         }
-        // Of whole seconds, as Envoy counts them; there is at least one, or the time would be over.
-        elapsed.as_secs() > random() % self.within.as_secs().max(1)
+        // As Envoy counts: in whole seconds, of which those that are left are rounded down.
+        let within = self.within.as_secs();
+        let elapsed = within.saturating_sub((self.within - elapsed).as_secs());
+        within == 0 || elapsed > random() % within
     }
 }
 
@@ -117,6 +119,8 @@ mod tests {
         assert!(closing.start(drain.clone(), true));
         assert!(!closing.closes(by(2, DrainType::Default), after(200), never));
         assert!(!closing.closes(one(), now, || 0));
+        assert!(closing.closes(one(), now + Duration::from_millis(500), || 0));
+        assert!(!closing.closes(one(), now + Duration::from_millis(500), || 1));
         assert!(!closing.closes(one(), after(50), || 1050));
         assert!(closing.closes(one(), after(51), || 1050));
         assert!(closing.closes(by(1, DrainType::ModifyOnly), after(100), never));

@@ -38,6 +38,8 @@ struct Shared {
     serial: Cell<u64>,
     /// Everybody drains, who comes late too.
     all_drain: Cell<bool>,
+    /// Somebody has been told to end: before, nobody looks whether it was him.
+    told: Cell<bool>,
     empty_waker: RefCell<Option<Waker>>,
 }
 
@@ -88,6 +90,7 @@ impl Connections {
     /// Enters a connection of a listener (its number).
     pub fn enter(&self, listener: usize, drain_type: DrainType) -> ConnectionHandle {
         let drain = if self.0.all_drain.get() { Drain::Graceful } else { Drain::No };
+        self.0.told.set(self.0.told.get() || drain != Drain::No);
         let serial = self.0.serial.get() + 1;
         self.0.serial.set(serial);
         let slot = Slot {
@@ -128,6 +131,7 @@ impl Connections {
     /// Tells the connections of some listeners; a connection never goes back to an earlier state.
     pub fn drain(&self, drain: Drain, wanted: impl Fn(usize) -> bool) {
         let mut wakers = Vec::new();
+        self.0.told.set(true);
         for slot in self.0.slots.borrow_mut().iter_mut() {
             if slot.used && slot.drain < drain && wanted(slot.listener) {
                 slot.drain = drain;
@@ -151,6 +155,7 @@ impl Connections {
 
     /// Tells one connection, if it is still there.
     pub fn drain_one(&self, key: ConnectionKey, drain: Drain) {
+        self.0.told.set(true);
         let waker = self.with(key, |slot| {
             let told = slot.drain < drain;
             slot.drain = slot.drain.max(drain);
@@ -163,7 +168,7 @@ impl Connections {
 
     /// Whether a connection, if it is still there, has been told to end.
     pub fn is_told(&self, key: ConnectionKey) -> bool {
-        self.with(key, |slot| slot.drain != Drain::No) == Some(true)
+        self.0.told.get() && self.with(key, |slot| slot.drain != Drain::No) == Some(true)
     }
 
     /// A connection's listener, by its number, and how that drains; `None` where it is not there any more.

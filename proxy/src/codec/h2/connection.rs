@@ -117,6 +117,8 @@ pub(super) struct Connection {
     pub(super) flooded: Option<Flood>,
     pub(super) peer: Peer,
     pub(super) going: Going,
+    /// It was we who began: a drain, not an answer to the peer's GOAWAY.
+    pub(super) drains: bool,
     /// What the peer takes on all streams together.
     pub(super) send_window: i64,
     /// What the peer may send on all of them.
@@ -165,6 +167,7 @@ impl Connection {
                 going: false,
             },
             going: Going::No,
+            drains: false,
             send_window: DEFAULT_WINDOW.into(),
             receive_window: DEFAULT_WINDOW.into(),
             taken: 0,

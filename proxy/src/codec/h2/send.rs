@@ -377,6 +377,7 @@ impl Connection {
         let begins = self.going == Going::No && self.ended.is_none();
         if begins {
             self.going = Going::Announced;
+            self.drains = true;
             self.go_away(MAX_STREAM, code::NO_ERROR);
         }
         begins

@@ -176,7 +176,7 @@ impl ServerConn {
 
     /// Whether a drain has begun, by `drain` or by an answer.
     pub fn is_draining(&self) -> bool {
-        self.shared.borrow().going != Going::No
+        self.shared.borrow().drains
     }
 
     /// The second GOAWAY of a drain: no new stream is taken any more.

@@ -45,6 +45,9 @@ impl Turn<'_> {
         let stopped = self.state.listeners.stopped;
         if stopped != Stopped::None && stopped.covers(direction(&raw.bytes)) {
             tracing::debug!(listener = %name, "passed over: listeners of its direction are stopped");
+            if let Some(entry) = self.state.listeners.entries.get_mut(name) {
+                entry.refused = None;
+            }
             return Ok(());
         }
         // One that was refused is looked at again: ports, clusters and files come and go.
@@ -225,10 +228,11 @@ impl Turn<'_> {
         entry.active = Some(active);
     }
 
-    /// `/drain_listeners`, at its end: they and all that would come later take no more connections.
+    /// `/drain_listeners`, at its end: they take no more connections, and updates of their direction are passed over. As
+    /// in Envoy, the last command's direction counts, and what has never been in force goes on warming.
     pub(super) fn stop_listeners(&mut self, which: Stopped) {
         let listeners = &mut self.state.listeners;
-        listeners.stopped = listeners.stopped.max(which);
+        listeners.stopped = which;
         let mut numbers = Vec::new();
         let mut abandoned = Vec::new();
         for entry in listeners.entries.values_mut() {

@@ -437,6 +437,21 @@ fn rapid_resets_end_the_connection() {
     });
 }
 
+/// What we say then is an answer, no drain of ours: statistics tell the two apart.
+#[test]
+fn a_peer_that_goes_is_not_drained() {
+    local(async || {
+        let mut raw = Raw::new(Settings::default());
+        raw.frames();
+        raw.send(&frame(GOAWAY, 0, 0, &[0; 8]));
+        assert!(matches!(raw.accept(), Poll::Ready(None)));
+        assert!(!raw.conn.is_draining());
+        let mut raw = Raw::new(Settings::default());
+        raw.conn.drain();
+        assert!(raw.conn.is_draining());
+    });
+}
+
 #[test]
 fn draining_takes_two_steps() {
     local(async || {
