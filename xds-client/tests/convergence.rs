@@ -212,9 +212,10 @@ impl Bench {
 
     /// Lets everything that is under way arrive.
     fn calm_down(&mut self) {
-        for (kind, held) in self.held.iter_mut().enumerate() {
-            self.client.hold(&self.types[kind], std::mem::take(held));
+        for kind in &self.types {
+            self.client.hold(kind, false);
         }
+        self.held = [false; 2];
         for _ in 0..10_000 {
             let mut busy = self.judge();
             busy |= self.act();
