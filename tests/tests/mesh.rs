@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use tests::mesh::cases::{self, Row};
 use tests::mesh::request::{Answer, Request};
-use tests::mesh::{Mesh, PROXIED};
+use tests::mesh::{Mesh, PROXIED, Setup};
 use tests::proxy::Kind;
 
 /// What each row of the table answers.
@@ -66,6 +66,24 @@ fn every_row_holds_whoever_proxies() {
         }
         complaints(&mesh).unwrap().into_iter().for_each(&mut say);
         eprintln!("{place}: {} rows", rows.len());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Outrigger behind its own rules, by whichever program they come into the kernel.
+#[test]
+fn every_row_holds_behind_our_own_rules() {
+    let rows = cases::rows().unwrap();
+    let init = std::env::var("OUTRIGGER_INIT_BIN").unwrap_or_else(|_| "outrigger-init".into());
+    let mut wrong = Vec::new();
+    for backend in ["", "--force-iptables-binary legacy", "--native-nftables"] {
+        let redirect = format!(
+            "{init} -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x '' -b * -d 15090,15021,15020 {backend}"
+        );
+        let setup = Setup { redirect: Some(&redirect), ..Setup::default() };
+        let mesh = Mesh::of_outriggers("mesh-r", &setup).unwrap();
+        let (_, bad) = table(&mesh, &rows).unwrap();
+        wrong.extend(bad.into_iter().map(|what| format!("rules by {backend:?}: {what}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -305,7 +305,8 @@ fn weights(mesh: &Mesh) -> Vec<(u64, u64)> {
 fn a_thousand_pushes_close_no_stream_and_leave_memory_flat() {
     let pushes: u32 = std::env::var("PUSHES").map_or(1000, |s| s.parse().unwrap());
     let environment = [("PILOT_DEBOUNCE_AFTER", "5ms"), ("PILOT_ENABLE_EDS_DEBOUNCE", "true")];
-    let setup = Setup { environment: &environment, proxy_config: Some(ALL_STATS) };
+    let setup =
+        Setup { environment: &environment, proxy_config: Some(ALL_STATS), ..Setup::default() };
     let mut mesh = Mesh::of_outriggers("mesh-fp", &setup).unwrap();
     mesh.kube("streams.yaml", STREAMS).unwrap();
     mesh.kube("churn.yaml", &churn(0)).unwrap();

@@ -63,6 +63,8 @@ pub struct Setup<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// More of Istio's ProxyConfig, JSON; nothing by default.
     pub proxy_config: Option<&'a str>,
+    /// The command that installs a pod's redirect rules; Istio's own by default.
+    pub redirect: Option<&'a str>,
 }
 
 /// The folder of the rig.
@@ -105,7 +107,11 @@ impl Mesh {
         Self::up_with(name, Kind::Outrigger, &[], Kind::Outrigger, setup)
     }
 
-    fn up_with(
+    /// Starts a mesh with everything said.
+    ///
+    /// # Errors
+    /// See [`Mesh::up`].
+    pub fn up_with(
         name: &str,
         others: Kind,
         pods: &[&str],
@@ -127,6 +133,9 @@ impl Mesh {
         }
         if let Some(more) = setup.proxy_config {
             arguments.extend(["--proxy-config".to_owned(), more.to_owned()]);
+        }
+        if let Some(command) = setup.redirect {
+            arguments.extend(["--redirect".to_owned(), command.to_owned()]);
         }
         let output = mesh.command(&arguments).envs(setup.environment.iter().copied()).output()?;
         if !output.status.success() {
