@@ -210,7 +210,8 @@ impl Client {
     }
 
     /// Keeps everything that is to be said of a type to itself, acknowledgements too, until it is called again with
-    /// `false`. Updates are delivered all the same. Nothing happens for a type that was never asked for.
+    /// `false`; but for the first request of a stream, without which its server would never say what ends the hold.
+    /// Updates are delivered all the same. Nothing happens for a type that was never asked for.
     pub fn hold(&mut self, resource_type: &ResourceType, held: bool) {
         if let Some(index) = self.index(resource_type) {
             self.types[index].on_hold = held;
@@ -333,7 +334,7 @@ impl Client {
 
     /// Types that have a request waiting; those on hold are not counted.
     pub fn pending_requests(&self) -> usize {
-        self.queue.iter().filter(|index| !self.types[**index].on_hold).count()
+        self.queue.iter().filter(|index| !self.types[**index].is_held_back()).count()
     }
 
     /// The names that are wanted of a type, in order.
@@ -473,7 +474,7 @@ impl Client {
     fn next_request(&mut self, now: Instant) -> Option<Request> {
         let mut at = 0;
         while let Some(&index) = self.queue.get(at) {
-            if self.types[index].on_hold || self.is_superseded(index) {
+            if self.types[index].is_held_back() || self.is_superseded(index) {
                 at += 1;
                 continue;
             }

@@ -76,6 +76,11 @@ impl Interest {
         }
     }
 
+    /// Whether its next request has to wait.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.on_hold && self.started
+    }
+
     /// Whether the name is new among the wanted.
     pub(crate) fn subscribe(&mut self, name: &str, deadline: Option<Instant>) -> bool {
         if let Some(wanted) = self.wanted.get_mut(name) {

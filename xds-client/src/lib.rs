@@ -46,7 +46,8 @@
 //!   the resources of it that were applied count as held.
 //! - Of two state-of-the-world responses of a type only the newer nonce is ever used.
 //! - Between delivery and judgement nothing is sent, so that new subscriptions of one type share a request.
-//! - Of a type on hold nothing is sent; what was to be said of it goes out in order once it is let go.
+//! - Of a type on hold nothing is sent after a stream's first request; what was to be said of it goes out in order once
+//!   it is let go.
 
 #![warn(missing_docs)]
 

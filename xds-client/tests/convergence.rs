@@ -69,6 +69,8 @@ struct Bench {
     /// Nonces whose updates were judged, on the stream that is open.
     judged: BTreeSet<String>,
     held: [bool; 2],
+    /// A request of the type has gone on the stream that is open.
+    asked: [bool; 2],
 }
 
 impl Bench {
@@ -88,6 +90,7 @@ impl Bench {
             in_flight: None,
             judged: BTreeSet::new(),
             held: [false; 2],
+            asked: [false; 2],
         }
     }
 
@@ -160,6 +163,7 @@ impl Bench {
             Some(Action::Open) => {
                 self.server.open();
                 self.client.opened();
+                self.asked = [false; 2];
             }
             Some(Action::Send(request)) => {
                 assert!(self.in_flight.is_none(), "a request between delivery and verdict");
@@ -172,7 +176,8 @@ impl Bench {
                     Request::StateOfTheWorld(request) => &request.type_url,
                 };
                 let kind = usize::from(url != self.types[0].url());
-                assert!(!self.held[kind], "a request of a type on hold");
+                let first = !std::mem::replace(&mut self.asked[kind], true);
+                assert!(!self.held[kind] || first, "a request of a type on hold");
                 let known = nonce.is_empty() || self.judged.contains(&nonce);
                 assert!(known, "an acknowledgement of what was not judged");
                 self.server.take(request);

@@ -106,6 +106,8 @@ struct Whole {
     stats: SubscriptionStats,
     /// The first response is there, or has not come in time.
     arrived: bool,
+    /// The first response is being taken, in however many turns.
+    begun: bool,
     /// Of the last response.
     version: String,
 }
@@ -169,6 +171,7 @@ impl Store {
                 source,
                 stats: SubscriptionStats::own(registry.scope(scope)),
                 arrived: false,
+                begun: false,
                 version: String::new(),
             })
         };
@@ -471,8 +474,15 @@ impl Turn<'_> {
         }
     }
 
+    /// A response has come: nobody waits for one any more.
+    fn whole_began(&mut self, kind: ResourceType) {
+        if let Some(whole) = self.whole(kind) {
+            whole.begun = true;
+        }
+    }
+
     fn whole_timed_out(&mut self, kind: ResourceType) {
-        if let Some(whole) = self.whole(kind).filter(|whole| !whole.arrived) {
+        if let Some(whole) = self.whole(kind).filter(|whole| !whole.arrived && !whole.begun) {
             whole.arrived = true;
             whole.stats.count(Event::InitFetchTimeout);
             tracing::warn!("no {kind} configuration in time: goes on without");

@@ -71,6 +71,7 @@ impl Turn<'_> {
         let update = progress.update;
         let begin = Instant::now();
         if !std::mem::replace(&mut progress.begun, true) {
+            self.whole_began(update.resource_type);
             match update.resource_type {
                 ResourceType::Listener => progress.gone = self.gone_listeners(update),
                 // Something may have begun to use one in the turn before.
