@@ -2,10 +2,12 @@
 //! before its variable, a variable before the default. One table holds them all; each value is text until
 //! [`crate::settings`] reads it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, Command};
+
+use crate::settings::{duration, parse_port, parse_switch};
 
 /// A flag that takes text, or one that is on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,12 +211,12 @@ const FLAGS: &[Flag] = &[
         None,
         &["NETWORK_NAMESPACE"],
         "",
-        "Path of the network namespace to install the rules in [default: our own]",
+        "Path of the network namespace to install the rules in [default: our own]; the variable counts with --cni-mode only",
     ),
     switch(
         "cni-mode",
         &["CNI_MODE"],
-        "Run on a node's file system: the lock of iptables is the namespace's file, not the node's",
+        "Run on a node's file system: without the node's lock of iptables and its name services",
     ),
     switch(
         "reconcile",
@@ -259,6 +261,9 @@ pub struct Exit {
 #[derive(Debug)]
 pub struct Arguments {
     values: HashMap<&'static str, String>,
+    /// Those that are on the command line.
+    given: HashSet<&'static str>,
+    notices: Vec<String>,
     /// [`OWNER_GROUPS`] and its like, if set.
     environment: HashMap<&'static str, String>,
 }
@@ -291,26 +296,44 @@ impl Arguments {
             code: if error.use_stderr() { 255 } else { 0 },
         })?;
         let mut values = HashMap::new();
+        let mut given = HashSet::new();
+        let mut notices = Vec::new();
         for flag in FLAGS {
-            let given = matches.get_many::<String>(flag.name).and_then(Iterator::last).cloned();
+            let on_line = matches.get_many::<String>(flag.name).and_then(Iterator::last).cloned();
+            if on_line.is_some() {
+                given.insert(flag.name);
+            }
             let set = || {
-                let variables = flag.variables.iter().rev();
-                variables.filter_map(|name| environment(name)).find(|v| flag.takes(v))
+                let mut set =
+                    flag.variables.iter().rev().filter_map(|n| Some((n, environment(n)?)));
+                set.next().and_then(|(name, value)| flag.of_variable(name, value, &mut notices))
             };
-            let value = given.or_else(set).unwrap_or_else(|| flag.default.to_owned());
+            let value = on_line.or_else(set).unwrap_or_else(|| flag.default.to_owned());
             values.insert(flag.name, value);
         }
         let environment = [OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, LOOPBACK, USER]
             .into_iter()
             .filter_map(|name| Some((name, environment(name)?)))
             .collect();
-        Ok(Self { values, environment })
+        Ok(Self { values, given, environment, notices })
     }
 
     /// The value of a flag of the table.
     #[must_use]
     pub fn flag(&self, name: &str) -> &str {
         self.values.get(name).map_or("", String::as_str)
+    }
+
+    /// Whether a flag is on the command line itself.
+    #[must_use]
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains(name)
+    }
+
+    /// Variables that are passed over, each in one line.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// The value of a variable without a flag.
@@ -321,9 +344,19 @@ impl Arguments {
 }
 
 impl Flag {
-    /// An empty variable is a value for a list, and none for a switch.
-    fn takes(&self, value: &str) -> bool {
-        self.kind == Kind::Text || !value.is_empty()
+    /// The value that a variable gives. Istio passes over one that it cannot read, where a flag would be a mistake.
+    fn of_variable(&self, name: &str, value: String, notices: &mut Vec<String>) -> Option<String> {
+        let readable = match (self.kind, self.name) {
+            (Kind::Switch, _) => parse_switch(&value).is_some(),
+            (Kind::Text, "iptables-probe-port") => parse_port(&value).is_some(),
+            (Kind::Text, "probe-timeout") => duration(&value).is_some_and(|time| !time.is_zero()),
+            (Kind::Text, _) => true,
+        };
+        if !readable && !value.is_empty() {
+            let instead = self.default;
+            notices.push(format!("{name} {value:?} cannot be read: it is taken for {instead:?}"));
+        }
+        readable.then_some(value)
     }
 }
 
@@ -392,6 +425,26 @@ mod tests {
         assert_eq!(given.flag("inbound-capture-port"), "3");
         assert_eq!(given.flag("dual-stack"), "true");
         assert_eq!(given.flag("dry-run"), "false");
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_read_is_the_default() {
+        let environment = [
+            ("REDIRECT_DNS", "true"),
+            ("ISTIO_META_DNS_CAPTURE", "yes"),
+            ("PROBE_TIMEOUT", "5"),
+            ("IPTABLES_PROBE_PORT", "x"),
+            ("DRY_RUN", ""),
+            ("NETWORK_NAMESPACE", "/here"),
+        ];
+        let set = parse(&["--cni-mode"], &environment).expect("a line");
+        assert_eq!(set.flag("redirect-dns"), "false");
+        assert_eq!(set.flag("probe-timeout"), "5s");
+        assert_eq!(set.flag("iptables-probe-port"), "15002");
+        assert_eq!(set.flag("dry-run"), "false");
+        assert_eq!(set.notices().len(), 3, "{:?}", set.notices());
+        assert_eq!(set.flag("network-namespace"), "/here");
+        assert!(set.is_given("cni-mode") && !set.is_given("network-namespace"));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use iptables_init::args::Arguments;
 use iptables_init::backend::{BackendError, Installer};
-use iptables_init::host::Host;
+use iptables_init::host::{self, Host};
 use iptables_init::plan::Plan;
-use iptables_init::settings::{Action, Job, SettingsError};
+use iptables_init::settings::{Action, Job, SettingsError, parse_switch};
 use iptables_init::validate::{ValidationError, validate};
 use iptables_init::{lock, print};
 use nix::sched::{CloneFlags, setns};
@@ -57,7 +57,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    enter(arguments.flag("network-namespace"))?;
+    let on_node = parse_switch(arguments.flag("cni-mode")) == Some(true);
+    if on_node && let Err(error) = host::hide_name_services() {
+        say(&format!("warning: names may be looked up over the network: {error}"));
+    }
+    // The variable alone says where a node's agent is to work, and a pod may have it by chance.
+    if on_node || arguments.is_given("network-namespace") {
+        enter(arguments.flag("network-namespace"))?;
+    }
     let host = Host::read().map_err(|source| Failure::Host {
         what: "cannot read the addresses of this host",
         source,
@@ -76,10 +83,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             what: "cannot lock the network namespace",
             source,
         })?;
-        let installer = Installer::new(lock, job.lock.clone())?;
+        let installer = Installer::new(lock, job.own_lock)?;
         match job.action {
-            Action::Cleanup => installer.clean(&job.settings)?,
-            _ => installer.apply(&Plan::new(&job.settings), job.backend)?,
+            Action::Cleanup => installer.clean()?,
+            _ => {
+                if let Some(left) = installer.apply(&Plan::new(&job.settings), job.backend)? {
+                    say(&format!("warning: left of an earlier run: {left}"));
+                }
+            }
         }
     }
     if let Some(validation) = job.validation {

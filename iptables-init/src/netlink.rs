@@ -139,22 +139,47 @@ pub type NftTable = (u8, String);
 /// # Errors
 /// Without the capability NET_ADMIN.
 pub fn nft_tables() -> io::Result<Option<Vec<NftTable>>> {
-    // NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE; an empty nfgenmsg.
-    const GET_TABLE: u16 = 10 << 8 | 1;
+    // NFT_MSG_GETTABLE, NFTA_TABLE_NAME
+    let answers = nft_list(1)?;
+    Ok(answers.map(|answers| {
+        let table = |body: &[u8]| Some((*body.first()?, nft_name(body, 1)?));
+        answers.iter().filter_map(|(_, body)| table(body)).collect()
+    }))
+}
+
+/// A chain of nftables: its table and its name.
+pub type NftChain = (NftTable, String);
+
+/// The chains of all of them.
+///
+/// # Errors
+/// Without the capability NET_ADMIN.
+pub fn nft_chains() -> io::Result<Vec<NftChain>> {
+    // NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
+    let answers = nft_list(4)?.unwrap_or_default();
+    let chain = |body: &[u8]| Some(((*body.first()?, nft_name(body, 1)?), nft_name(body, 3)?));
+    Ok(answers.iter().filter_map(|(_, body)| chain(body)).collect())
+}
+
+/// What the kernel has of one kind; None where it has no nftables.
+fn nft_list(kind: u16) -> io::Result<Option<Vec<Answer>>> {
+    // NFNL_SUBSYS_NFTABLES; an empty nfgenmsg.
+    const NFTABLES: u16 = 10 << 8;
     let answer = Netlink::open(SockProtocol::NetlinkNetFilter)
-        .and_then(|mut netlink| netlink.request(GET_TABLE, LIST, &[0; 4]));
+        .and_then(|mut netlink| netlink.request(NFTABLES | kind, LIST, &[0; 4]));
     match answer {
-        Ok(tables) => Ok(Some(tables.iter().filter_map(|(_, body)| nft_table(body)).collect())),
+        Ok(answers) => Ok(Some(answers)),
         Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => Err(error),
         Err(_) => Ok(None),
     }
 }
 
-fn nft_table(body: &[u8]) -> Option<NftTable> {
+/// An attribute that is a name.
+fn nft_name(body: &[u8], kind: u16) -> Option<String> {
     let attributes = attributes(body.get(4..)?);
-    let (_, name) = attributes.iter().find(|(kind, _)| *kind == 1)?;
+    let (_, name) = attributes.iter().find(|(k, _)| *k == kind)?;
     let name = name.split(|byte| *byte == 0).next()?;
-    Some((*body.first()?, String::from_utf8_lossy(name).into_owned()))
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 #[cfg(test)]
@@ -170,7 +195,7 @@ mod tests {
         let found = attributes(&body);
         assert_eq!(found, [(1, &b"nat\0"[..]), (2, &[7]), (3, &133_u32.to_ne_bytes())]);
         assert_eq!(attributes(&body[..body.len() - 1]).len(), 2);
-        assert_eq!(nft_table(&[&[2, 0, 0, 0][..], &body].concat()), Some((2, "nat".into())));
+        assert_eq!(nft_name(&[&[2, 0, 0, 0][..], &body].concat(), 1).as_deref(), Some("nat"));
     }
 
     #[test]

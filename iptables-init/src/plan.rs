@@ -57,14 +57,13 @@ impl Plan {
     pub fn new(settings: &Settings) -> Self {
         let families = if settings.ipv6 { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
         let captures = settings.inbound_ports != InboundPorts::Only(Vec::new());
-        let transparent = matches!(settings.mode, Mode::Tproxy { .. }) && captures;
+        let local_route = match settings.mode {
+            Mode::Tproxy { mark, table } if captures => Some((mark, table)),
+            _ => None,
+        };
         Self {
             families: families.iter().map(|family| rules(settings, *family)).collect(),
-            routing: Routing {
-                local_route: transparent.then_some(settings.route),
-                inbound_address: settings.ipv6,
-                ipv6: settings.ipv6,
-            },
+            routing: Routing { local_route, inbound_address: settings.ipv6, ipv6: settings.ipv6 },
         }
     }
 }
@@ -74,7 +73,7 @@ fn rules(settings: &Settings, family: Family) -> Rules {
     planner.raw();
     match settings.mode {
         Mode::Redirect => planner.marks_of_redirect(),
-        Mode::Tproxy { mark } => planner.marks_of_tproxy(mark),
+        Mode::Tproxy { mark, .. } => planner.marks_of_tproxy(mark),
     }
     planner.inbound();
     planner.outbound();
@@ -340,8 +339,8 @@ impl Planner<'_> {
                 }
             }
             OwnerGroups::Only(groups) => {
-                let none: Vec<_> = groups.into_iter().map(Match::NotGroup).collect();
-                self.add(table, chain, none, Verdict::Return);
+                let none = (!groups.is_empty()).then_some(Match::NoneOfGroups(groups));
+                self.add(table, chain, Vec::from_iter(none), Verdict::Return);
             }
         }
         if !self.dns_servers().is_empty() {

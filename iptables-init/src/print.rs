@@ -13,10 +13,10 @@ pub fn text(job: &Job) -> String {
     match job.action {
         Action::Nothing => return "# no rules: --skip-rule-apply\n".into(),
         Action::Cleanup => {
-            let (mark, table) = job.settings.route;
+            let protocol = routing::OURS;
             return format!(
                 "# iptables, ip6tables, nft: every chain of ours, and the jumps to it\n\
-                 # the rule for mark {mark} and the route of table {table}; ::6/128 of lo\n"
+                 # ip rule, ip route, ip address: what is of protocol {protocol}\n"
             );
         }
         Action::Apply => {}

@@ -192,6 +192,8 @@ pub enum Match {
     NotUser(Range<u32>),
     Group(Range<u32>),
     NotGroup(Range<u32>),
+    /// Of none of these, of which there is one at least.
+    NoneOfGroups(Vec<Range<u32>>),
     Mark(u32),
     NotMark(u32),
     ConnectionMark(u32),

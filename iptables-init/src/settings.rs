@@ -2,7 +2,6 @@
 //! so that whatever gets past this is a rule that a kernel takes.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::args::{Arguments, LOOPBACK, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, USER};
@@ -24,7 +23,11 @@ pub struct SettingsError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Redirect,
-    Tproxy { mark: u32 },
+    /// The mark of packets that a policy route keeps here, and the table that has it.
+    Tproxy {
+        mark: u32,
+        table: u32,
+    },
 }
 
 /// Which ports are redirected.
@@ -87,8 +90,6 @@ pub struct Settings {
     pub users: Vec<Range<u32>>,
     pub groups: Vec<Range<u32>>,
     pub mode: Mode,
-    /// Mark and table of the policy route of TPROXY, which a cleanup removes whatever the mode.
-    pub route: (u32, u32),
     pub inbound_ports: InboundPorts,
     pub exclude_interfaces: Vec<String>,
     pub virtual_interfaces: Vec<String>,
@@ -114,8 +115,8 @@ pub struct Job {
     pub dry_run: bool,
     /// The family and port to probe, and for how long.
     pub validation: Option<Validation>,
-    /// Whose lock iptables takes, in place of the node's.
-    pub lock: Option<PathBuf>,
+    /// Whether iptables leaves the node's lock alone.
+    pub own_lock: bool,
     /// What to tell the user that is no fault.
     pub notices: Vec<String>,
 }
@@ -135,7 +136,7 @@ impl Job {
     /// The first setting that makes no sense.
     pub fn new(arguments: &Arguments, host: &Host) -> Result<Self, SettingsError> {
         let reader = Reader { arguments, host };
-        let mut notices = Vec::new();
+        let mut notices = arguments.notices().to_vec();
         let action = match (reader.switch("skip-rule-apply")?, reader.switch("cleanup-only")?) {
             (true, _) => Action::Nothing,
             (false, true) => Action::Cleanup,
@@ -162,8 +163,6 @@ impl Job {
         for name in ["reconcile", "force-apply", "log_as_json"] {
             reader.switch(name)?;
         }
-        let namespace = reader.flag("network-namespace");
-        let lock = (reader.switch("cni-mode")? && !namespace.is_empty()).then(|| namespace.into());
         let validation = reader.switch("run-validation")?;
         Ok(Self {
             settings,
@@ -171,7 +170,7 @@ impl Job {
             action,
             dry_run: reader.switch("dry-run")?,
             validation: validation.then_some(Validation { family, port, timeout }),
-            lock,
+            own_lock: reader.switch("cni-mode")?,
             notices,
         })
     }
@@ -190,15 +189,19 @@ impl Reader<'_> {
         action: Action,
         notices: &mut Vec<String>,
     ) -> Result<Settings, SettingsError> {
-        let users = self.owners("proxy-uid", &self.proxy_user(), self.host.user)?;
+        let user = self.proxy_user();
+        let users = self.owners("proxy-uid", &user, self.host.user)?;
+        // The same words, so that a name is the group's.
         let groups = match self.flag("proxy-gid") {
-            "" => users.clone(),
+            "" => self.owners("proxy-gid", &user, self.host.group)?,
             list => self.owners("proxy-gid", list, self.host.group)?,
         };
-        let mark = self.number("istio-inbound-tproxy-mark", "say a mark above 0")?;
         let mode = match self.flag("istio-inbound-interception-mode") {
             "" | "REDIRECT" => Mode::Redirect,
-            "TPROXY" => Mode::Tproxy { mark },
+            "TPROXY" => Mode::Tproxy {
+                mark: self.number("istio-inbound-tproxy-mark", "say a mark above 0")?,
+                table: self.route_table()?,
+            },
             _ => {
                 return Err(self.wrong("istio-inbound-interception-mode", "say REDIRECT or TPROXY"));
             }
@@ -219,7 +222,6 @@ impl Reader<'_> {
             users,
             groups,
             mode,
-            route: (mark, self.route_table()?),
             inbound_ports,
             exclude_interfaces: self.interfaces("istio-exclude-interfaces")?,
             virtual_interfaces: self.interfaces("kube-virt-interfaces")?,
@@ -243,13 +245,8 @@ impl Reader<'_> {
         wrong(&format!("--{name}"), self.flag(name), reason)
     }
 
-    /// As Go reads them.
     fn switch(&self, name: &str) -> Result<bool, SettingsError> {
-        match self.flag(name) {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err(self.wrong(name, "say true or false")),
-        }
+        parse_switch(self.flag(name)).ok_or_else(|| self.wrong(name, "say true or false"))
     }
 
     /// Above 0.
@@ -418,7 +415,17 @@ fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-fn parse_port(text: &str) -> Option<u16> {
+/// True or false, as Go writes them.
+#[must_use]
+pub fn parse_switch(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+pub(crate) fn parse_port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|port| digits && *port != 0)
 }
@@ -437,7 +444,7 @@ fn parse_owner(text: &str, find: fn(&str) -> Option<u32>) -> Option<Range<u32>> 
 }
 
 /// A duration as Go writes it: `5s`, `1m30s`, `500ms`, `1.5h`.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut sum = Duration::ZERO;
     while !rest.is_empty() {

@@ -11,8 +11,8 @@ fn host() -> Host {
     Host {
         addresses: addresses.map(|a| a.parse().expect("an address")).into(),
         nameservers: Ok(vec![IpAddr::from([10, 0, 0, 2])]),
-        user: |name| (name == "envoy").then_some(101),
-        group: |name| (name == "mail").then_some(8),
+        user: |name| [("envoy", 101), ("both", 102)].into_iter().find(|n| n.0 == name).map(|n| n.1),
+        group: |name| [("mail", 8), ("both", 103)].into_iter().find(|n| n.0 == name).map(|n| n.1),
     }
 }
 
@@ -52,9 +52,9 @@ fn a_mistake_is_one_line_that_names_the_flag_and_the_value() {
             &["-m", "tproxy"],
             r#"--istio-inbound-interception-mode "tproxy": say REDIRECT or TPROXY"#,
         ),
-        (&["-t", "0"], r#"--istio-inbound-tproxy-mark "0": say a mark above 0"#),
+        (&["-m", "TPROXY", "-t", "0"], r#"--istio-inbound-tproxy-mark "0": say a mark above 0"#),
         (
-            &["-r", "254"],
+            &["-m", "TPROXY", "-r", "254"],
             r#"--istio-inbound-tproxy-route-table "254": say a table of its own: above 0, and not 253 to 255, which are the kernel's"#,
         ),
         (
@@ -96,8 +96,11 @@ fn owners_are_numbers_ranges_or_names() {
     let settings = job(&["-u", "envoy,5,7-9", "-g", "mail"]).expect("right").settings;
     assert_eq!(settings.users, [Range::one(101), Range::one(5), Range { first: 7, last: 9 }]);
     assert_eq!(settings.groups, [Range::one(8)]);
-    let settings = job(&[]).expect("right").settings;
+    let settings = job(&["-t", "x", "-r", "254"]).expect("right").settings;
     assert_eq!((settings.users[0].first, settings.groups[0].first), (1337, 1337));
+    assert!(job(&["-u", "envoy"]).expect_err("no such group").to_string().contains("proxy-gid"));
+    let settings = job(&["-u", "both"]).expect("right").settings;
+    assert_eq!((settings.users[0].first, settings.groups[0].first), (102, 103));
     let settings = job_on(&host(), &[], &[(USER, "envoy")]).expect("right").settings;
     assert_eq!((settings.users[0].first, settings.groups[0].first), (101, 101));
 }

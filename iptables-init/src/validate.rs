@@ -5,6 +5,7 @@
 //! the proxy's user, or the right to become it. Any other user is redirected when it connects to the outside; that is
 //! tried too where the settings say so for all destinations, to an address that belongs to nobody (RFC 5737).
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -12,17 +13,19 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::unistd::{Uid, setfsuid};
+use nix::unistd::{Gid, Uid, setfsuid};
 
 use crate::rule::Family;
 use crate::settings::{OutboundRanges, OwnerGroups, Settings, Validation};
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
+/// A time that no clock overflows at; nobody waits for longer.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// For one connection; all of them are within the machine.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -74,23 +77,67 @@ pub fn validate(settings: &Settings, validation: Validation) -> Result<(), Valid
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
     };
     let mut listeners = Vec::new();
+    let mut refused = None;
+    // One will do: the other's port may be taken by a proxy that is there already.
     for port in [settings.inbound_port, settings.outbound_port] {
         let address = SocketAddr::new(loopback, port);
-        let listener = TcpListener::bind(address);
-        let listener = listener.and_then(|l| l.set_nonblocking(true).map(|()| l));
-        listeners.push(listener.map_err(|source| ValidationError::Listen { address, source })?);
+        match listen(address) {
+            Ok(listener) => listeners.push((port, listener)),
+            Err(source) => refused = Some(ValidationError::Listen { address, source }),
+        }
     }
-    let deadline = Instant::now() + validation.timeout;
-    for probe in probes(settings, validation, loopback)? {
-        while let Err(seen) = attempt(probe, &listeners) {
-            if Instant::now() + PAUSE > deadline {
-                let Probe { whose, to, port, .. } = probe;
-                return Err(ValidationError::NotRedirected { whose, to, port, seen });
+    let mut probes = probes(settings, validation, loopback)?;
+    probes.retain(|probe| listeners.iter().any(|(port, _)| *port == probe.port));
+    if let (true, Some(refused)) = (probes.is_empty(), refused) {
+        return Err(refused);
+    }
+    let listeners: Vec<_> = listeners.into_iter().map(|(_, listener)| listener).collect();
+    let deadline = Instant::now() + validation.timeout.min(LONGEST);
+    for probe in probes {
+        loop {
+            match attempt(probe, &listeners) {
+                Ok(()) => break,
+                // Nothing is sent to the outside from here, redirected or not.
+                Err(Seen::NoRoute) if probe.from.is_none() => break,
+                Err(seen) if Instant::now() + PAUSE > deadline => {
+                    let Probe { whose, to, port, .. } = probe;
+                    let seen = seen.to_string();
+                    return Err(ValidationError::NotRedirected { whose, to, port, seen });
+                }
+                Err(_) => std::thread::sleep(PAUSE),
             }
-            std::thread::sleep(PAUSE);
         }
     }
     Ok(())
+}
+
+/// What became of a connection that is not where it should be.
+#[derive(Debug)]
+enum Seen {
+    /// The kernel knows no way to its destination.
+    NoRoute,
+    Other(String),
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoute => f.write_str("there is no route to it"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+/// As Istio's validation: beside a proxy that shares its ports.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    nix::sys::socket::listen(&socket, Backlog::new(128)?)?;
+    Ok(socket.into())
 }
 
 fn probes(
@@ -119,7 +166,9 @@ fn probes(
             port: settings.inbound_port,
         });
     }
-    if !is_proxy && redirects_all(settings, port) {
+    let group = Gid::effective().as_raw();
+    let of_proxy = settings.groups.iter().any(|g| (g.first..=g.last).contains(&group));
+    if !is_proxy && !of_proxy && redirects_all(settings, port) {
         probes.push(Probe {
             whose: "an application's",
             user: None,
@@ -156,7 +205,7 @@ fn become_user(user: u32) {
 }
 
 /// One connection; what became of it if it is not where it should be.
-fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), String> {
+fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), Seen> {
     let thread = std::thread::spawn(move || {
         if let Some(user) = probe.user {
             become_user(user);
@@ -165,10 +214,13 @@ fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), String> {
     });
     let stream = thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
     let stream = stream.map_err(|error| match error.raw_os_error() {
-        Some(code) if code == Errno::EINPROGRESS as i32 => "nobody answered".to_owned(),
-        _ => error.to_string(),
+        Some(code) if code == Errno::EINPROGRESS as i32 => Seen::Other("nobody answered".into()),
+        Some(code) if [Errno::ENETUNREACH as i32, Errno::EHOSTUNREACH as i32].contains(&code) => {
+            Seen::NoRoute
+        }
+        _ => Seen::Other(error.to_string()),
     })?;
-    let ours = stream.local_addr().map_err(|error| error.to_string())?;
+    let ours = stream.local_addr().map_err(|error| Seen::Other(error.to_string()))?;
     let began = Instant::now();
     while began.elapsed() < CONNECT {
         for listener in listeners {
@@ -178,18 +230,16 @@ fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), String> {
             }
             let at = listener.local_addr().map_or(0, |address| address.port());
             let original = original_port(&accepted, probe.to.is_ipv4());
-            return match original {
-                Ok(port) if at == probe.port && port == probe.to.port() => Ok(()),
-                Ok(port) if at == probe.port => {
-                    Err(format!("its destination is told as port {port}"))
-                }
-                Ok(_) => Err(format!("it got to port {at}")),
-                Err(error) => Err(format!("the kernel does not tell its destination: {error}")),
-            };
+            return Err(Seen::Other(match original {
+                Ok(port) if at == probe.port && port == probe.to.port() => return Ok(()),
+                Ok(port) if at == probe.port => format!("its destination is told as port {port}"),
+                Ok(_) => format!("it got to port {at}"),
+                Err(error) => format!("the kernel does not tell its destination: {error}"),
+            }));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Err("something else accepted it".into())
+    Err(Seen::Other("something else accepted it".into()))
 }
 
 fn open(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {

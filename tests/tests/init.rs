@@ -203,6 +203,89 @@ fn connections_end_where_istios_rules_lead_them_4_of_4() -> Result<()> {
     compare(3)
 }
 
+/// A script in a new pod, where `$INIT` is the program; each command has to succeed.
+fn in_a_pod(script: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let script = format!("INIT={}; redirect='-b * -i *'; set -f\n{script}", init().display());
+    runtime.block_on(async { Pod::new().await?.shell(&script).await }).map(|_| ())
+}
+
+#[test]
+fn routes_of_an_earlier_run_go_and_those_of_others_stay() -> Result<()> {
+    in_a_pod(
+        "ip rule add not fwmark 1400 lookup 77; ip rule add fwmark 1400 uidrange 5-6 lookup 200
+         ip rule add fwmark 9 lookup 200; ip route add local default dev lo table 77
+         ip rule >before; ip -6 addr show dev lo >>before; ip route show table 77 >>before
+         $INIT $redirect -m TPROXY -t 1400 -r 200; ip rule | grep -q 'from all fwmark 0x578 lookup 200'
+         ip route show table 200 | grep -q local; $INIT $redirect
+         if ip route show table 200 2>&1 | grep local; then exit 1; fi
+         $INIT $redirect -m TPROXY -t 1400 -r 200 --dual-stack; $INIT --cleanup-only
+         ip rule >after; ip -6 addr show dev lo >>after; ip route show table 77 >>after
+         cmp before after; rm before after"
+            .replace("before", "/tmp/outrigger-init-$$.before")
+            .replace("after", "/tmp/outrigger-init-$$.after")
+            .as_str(),
+    )
+}
+
+#[test]
+fn a_node_s_lock_and_ours_do_not_wait_for_each_other() -> Result<()> {
+    in_a_pod(
+        "namespace=/proc/self/ns/net
+         $INIT $redirect --cni-mode --network-namespace $namespace --force-iptables-binary legacy
+         iptables-legacy-save | grep -q ISTIO
+         NETWORK_NAMESPACE=/no/such/path $INIT $redirect --force-iptables-binary legacy",
+    )
+}
+
+#[test]
+fn what_no_program_can_remove_is_told() -> Result<()> {
+    in_a_pod(
+        "for flavour in nft legacy; do
+           $INIT $redirect --force-iptables-binary $flavour
+           if PATH=/no/such/path $INIT --cleanup-only; then exit 1; fi
+           iptables-$flavour-save | grep -q ISTIO; $INIT --cleanup-only
+           if iptables-$flavour-save | grep ISTIO; then exit 1; fi
+         done",
+    )
+}
+
+#[test]
+fn a_failure_leaves_what_was_there() -> Result<()> {
+    in_a_pod(
+        "dir=$(mktemp -d); trap 'rm -r $dir' EXIT
+         printf '#!/bin/sh\necho no >&2; exit 1\n' >$dir/iptables-nft-restore
+         chmod +x $dir/iptables-nft-restore
+         $INIT $redirect --native-nftables; nft -n list ruleset | sed 's/packets.*bytes [0-9]*//' >$dir/1
+         # Made by another, so that it has to go with a program that fails.
+         iptables-nft -t nat -N ISTIO_OUTPUT
+         if PATH=$dir:$PATH $INIT -b 80 -i '*' -m TPROXY --native-nftables; then exit 1; fi
+         if PATH=$dir:$PATH $INIT -b 80 -i '*' -m TPROXY --force-iptables-binary legacy; then exit 1; fi
+         if iptables-legacy-save | grep ISTIO || ip rule | grep fwmark; then exit 1; fi
+         iptables-nft -t nat -X ISTIO_OUTPUT; nft delete table ip nat
+         nft -n list ruleset | sed 's/packets.*bytes [0-9]*//' >$dir/2; cmp $dir/1 $dir/2
+         iptables-nft -t nat -N ISTIO_OUTPUT
+         if PATH=$dir:$PATH $INIT --cleanup-only; then exit 1; fi
+         if nft list ruleset | grep istio-proxy; then exit 1; fi",
+    )
+}
+
+#[test]
+fn sixty_four_groups_are_one_rule() -> Result<()> {
+    in_a_pod(
+        "export ISTIO_OUTBOUND_OWNER_GROUPS=$(seq -s, 2000 2063)
+         $INIT $redirect --native-nftables; nft list ruleset | grep -q 2063",
+    )
+}
+
+#[test]
+fn validation_without_a_way_out_and_for_ever() -> Result<()> {
+    in_a_pod(
+        "ip route del default 2>/dev/null || true
+         timeout 100 $INIT $redirect -p 15101 -z 15106 --run-validation --probe-timeout 4000000000000000h",
+    )
+}
+
 #[test]
 fn there_are_forty_combinations() {
     let different: std::collections::BTreeSet<_> = COMBINATIONS.iter().collect();

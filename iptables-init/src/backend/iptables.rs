@@ -124,7 +124,9 @@ impl TableContents {
     }
 }
 
-fn is_ours(chain: &str) -> bool {
+/// Whether a chain has one of our names.
+#[must_use]
+pub fn is_ours(chain: &str) -> bool {
     Chain::ALL.into_iter().any(|ours| ours.name() == chain)
 }
 
@@ -169,6 +171,10 @@ fn match_text(one: &Match) -> String {
         Match::NotUser(ids) => format!("-m owner ! --uid-owner {}", ids.text('-')),
         Match::Group(ids) => format!("-m owner --gid-owner {}", ids.text('-')),
         Match::NotGroup(ids) => format!("-m owner ! --gid-owner {}", ids.text('-')),
+        Match::NoneOfGroups(groups) => {
+            let each = groups.iter().map(|ids| match_text(&Match::NotGroup(*ids)));
+            each.collect::<Vec<_>>().join(" ")
+        }
         Match::Mark(mark) => format!("-m mark --mark {mark}"),
         Match::NotMark(mark) => format!("-m mark ! --mark {mark}"),
         Match::ConnectionMark(mark) => format!("-m connmark --mark {mark}"),

@@ -8,15 +8,21 @@ mod program;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use self::iptables::Contents;
 pub use self::program::ProgramError;
-use crate::netlink::{self, NftTable};
+use crate::netlink::{self, NftChain, NftTable};
 use crate::plan::Plan;
 use crate::routing;
 use crate::rule::{Family, Table};
-use crate::settings::{self, Backend};
+use crate::settings::Backend;
+
+const NFT_ADVICE: &str = "install nftables, or leave out --native-nftables";
+
+/// A file that each program has for itself: iptables locks it in place of the node's lock. (Not the namespace's file,
+/// as for Istio: that is locked already, by us.)
+const OWN_LOCK: (&str, &str) = ("XTABLES_LOCKFILE", "/proc/self/status");
 
 /// Why nothing was installed, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +52,17 @@ pub enum BackendError {
 enum Flavour {
     Legacy,
     Nft,
-    /// What the distribution calls iptables: one of the two.
-    Plain,
+}
+
+impl Flavour {
+    const ALL: [Self; 2] = [Self::Legacy, Self::Nft];
+}
+
+/// One thing to change. All of them are read, and their programs found, before the first one changes.
+#[derive(Debug)]
+enum Step {
+    Iptables { family: Family, flavour: Flavour, before: Contents, after: Contents },
+    Nft { script: String, undo: String },
 }
 
 /// Installs and removes, in the network namespace of the calling thread.
@@ -55,10 +70,12 @@ enum Flavour {
 pub struct Installer {
     /// Of nftables; None where the kernel has none.
     tables: Option<Vec<NftTable>>,
+    /// Their chains.
+    chains: Vec<NftChain>,
     /// Held by this process and every program that it runs.
     lock: File,
-    /// In place of the node's lock of iptables.
-    iptables_lock: Option<PathBuf>,
+    /// Whether iptables leaves the node's lock alone: ours is enough.
+    own_lock: bool,
 }
 
 impl Installer {
@@ -66,127 +83,147 @@ impl Installer {
     ///
     /// # Errors
     /// Without the right to change anything.
-    pub fn new(lock: File, iptables_lock: Option<PathBuf>) -> Result<Self, BackendError> {
-        let tables = netlink::nft_tables().map_err(|error| match error.kind() {
+    pub fn new(lock: File, own_lock: bool) -> Result<Self, BackendError> {
+        let asked = netlink::nft_tables().and_then(|tables| Ok((tables, netlink::nft_chains()?)));
+        let (tables, chains) = asked.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => BackendError::Privilege,
             _ => BackendError::Tables(error),
         })?;
-        Ok(Self { tables, lock, iptables_lock })
+        Ok(Self { tables, chains, lock, own_lock })
     }
 
-    /// Installs a plan in place of whatever an earlier run has installed.
+    /// Installs a plan in place of whatever an earlier run has installed. Gives what of that could not be removed, and
+    /// does no harm where it is.
     ///
     /// # Errors
     /// When it could not be installed; then nothing has changed.
-    pub fn apply(&self, plan: &Plan, backend: Backend) -> Result<(), BackendError> {
-        let added = routing::add(&plan.routing).map_err(|(command, source)| {
-            let ipv6 = command.contains("-6");
-            let hint =
-                if ipv6 { "; is IPv6 disabled (net.ipv6.conf.lo.disable_ipv6)?" } else { "" };
-            BackendError::Routing { command, source, hint }
-        })?;
-        let applied = match backend {
-            Backend::Nftables => self.apply_nft(plan),
-            _ => self.apply_iptables(plan, backend),
-        };
-        applied.inspect_err(|_| routing::remove(&added))
+    pub fn apply(
+        &self,
+        plan: &Plan,
+        backend: Backend,
+    ) -> Result<Option<BackendError>, BackendError> {
+        let steps = self.steps(Some((plan, backend)));
+        let steps = steps.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let added = routing::add(&plan.routing).map_err(routing_error)?;
+        for (number, step) in steps.iter().enumerate() {
+            if let Err(error) = self.take(step) {
+                for step in steps[..=number].iter().rev() {
+                    // As far as it goes: the first error is the one to tell.
+                    let _ = self.take_back(step);
+                }
+                routing::remove(&added);
+                return Err(error);
+            }
+        }
+        Ok(routing::clean(&routing::wanted(&plan.routing)).map_err(routing_error).err())
     }
 
-    /// Removes everything that is ours, of every backend and both families.
+    /// Removes everything that is ours, of every backend and both families, as far as it can; routes only after all
+    /// rules, which need them.
     ///
     /// # Errors
     /// When something is left.
-    pub fn clean(&self, settings: &settings::Settings) -> Result<(), BackendError> {
-        for family in [Family::V4, Family::V6] {
-            for flavour in [Flavour::Legacy, Flavour::Nft] {
-                self.empty(family, flavour)?;
-            }
+    pub fn clean(&self) -> Result<(), BackendError> {
+        let mut first = Ok(());
+        for step in self.steps(None) {
+            first = first.and(step.and_then(|step| self.take(&step)));
         }
-        self.clean_nft()?;
-        routing::clean(settings.route);
-        Ok(())
+        first.and_then(|()| routing::clean(&[]).map_err(routing_error))
     }
 
-    fn apply_nft(&self, plan: &Plan) -> Result<(), BackendError> {
-        let there = self.tables.as_deref().unwrap_or_default();
-        self.run_nft(&nft::script(there, Some(plan)))?;
-        // Both sets of rules redirect the same until the other is gone.
-        for family in [Family::V4, Family::V6] {
-            for flavour in [Flavour::Legacy, Flavour::Nft] {
-                self.empty(family, flavour)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn clean_nft(&self) -> Result<(), BackendError> {
-        let script = nft::script(self.tables.as_deref().unwrap_or_default(), None);
-        if script.is_empty() { Ok(()) } else { self.run_nft(&script) }
-    }
-
-    fn run_nft(&self, script: &str) -> Result<(), BackendError> {
-        let program = find("nft", "install nftables, or leave out --native-nftables")?;
-        Ok(program::run(&program, &["-f", "-"], &[], script, self.held()?)?)
-    }
-
-    fn apply_iptables(&self, plan: &Plan, backend: Backend) -> Result<(), BackendError> {
-        let mut changed = Vec::new();
-        let mut apply = || {
-            for rules in &plan.families {
-                let flavour = self.choose(rules.family, backend)?;
-                let before = self.contents(rules.family, flavour)?;
-                changed.push((rules.family, flavour, before.clone()));
-                let script = before.script(&Contents::of_plan(rules));
-                self.restore(rules.family, flavour, &script)?;
-            }
-            Ok(())
-        };
-        if let Err(error) = apply() {
-            for (family, flavour, before) in changed.iter().rev() {
-                // As far as it goes: the first error is the one to tell.
-                let _ = self.go_back(*family, *flavour, before);
-            }
-            return Err(error);
-        }
-        for family in [Family::V4, Family::V6] {
-            let used = changed.iter().find(|(f, ..)| *f == family).map(|(_, flavour, _)| *flavour);
-            for flavour in [Flavour::Legacy, Flavour::Nft] {
-                if used != Some(flavour) && used != Some(Flavour::Plain) {
-                    self.empty(family, flavour)?;
+    /// What leads to a plan, or to nothing of ours; what is to be in force comes first, since two sets of rules do no
+    /// harm and none lets connections pass.
+    fn steps(&self, plan: Option<(&Plan, Backend)>) -> Vec<Result<Step, BackendError>> {
+        let mut steps = Vec::new();
+        let mut used = Vec::new();
+        match plan {
+            None => {}
+            Some((plan, Backend::Nftables)) => steps.push(self.nft_step(Some(plan))),
+            Some((plan, backend)) => {
+                for rules in &plan.families {
+                    let step = self.choose(rules.family, backend).and_then(|flavour| {
+                        used.push((rules.family, flavour));
+                        let before = self.contents(rules.family, flavour)?;
+                        step(rules.family, flavour, before, Contents::of_plan(rules))
+                    });
+                    steps.push(step);
                 }
             }
         }
-        self.clean_nft()
+        for family in [Family::V4, Family::V6] {
+            for flavour in Flavour::ALL {
+                if used.contains(&(family, flavour)) {
+                    continue;
+                }
+                let there = match self.contents(family, flavour) {
+                    // Older kernels make empty legacy tables in every namespace.
+                    Err(BackendError::Missing { .. })
+                        if plan.is_some() && flavour == Flavour::Legacy =>
+                    {
+                        continue;
+                    }
+                    there => there,
+                };
+                steps.push(
+                    there.and_then(|there| step(family, flavour, there, Contents::default())),
+                );
+            }
+        }
+        if !matches!(plan, Some((_, Backend::Nftables))) {
+            steps.push(self.nft_step(None));
+        }
+        steps.retain(|step| !step.as_ref().is_ok_and(Step::is_empty));
+        steps
     }
 
-    fn go_back(&self, family: Family, flavour: Flavour, to: &Contents) -> Result<(), BackendError> {
-        let program = find_flavour(family, flavour, "save")?;
-        let now = Contents::of_save(&program::ask(&program, &[])?);
-        let script = now.script(to);
-        if now == *to || script.is_empty() {
-            return Ok(());
+    fn nft_step(&self, plan: Option<&Plan>) -> Result<Step, BackendError> {
+        let there = self.tables.as_deref().unwrap_or_default();
+        let script = nft::script(there, plan);
+        if script.is_empty() {
+            return Ok(Step::Nft { script, undo: String::new() });
         }
-        self.restore(family, flavour, &script)
+        let program = find("nft", NFT_ADVICE)?;
+        let mut saved = String::new();
+        for (family, table) in nft::ours(there) {
+            saved += &program::ask(&program, &["-n", "list", "table", family, table])?;
+        }
+        Ok(Step::Nft { undo: nft::removal(there, plan) + &saved, script })
     }
 
-    /// Removes what is ours from one flavour, if there is anything. Without its programs, nobody has put it there.
-    fn empty(&self, family: Family, flavour: Flavour) -> Result<(), BackendError> {
-        if find_flavour(family, flavour, "save").is_err() {
-            return Ok(());
+    fn take(&self, step: &Step) -> Result<(), BackendError> {
+        match step {
+            Step::Iptables { family, flavour, before, after } => {
+                self.restore(*family, *flavour, &before.script(after))
+            }
+            Step::Nft { script, .. } => self.run_nft(script),
         }
-        let there = self.contents(family, flavour)?;
-        if there.is_empty() {
-            return Ok(());
-        }
-        self.restore(family, flavour, &there.script(&Contents::default()))
     }
 
-    /// What is ours; no program is asked where the kernel has no table of this flavour.
+    fn take_back(&self, step: &Step) -> Result<(), BackendError> {
+        match step {
+            Step::Iptables { family, flavour, before, .. } => {
+                let program = find_flavour(*family, *flavour, "save")?;
+                let now = Contents::of_save(&program::ask(&program, &[])?);
+                let script = now.script(before);
+                if now == *before || script.is_empty() {
+                    return Ok(());
+                }
+                self.restore(*family, *flavour, &script)
+            }
+            Step::Nft { undo, .. } => self.run_nft(undo),
+        }
+    }
+
+    fn run_nft(&self, script: &str) -> Result<(), BackendError> {
+        let program = find("nft", NFT_ADVICE)?;
+        Ok(program::run(&program, &["-f", "-"], &[], script, self.held()?)?)
+    }
+
+    /// What is ours; no program is asked where the kernel has nothing that could be.
     fn contents(&self, family: Family, flavour: Flavour) -> Result<Contents, BackendError> {
         let any = match flavour {
             Flavour::Legacy => has_legacy_tables(family),
-            Flavour::Nft => self.has_nft_tables(family),
-            Flavour::Plain => true,
+            Flavour::Nft => self.has_nft_chains(family),
         };
         if !any {
             return Ok(Contents::default());
@@ -197,12 +234,11 @@ impl Installer {
 
     fn restore(&self, family: Family, flavour: Flavour, script: &str) -> Result<(), BackendError> {
         let program = find_flavour(family, flavour, "restore")?;
-        let lock = self.iptables_lock.as_deref().map(|path| ("XTABLES_LOCKFILE", path));
-        let environment: Vec<(&str, &Path)> = lock.into_iter().collect();
+        let environment: &[_] = if self.own_lock { &[OWN_LOCK] } else { &[] };
         // Seconds for whoever else holds the lock of iptables; there is none in nftables.
         let arguments: &[&str] =
             if flavour == Flavour::Nft { &["--noflush"] } else { &["--noflush", "--wait=30"] };
-        Ok(program::run(&program, arguments, &environment, script, self.held()?)?)
+        Ok(program::run(&program, arguments, environment, script, self.held()?)?)
     }
 
     fn held(&self) -> Result<OwnedFd, BackendError> {
@@ -210,7 +246,8 @@ impl Installer {
         Ok(lock.into())
     }
 
-    /// The flavour that was asked for, or the one whose rules are in force: legacy where it has any.
+    /// The flavour that was asked for, or the one whose rules are in force: legacy where it has any
+    /// tables, as Istio has it.
     fn choose(&self, family: Family, backend: Backend) -> Result<Flavour, BackendError> {
         match backend {
             Backend::IptablesLegacy => return Ok(Flavour::Legacy),
@@ -219,31 +256,59 @@ impl Installer {
         }
         if has_legacy_tables(family)
             && let Ok(program) = find_flavour(family, Flavour::Legacy, "save")
-            && program::ask(&program, &[])?.lines().any(|line| line.starts_with("-A"))
+            && program::ask(&program, &[])?.lines().count() >= 3
         {
             return Ok(Flavour::Legacy);
         }
         let flavours = match self.tables {
-            Some(_) => [Flavour::Nft, Flavour::Plain, Flavour::Legacy],
-            None => [Flavour::Legacy, Flavour::Plain, Flavour::Nft],
+            Some(_) => [Flavour::Nft, Flavour::Legacy],
+            None => [Flavour::Legacy, Flavour::Nft],
         };
         let there = |flavour: &Flavour| find_flavour(family, *flavour, "restore").is_ok();
-        let found = flavours.into_iter().find(there);
-        found.map_or_else(
-            || find_flavour(family, Flavour::Plain, "restore").map(|_| Flavour::Plain),
-            Ok,
-        )
+        flavours.into_iter().find(there).ok_or_else(|| missing(family, "", "restore"))
     }
 
-    fn has_nft_tables(&self, family: Family) -> bool {
+    fn has_nft_chains(&self, family: Family) -> bool {
         let number = match family {
             Family::V4 => 2,
             Family::V6 => 10,
         };
-        let is_iptables = |name: &String| Table::ALL.iter().any(|table| table.name() == name);
-        let tables = self.tables.as_deref().unwrap_or_default();
-        tables.iter().any(|(family, name)| *family == number && is_iptables(name))
+        self.chains.iter().any(|((family, table), chain)| {
+            *family == number
+                && Table::ALL.iter().any(|t| t.name() == table)
+                && iptables::is_ours(chain)
+        })
     }
+}
+
+impl Step {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Iptables { before, after, .. } => before.is_empty() && after.is_empty(),
+            Self::Nft { script, .. } => script.is_empty(),
+        }
+    }
+}
+
+/// A step that has a program.
+fn step(
+    family: Family,
+    flavour: Flavour,
+    before: Contents,
+    after: Contents,
+) -> Result<Step, BackendError> {
+    let step = Step::Iptables { family, flavour, before, after };
+    if !step.is_empty() {
+        find_flavour(family, flavour, "restore")?;
+        find_flavour(family, flavour, "save")?;
+    }
+    Ok(step)
+}
+
+fn routing_error((command, source): (String, io::Error)) -> BackendError {
+    let ipv6 = command.contains("-6");
+    let hint = if ipv6 { "; is IPv6 disabled (net.ipv6.conf.lo.disable_ipv6)?" } else { "" };
+    BackendError::Routing { command, source, hint }
 }
 
 /// Whether this namespace has tables of legacy iptables, empty or not.
@@ -255,17 +320,34 @@ fn has_legacy_tables(family: Family) -> bool {
     std::fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty())
 }
 
+/// The program of a flavour: the one that is called so, or the plain one where it is that.
 fn find_flavour(family: Family, flavour: Flavour, what: &str) -> Result<PathBuf, BackendError> {
-    let flavour = match flavour {
+    let suffix = match flavour {
         Flavour::Legacy => "-legacy",
         Flavour::Nft => "-nft",
-        Flavour::Plain => "",
     };
-    let program = match family {
-        Family::V4 => format!("iptables{flavour}-{what}"),
-        Family::V6 => format!("ip6tables{flavour}-{what}"),
+    if let Some(path) = program::find(&program_name(family, suffix, what)) {
+        return Ok(path);
+    }
+    let save = program::find(&program_name(family, "", "save"));
+    // Those before 1.8 do not tell, and are legacy.
+    let is_nft = |save: &PathBuf| {
+        program::ask(save, &["--version"]).is_ok_and(|version| version.contains("nf_tables"))
     };
-    find(&program, "install iptables, or give --native-nftables")
+    let plain = save.filter(|save| is_nft(save) == (flavour == Flavour::Nft));
+    plain
+        .and_then(|_| program::find(&program_name(family, "", what)))
+        .ok_or_else(|| missing(family, suffix, what))
+}
+
+fn missing(family: Family, suffix: &str, what: &str) -> BackendError {
+    let advice = "install iptables, or give --native-nftables";
+    BackendError::Missing { program: program_name(family, suffix, what), advice }
+}
+
+fn program_name(family: Family, suffix: &str, what: &str) -> String {
+    let version = if family == Family::V6 { "6" } else { "" };
+    format!("ip{version}tables{suffix}-{what}")
 }
 
 fn find(program: &str, advice: &'static str) -> Result<PathBuf, BackendError> {

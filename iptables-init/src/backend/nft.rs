@@ -5,37 +5,50 @@ use std::fmt::Write as _;
 
 use crate::netlink::NftTable;
 use crate::plan::{Chains, Plan};
-use crate::rule::{Chain, Family, Hook, Match, Rule, Table, Verdict};
+use crate::rule::{Chain, Family, Hook, Match, Range, Rule, Table, Verdict};
 
 /// Families of nftables that our tables may be of, by the kernel's numbers and nft's names. Istio's own are of `inet`.
 const FAMILIES: [(u8, &str); 3] = [(2, "ip"), (10, "ip6"), (1, "inet")];
 
+/// Our tables among those of the kernel: family and name.
+pub fn ours(there: &[NftTable]) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let tables = FAMILIES.iter().flat_map(|family| Table::ALL.map(|table| (family, table)));
+    tables.filter_map(|((number, family), table)| {
+        let name = table_name(table);
+        let exists = there.iter().any(|(f, n)| f == number && n == name);
+        exists.then_some((*family, name))
+    })
+}
+
 /// The transaction that removes our tables, and makes those of a plan. Empty when there is nothing to do.
 #[must_use]
 pub fn script(there: &[NftTable], plan: Option<&Plan>) -> String {
-    let families = plan.map_or(&[][..], |plan| &plan.families);
-    let wanted = |family: &str, table: Table| {
-        let rules = families.iter().find(|rules| family_name(rules.family) == family);
-        rules.and_then(|rules| rules.tables.get(&table))
-    };
-    let mut script = String::new();
-    for (number, family) in FAMILIES {
-        for table in Table::ALL {
-            let name = table_name(table);
-            let exists = there.iter().any(|(f, n)| *f == number && n == name);
-            if exists || wanted(family, table).is_some() {
-                let _ = writeln!(script, "add table {family} {name}\ndelete table {family} {name}");
-            }
+    let mut script = removal(there, plan);
+    for rules in plan.map_or(&[][..], |plan| &plan.families) {
+        let family = family_name(rules.family);
+        for (table, chains) in &rules.tables {
+            let _ = writeln!(script, "table {family} {} {{", table_name(*table));
+            write_chains(*table, chains, family, &mut script);
+            script += "}\n";
         }
     }
-    for (_, family) in FAMILIES {
-        for table in Table::ALL {
-            if let Some(chains) = wanted(family, table) {
-                let _ = writeln!(script, "table {family} {} {{", table_name(table));
-                write_chains(table, chains, family, &mut script);
-                script += "}\n";
-            }
-        }
+    script
+}
+
+/// The start of it: all tables that are there or will be are no more.
+#[must_use]
+pub fn removal(there: &[NftTable], plan: Option<&Plan>) -> String {
+    let mut tables: Vec<_> = ours(there).collect();
+    for rules in plan.map_or(&[][..], |plan| &plan.families) {
+        let wanted =
+            rules.tables.keys().map(|table| (family_name(rules.family), table_name(*table)));
+        tables.extend(wanted);
+    }
+    tables.sort_unstable();
+    tables.dedup();
+    let mut script = String::new();
+    for (family, name) in tables {
+        let _ = writeln!(script, "add table {family} {name}\ndelete table {family} {name}");
     }
     script
 }
@@ -115,11 +128,32 @@ fn match_text(one: &Match, family: &str, protocol: &str) -> String {
         Match::NotUser(ids) => format!("meta skuid != {}", ids.text('-')),
         Match::Group(ids) => format!("meta skgid {}", ids.text('-')),
         Match::NotGroup(ids) => format!("meta skgid != {}", ids.text('-')),
+        Match::NoneOfGroups(groups) => none_of(groups),
         Match::Mark(mark) => format!("meta mark {mark}"),
         Match::NotMark(mark) => format!("meta mark != {mark}"),
         Match::ConnectionMark(mark) => format!("ct mark {mark}"),
         Match::Invalid => "ct state invalid".into(),
         Match::Established => "ct state related,established".into(),
+    }
+}
+
+/// A set, since the kernel takes no more than 128 expressions in a rule; ranges of a set may not overlap.
+fn none_of(groups: &[Range<u32>]) -> String {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable_by_key(|range| range.first);
+    let mut apart: Vec<Range<u32>> = Vec::new();
+    for range in groups {
+        match apart.last_mut() {
+            Some(last) if range.first <= last.last => last.last = last.last.max(range.last),
+            _ => apart.push(range),
+        }
+    }
+    match apart[..] {
+        [one] => match_text(&Match::NotGroup(one), "", ""),
+        _ => {
+            let apart: Vec<_> = apart.iter().map(|range| range.text('-')).collect();
+            format!("meta skgid != {{ {} }}", apart.join(", "))
+        }
     }
 }
 
@@ -155,4 +189,17 @@ fn table_name(table: Table) -> &'static str {
 
 fn chain_name(chain: Chain) -> String {
     chain.name().to_ascii_lowercase().replace('_', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_a_set_are_apart() {
+        let range = |first, last| Range { first, last };
+        let text = none_of(&[range(7, 9), range(1, 1), range(5, 8), range(1, 1)]);
+        assert_eq!(text, "meta skgid != { 1, 5-9 }");
+        assert_eq!(none_of(&[range(3, 3)]), "meta skgid != 3");
+    }
 }

@@ -1,9 +1,16 @@
 //! Programs that know the kernel's packet filters: run with a script on their standard input, and asked what there is.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// For one program: twice as long as iptables waits for its lock.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a program has not done what it was asked, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +43,13 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// # Errors
 /// When it fails.
 pub fn ask(program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    let output = done(program, output, "")?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let output = done(program, child.and_then(|child| finish(child, "", PATIENCE)), "")?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -48,7 +60,7 @@ pub fn ask(program: &Path, arguments: &[&str]) -> Result<String, ProgramError> {
 pub fn run(
     program: &Path,
     arguments: &[&str],
-    environment: &[(&str, &Path)],
+    environment: &[(&str, &str)],
     script: &str,
     lock: OwnedFd,
 ) -> Result<(), ProgramError> {
@@ -59,17 +71,47 @@ pub fn run(
         .stdout(Stdio::from(lock))
         .stderr(Stdio::piped())
         .spawn();
-    let output = child.and_then(|mut child| {
-        if let Some(mut stdin) = child.stdin.take() {
-            // One that ends without reading says why itself.
-            match stdin.write_all(script.as_bytes()) {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-                _ => {}
+    done(program, child.and_then(|child| finish(child, script, PATIENCE)), script).map(|_| ())
+}
+
+/// Gives a program its script and waits for its end; one that does not end is killed.
+fn finish(mut child: Child, script: &str, patience: Duration) -> io::Result<Output> {
+    let began = Instant::now();
+    let script = script.to_owned();
+    let stdin = child.stdin.take();
+    // Nobody waits for these: what a killed program has started may hold the other ends for ever.
+    thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(script.as_bytes())));
+    let stdout = read(child.stdout.take());
+    let stderr = read(child.stderr.take());
+    let left = || patience.saturating_sub(began.elapsed());
+    let out = (stdout.recv_timeout(left()), stderr.recv_timeout(left()));
+    if let (Ok(stdout), Ok(stderr)) = out {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Output { status, stdout: stdout?, stderr: stderr? });
             }
+            if left().is_zero() {
+                break;
+            }
+            thread::sleep(PAUSE);
         }
-        child.wait_with_output()
+    }
+    child.kill()?;
+    child.wait()?;
+    let text = format!("it did not end within {} s", patience.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, text))
+}
+
+/// All that comes out of a pipe, once it has ended.
+fn read(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<io::Result<Vec<u8>>> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        let done = pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut text));
+        // Whoever has given up does not listen.
+        let _ = tell.send(done.map(|_| text));
     });
-    done(program, output, script).map(|_| ())
+    told
 }
 
 fn done(program: &Path, output: io::Result<Output>, script: &str) -> Result<Output, ProgramError> {
@@ -156,5 +198,13 @@ mod tests {
         assert_eq!(error.to_string(), "sh: no");
         run(&shell, &["-c", "cat >&2"], &[], "words\n", lock()).expect("no error");
         assert_eq!(find("no-such-program"), None);
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed() {
+        let program = find("tail").expect("it is everywhere");
+        let child = Command::new(program).args(["-f", "/dev/null"]).stdout(Stdio::piped()).spawn();
+        let error = finish(child.expect("started"), "", Duration::ZERO).expect_err("killed");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }
