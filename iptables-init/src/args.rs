@@ -367,7 +367,9 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(about)
         .after_help(VARIABLES)
-        .max_term_width(120);
+        .max_term_width(120)
+        // `--run-validation true`: Istio passes over words that belong to no flag.
+        .arg(Arg::new("words").num_args(0..).hide(true));
     for flag in FLAGS {
         let mut help = flag.help.to_owned();
         if let [_, ..] = flag.variables {
@@ -420,7 +422,7 @@ mod tests {
         assert_eq!(set.flag("inbound-capture-port"), "1");
         assert_eq!(set.flag("dual-stack"), "false");
         assert_eq!(set.flag("drop-invalid"), "1");
-        let given = parse(&["-z", "2", "-z=3", "--dual-stack", "-n=false"], &environment);
+        let given = parse(&["-z", "2", "-z=3", "--dual-stack", "true", "-n=false"], &environment);
         let given = given.expect("a line");
         assert_eq!(given.flag("inbound-capture-port"), "3");
         assert_eq!(given.flag("dual-stack"), "true");

@@ -83,11 +83,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             what: "cannot lock the network namespace",
             source,
         })?;
-        let installer = Installer::new(lock, job.own_lock)?;
+        let plan = Plan::new(&job.settings);
+        let installer = Installer::new(lock, job.own_lock, &plan)?;
         match job.action {
             Action::Cleanup => installer.clean()?,
             _ => {
-                if let Some(left) = installer.apply(&Plan::new(&job.settings), job.backend)? {
+                if let Some(left) = installer.apply(&plan, job.backend)? {
                     say(&format!("warning: left of an earlier run: {left}"));
                 }
             }

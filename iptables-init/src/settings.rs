@@ -266,7 +266,15 @@ impl Reader<'_> {
     fn ports(&self, name: &str) -> Result<Vec<Range<u16>>, SettingsError> {
         let ports = items(self.flag(name)).map(|item| {
             let range = match item.split_once(':') {
-                Some((first, last)) => parse_port(first).zip(parse_port(last)),
+                // As iptables has it, an end that is left out is the least or the last.
+                Some((first, last)) => {
+                    let end = |text, none| match text {
+                        "" => Some(none),
+                        "0" => Some(0),
+                        text => parse_port(text),
+                    };
+                    end(first, 0).zip(end(last, u16::MAX))
+                }
                 None => parse_port(item).map(|port| (port, port)),
             };
             let range = range.filter(|(first, last)| first <= last);

@@ -92,6 +92,14 @@ fn variables_without_a_flag_are_checked_too() {
 }
 
 #[test]
+fn ranges_of_ports_may_be_open() {
+    let settings = job(&["-o", "30000:,:1023,0:65535"]).expect("right").settings;
+    let range = |first, last| Range { first, last };
+    let ports = [range(30000, 65535), range(0, 1023), range(0, 65535)];
+    assert_eq!(settings.exclude_outbound_ports, ports);
+}
+
+#[test]
 fn owners_are_numbers_ranges_or_names() {
     let settings = job(&["-u", "envoy,5,7-9", "-g", "mail"]).expect("right").settings;
     assert_eq!(settings.users, [Range::one(101), Range::one(5), Range { first: 7, last: 9 }]);

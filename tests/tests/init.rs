@@ -215,12 +215,12 @@ fn routes_of_an_earlier_run_go_and_those_of_others_stay() -> Result<()> {
     in_a_pod(
         "ip rule add not fwmark 1400 lookup 77; ip rule add fwmark 1400 uidrange 5-6 lookup 200
          ip rule add fwmark 9 lookup 200; ip route add local default dev lo table 77
-         ip rule >before; ip -6 addr show dev lo >>before; ip route show table 77 >>before
+         ip rule >before; ip route show table 77 >>before
          $INIT $redirect -m TPROXY -t 1400 -r 200; ip rule | grep -q 'from all fwmark 0x578 lookup 200'
          ip route show table 200 | grep -q local; $INIT $redirect
          if ip route show table 200 2>&1 | grep local; then exit 1; fi
          $INIT $redirect -m TPROXY -t 1400 -r 200 --dual-stack; $INIT --cleanup-only
-         ip rule >after; ip -6 addr show dev lo >>after; ip route show table 77 >>after
+         ip rule >after; ip route show table 77 >>after
          cmp before after; rm before after"
             .replace("before", "/tmp/outrigger-init-$$.before")
             .replace("after", "/tmp/outrigger-init-$$.after")
@@ -267,6 +267,19 @@ fn a_failure_leaves_what_was_there() -> Result<()> {
          iptables-nft -t nat -N ISTIO_OUTPUT
          if PATH=$dir:$PATH $INIT --cleanup-only; then exit 1; fi
          if nft list ruleset | grep istio-proxy; then exit 1; fi",
+    )
+}
+
+#[test]
+fn istios_rules_go_with_its_chains() -> Result<()> {
+    in_a_pod(
+        "for flavour in nft legacy; do for mode in REDIRECT TPROXY; do
+           flags=\"$redirect -c net1 -k net2 -m $mode -u 1337 -g 1337 --force-iptables-binary $flavour\"
+           $MESH_BIN/pilot-agent istio-iptables $flags >/dev/null 2>&1; $INIT $flags; $INIT --cleanup-only
+           if iptables-$flavour-save | grep -e '^-A'; then exit 1; fi
+           ip rule del fwmark 1337 2>/dev/null || true
+           $INIT -o 30000:,:1023,0:65535 --native-nftables; $INIT --cleanup-only
+         done; done",
     )
 }
 

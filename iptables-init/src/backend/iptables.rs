@@ -14,8 +14,10 @@ pub struct Contents(BTreeMap<Table, TableContents>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct TableContents {
-    /// `-A OUTPUT … -j ISTIO_OUTPUT`.
+    /// `-A OUTPUT … -j ISTIO_OUTPUT`, and what else of the kernel's chains is Istio's.
     jumps: Vec<String>,
+    /// Jumps from chains of others, which stay for as long as the chain that they lead to.
+    foreign: Vec<String>,
     /// Chains and their lines.
     chains: BTreeMap<String, Vec<String>>,
 }
@@ -31,7 +33,8 @@ impl Contents {
                 let lines = rules.iter().map(|rule| line(chain.name(), rule)).collect();
                 (chain.name().to_owned(), lines)
             });
-            (*table, TableContents { jumps: jumps.collect(), chains: chains.collect() })
+            let (jumps, chains) = (jumps.collect(), chains.collect());
+            (*table, TableContents { jumps, foreign: Vec::new(), chains })
         });
         Self(tables.collect())
     }
@@ -60,13 +63,50 @@ impl Contents {
                     let chains = &mut out.0.entry(table).or_default().chains;
                     chains.entry(chain.to_owned()).or_default().push(line.to_owned());
                 }
-                ["-A", .., "-j" | "-g", target] if is_ours(target) => {
-                    out.0.entry(table).or_default().jumps.push(line.to_owned());
+                ["-A", chain, .., "-j" | "-g", target] if is_ours(target) => {
+                    let contents = out.0.entry(table).or_default();
+                    let jumps =
+                        if is_hook(chain) { &mut contents.jumps } else { &mut contents.foreign };
+                    jumps.push(line.to_owned());
                 }
                 _ => {}
             }
         }
         out
+    }
+
+    /// Takes for ours what istio-iptables has put right into the kernel's chains, in a table that has its chains: rules
+    /// that a plan has in chains of ours, where these have not.
+    #[must_use]
+    pub fn with_istios(mut self, saved: &str, plan: &Self) -> Self {
+        let mut table = None;
+        for line in saved.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = Table::ALL.into_iter().find(|table| table.name() == name.trim());
+            }
+            let Some((table, there)) = table.and_then(|t| Some((t, self.0.get_mut(&t)?))) else {
+                continue;
+            };
+            let known = |contents: &TableContents| {
+                contents.chains.values().flatten().any(|other| meaning(other) == meaning(line))
+            };
+            let by_interface = matches!(
+                line.split_ascii_whitespace().collect::<Vec<_>>()[..],
+                ["-A", _, "-i" | "-o", _, "-j", "RETURN"]
+            );
+            let in_hook = line.split_ascii_whitespace().nth(1).is_some_and(is_hook);
+            let seen = there.jumps.iter().any(|jump| jump == line);
+            if line.starts_with("-A ")
+                && in_hook
+                && !seen
+                && (by_interface || table == Table::Mangle)
+                && plan.0.get(&table).is_some_and(known)
+                && !known(there)
+            {
+                there.jumps.push(line.to_owned());
+            }
+        }
+        self
     }
 
     /// Whether nothing of ours is there.
@@ -118,6 +158,13 @@ impl TableContents {
         for jump in to.jumps.iter().filter(|jump| !kept.contains(jump)) {
             add(&[jump]);
         }
+        let leads_nowhere = |line: &&String| {
+            let target = line.split_ascii_whitespace().next_back();
+            !target.is_some_and(|target| to.chains.contains_key(target))
+        };
+        for line in self.foreign.iter().filter(leads_nowhere) {
+            add(&["-D", line.strip_prefix("-A").unwrap_or(line)]);
+        }
         for chain in self.chains.keys().filter(|chain| !to.chains.contains_key(*chain)) {
             add(&["-X ", chain]);
         }
@@ -128,6 +175,27 @@ impl TableContents {
 #[must_use]
 pub fn is_ours(chain: &str) -> bool {
     Chain::ALL.into_iter().any(|ours| ours.name() == chain)
+}
+
+fn is_hook(chain: &str) -> bool {
+    ["PREROUTING", "OUTPUT"].contains(&chain)
+}
+
+/// What a line says but for its chain: our words, in an order of their own, for those of iptables-save.
+fn meaning(line: &str) -> Vec<String> {
+    let whole = ["--nfmask", "--ctmask", "0xffffffff"];
+    let words = line.split_ascii_whitespace().skip(2).filter(|word| !whole.contains(word));
+    let mut words: Vec<_> = words
+        .map(|word| match word.strip_suffix("/0xffffffff").unwrap_or(word) {
+            "--set-xmark" => "--set-mark".to_owned(),
+            word => {
+                let hex = word.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
+                hex.map_or_else(|| word.to_owned(), |number| number.to_string())
+            }
+        })
+        .collect();
+    words.sort_unstable();
+    words
 }
 
 fn hook_name(hook: Hook) -> &'static str {
@@ -218,6 +286,30 @@ mod tests {
              -X ISTIO_OUTPUT\nCOMMIT\n"
         );
         assert_eq!(Contents::default().script(&Contents::default()), "");
+    }
+
+    #[test]
+    fn istios_rules_outside_its_chains_go_with_them() {
+        let planned = "*nat\n:ISTIO_OUTPUT - [0:0]\n-A ISTIO_OUTPUT -o eth1 -j RETURN\n\
+            -A ISTIO_OUTPUT -d 10.0.0.0/8 -j RETURN\nCOMMIT\n*mangle\n:ISTIO_OUTPUT - [0:0]\n\
+            -A ISTIO_OUTPUT -p tcp -m connmark --mark 1337 -j CONNMARK --restore-mark\n";
+        let planned = Contents::of_save(planned);
+        let istios = "*mangle\n:ISTIO_INBOUND - [0:0]\n-A OUTPUT -p tcp -m connmark --mark 0x539 -j CONNMARK \
+            --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff\n-A OUTPUT -o eth2 -j RETURN\nCOMMIT\n\
+            *nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -o eth1 -j RETURN\n-A OUTPUT -d 10.0.0.0/8 -j RETURN\n\
+            -A KUBE -j ISTIO_OUTPUT\n";
+        let there = Contents::of_save(istios).with_istios(istios, &planned);
+        assert_eq!(
+            there.script(&Contents::default()),
+            "*nat\n:ISTIO_OUTPUT - [0:0]\n-D OUTPUT -o eth1 -j RETURN\n-D KUBE -j ISTIO_OUTPUT\n-X ISTIO_OUTPUT\n\
+             COMMIT\n*mangle\n:ISTIO_INBOUND - [0:0]\n-D OUTPUT -p tcp -m connmark --mark 0x539 -j CONNMARK \
+             --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff\n-X ISTIO_INBOUND\nCOMMIT\n"
+        );
+        assert!(!there.script(&planned).contains("KUBE"));
+        // Beside a chain of ours that has it, it is another's.
+        let ours = "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -o eth1 -j RETURN\n-A ISTIO_OUTPUT -o eth1 -j RETURN\n";
+        let there = Contents::of_save(ours);
+        assert_eq!(there.clone().with_istios(ours, &planned), there);
     }
 
     #[test]

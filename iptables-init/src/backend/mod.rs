@@ -72,6 +72,8 @@ pub struct Installer {
     tables: Option<Vec<NftTable>>,
     /// Their chains.
     chains: Vec<NftChain>,
+    /// What a plan has, of each family: of Istio's rules in the kernel's chains, those are removed.
+    planned: Vec<(Family, Contents)>,
     /// Held by this process and every program that it runs.
     lock: File,
     /// Whether iptables leaves the node's lock alone: ours is enough.
@@ -83,13 +85,14 @@ impl Installer {
     ///
     /// # Errors
     /// Without the right to change anything.
-    pub fn new(lock: File, own_lock: bool) -> Result<Self, BackendError> {
+    pub fn new(lock: File, own_lock: bool, plan: &Plan) -> Result<Self, BackendError> {
         let asked = netlink::nft_tables().and_then(|tables| Ok((tables, netlink::nft_chains()?)));
         let (tables, chains) = asked.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => BackendError::Privilege,
             _ => BackendError::Tables(error),
         })?;
-        Ok(Self { tables, chains, lock, own_lock })
+        let planned = plan.families.iter().map(|rules| (rules.family, Contents::of_plan(rules)));
+        Ok(Self { tables, chains, planned: planned.collect(), lock, own_lock })
     }
 
     /// Installs a plan in place of whatever an earlier run has installed. Gives what of that could not be removed, and
@@ -202,8 +205,7 @@ impl Installer {
     fn take_back(&self, step: &Step) -> Result<(), BackendError> {
         match step {
             Step::Iptables { family, flavour, before, .. } => {
-                let program = find_flavour(*family, *flavour, "save")?;
-                let now = Contents::of_save(&program::ask(&program, &[])?);
+                let now = self.saved(*family, *flavour)?;
                 let script = now.script(before);
                 if now == *before || script.is_empty() {
                     return Ok(());
@@ -228,8 +230,15 @@ impl Installer {
         if !any {
             return Ok(Contents::default());
         }
+        self.saved(family, flavour)
+    }
+
+    fn saved(&self, family: Family, flavour: Flavour) -> Result<Contents, BackendError> {
         let program = find_flavour(family, flavour, "save")?;
-        Ok(Contents::of_save(&program::ask(&program, &[])?))
+        let text = program::ask(&program, &[])?;
+        let contents = Contents::of_save(&text);
+        let planned = self.planned.iter().find(|(of, _)| *of == family);
+        Ok(planned.map_or(contents.clone(), |(_, plan)| contents.with_istios(&text, plan)))
     }
 
     fn restore(&self, family: Family, flavour: Flavour, script: &str) -> Result<(), BackendError> {
