@@ -283,6 +283,48 @@ fn istios_rules_go_with_its_chains() -> Result<()> {
     )
 }
 
+/// A run may be killed anywhere: what comes after it does its work, and a cleanup leaves what was there before.
+#[test]
+fn two_hundred_killed_runs_leave_nothing() -> Result<()> {
+    in_a_pod(
+        "state() {
+           for save in iptables-nft-save iptables-legacy-save ip6tables-nft-save ip6tables-legacy-save; do
+             $save 2>/dev/null | grep -e '^-A' -e '^:.* - ' || true
+           done
+           nft list tables | grep -e istio -e foreign; nft list table inet foreign; ip rule
+           ip -6 rule; ip route show table 133; ip -6 route show table 133 2>/dev/null || true
+         }
+         for i in iptables-nft iptables-legacy; do
+           $i -t nat -N FOREIGN; $i -t nat -A FOREIGN -p tcp --dport 7777 -j RETURN
+           $i -t nat -A OUTPUT -j FOREIGN; $i -t mangle -A PREROUTING -i net9 -j RETURN
+         done
+         nft add table inet foreign; nft add chain inet foreign output; nft add rule inet foreign output accept
+         ip rule add fwmark 9 lookup 133; ip route add local default dev lo table 133 protocol static metric 7
+         before=$(state); round=0
+         while [ $round -lt 200 ]; do
+           case $((round % 3)) in
+             0) backend='--force-iptables-binary nft' ;;
+             1) backend='--force-iptables-binary legacy' ;;
+             2) backend=--native-nftables ;;
+           esac
+           case $((round % 5)) in
+             0|1) mode=--redirect-dns ;;
+             2) mode='-m TPROXY' ;;
+             3) mode='-m TPROXY --dual-stack' ;;
+             4) mode=--cleanup-only; $INIT $redirect $backend -m TPROXY ;;
+           esac
+           $INIT $redirect $backend $mode & killed=$!
+           sleep 0.0$(printf %02d $((round * 7 % 30))); kill -9 $killed 2>/dev/null || true
+           wait $killed || true
+           $INIT $redirect $backend; $INIT $redirect $backend; $INIT --cleanup-only
+           after=$(state); round=$((round + 1))
+           if [ \"$after\" != \"$before\" ]; then
+             echo \"round $round $backend $mode: $before BECAME $after\" >&2; exit 1
+           fi
+         done",
+    )
+}
+
 #[test]
 fn sixty_four_groups_are_one_rule() -> Result<()> {
     in_a_pod(
