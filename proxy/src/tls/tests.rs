@@ -386,7 +386,7 @@ fn a_session_is_judged_by_the_whole_chain() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_refused_is_not_offered_again() {
+async fn a_session_that_was_forgotten_is_not_offered_again() {
     let ca = ca("root");
     let certificate = leaf(&ca, ALICE, |_| {});
     for tls13 in [true, false] {
