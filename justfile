@@ -15,6 +15,11 @@ lint:
 test:
     cargo test --package outrigger
 
+# The property tests with cases never seen before: just properties 100000
+properties cases="20000":
+    PROPTEST_CASES={{cases}} cargo test --package xds-client --test convergence
+    PROPTEST_CASES={{cases}} cargo test --package outrigger --lib -- config::json codec::h2::tests::peers router::route_table
+
 # Everything, after installing the peers that it needs.
 test-all:
     tests/run

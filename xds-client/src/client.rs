@@ -441,7 +441,9 @@ impl Client {
             (Response::Delta(response), Variant::Delta) => Intake::delta(interest, response, now),
             (Response::StateOfTheWorld(response), Variant::StateOfTheWorld) => {
                 interest.nonce.clone_from(&response.nonce);
-                Intake::full(interest, response, now)
+                let mut intake = Intake::full(interest, response, now);
+                interest.passed_over.extend(intake.passed_over.drain(..));
+                intake
             }
             _ => return None,
         };

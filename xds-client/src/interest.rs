@@ -1,7 +1,7 @@
 //! One type's side of a client: the names that are wanted, what the server has been told of them on this stream, and
 //! the versions that are held.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use crate::resource::{ResourceType, WILDCARD};
@@ -44,6 +44,12 @@ pub(crate) struct Interest {
     pub(crate) to_unsubscribe: BTreeSet<String>,
     /// The names have changed (state of the world).
     pub(crate) changed: bool,
+    /// Names that were given up and wanted again before the server heard of it (state of the world). The next request
+    /// goes without them: a list that has not changed asks for nothing, and what came of them is forgotten.
+    pub(crate) anew: BTreeSet<String>,
+    /// Names in responses since the last request that nobody wanted (state of the world): the server may not have
+    /// heard yet that they were given up.
+    pub(crate) passed_over: HashSet<String>,
     /// Names have been sent on this stream, so that an empty list is no wildcard any more.
     pub(crate) explicit: bool,
     pub(crate) acks: Vec<Ack>,
@@ -67,6 +73,8 @@ impl Interest {
             to_subscribe: BTreeSet::new(),
             to_unsubscribe: BTreeSet::new(),
             changed: false,
+            anew: BTreeSet::new(),
+            passed_over: HashSet::new(),
             explicit: false,
             acks: Vec::new(),
             nonce: String::new(),
@@ -91,6 +99,9 @@ impl Interest {
         }
         // One that was given up before the server heard of it is asked for anew: what came of it is forgotten.
         let sent = self.to_unsubscribe.remove(name);
+        if sent || self.passed_over.contains(name) {
+            self.anew.insert(name.to_owned());
+        }
         self.wanted.insert(name.to_owned(), Wanted { sent, deadline, answered: false });
         self.to_subscribe.insert(name.to_owned());
         self.changed = true;
@@ -101,6 +112,7 @@ impl Interest {
     pub(crate) fn unsubscribe(&mut self, name: &str) -> bool {
         let Some(wanted) = self.wanted.remove(name) else { return false };
         self.to_subscribe.remove(name);
+        self.anew.remove(name);
         if wanted.sent {
             self.to_unsubscribe.insert(name.to_owned());
         }
@@ -129,6 +141,8 @@ impl Interest {
         self.nonce.clear();
         self.to_unsubscribe.clear();
         self.to_subscribe.clear();
+        self.anew.clear();
+        self.passed_over.clear();
         self.queued = false;
         self.changed = true;
         self.wanted.values_mut().for_each(|wanted| wanted.sent = false);
@@ -150,18 +164,22 @@ impl Interest {
         }
     }
 
-    /// Every name that the server has to be told on a new stream; none for a lone wildcard.
+    /// Every name that the server has to be told on a new stream, or in the state of the world; none for a lone
+    /// wildcard.
     pub(crate) fn all_names(&mut self) -> Vec<String> {
         self.wanted.values_mut().for_each(|wanted| wanted.sent = true);
-        self.to_subscribe.clear();
+        let left_out = std::mem::take(&mut self.anew);
+        self.changed = !left_out.is_empty();
+        self.to_subscribe.clone_from(&left_out);
         self.to_unsubscribe.clear();
-        self.changed = false;
+        self.passed_over.clear();
         let lone = self.wanted.len() == 1 && self.is_wildcard();
         if lone && !self.explicit {
+            self.changed = false;
             return Vec::new();
         }
         self.explicit = true;
-        self.wanted.keys().cloned().collect()
+        self.wanted.keys().filter(|name| !left_out.contains(*name)).cloned().collect()
     }
 
     /// The changes since the last request, as (subscribe, unsubscribe).
@@ -173,6 +191,7 @@ impl Interest {
             }
         }
         self.changed = false;
+        self.anew.clear();
         (add, std::mem::take(&mut self.to_unsubscribe).into_iter().collect())
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Intake {
     pub(crate) nonce: String,
     /// What is held once the update is applied, resource by resource.
     pub(crate) held: Vec<(String, Held)>,
+    /// Names that nobody wants, with what was said of them.
+    pub(crate) passed_over: Vec<String>,
     /// Heartbeats: names and the new end of their lives.
     pub(crate) refreshed: Vec<(String, Option<Instant>)>,
 }
@@ -54,7 +56,7 @@ impl Intake {
             removed: Vec::new(),
             malformed: Vec::new(),
         };
-        Self { update, nonce, held: Vec::new(), refreshed: Vec::new() }
+        Self { update, nonce, held: Vec::new(), passed_over: Vec::new(), refreshed: Vec::new() }
     }
 
     pub(crate) fn delta(
@@ -148,7 +150,7 @@ impl Intake {
             return;
         };
         if !interest.wants(&entry.name) {
-            return;
+            return self.passed_over.push(entry.name);
         }
         if body.type_url != interest.resource_type.url() {
             let expected = &interest.resource_type;

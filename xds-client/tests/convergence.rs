@@ -287,3 +287,22 @@ proptest! {
         run(Variant::StateOfTheWorld, steps);
     }
 }
+
+/// A list of names that has not changed asks for nothing, though what came of one of them was not taken.
+#[test]
+fn a_name_given_up_and_wanted_again_is_asked_for_again() {
+    use Step::{Act, Arrive, Change, Judge, Serve, Subscribe, Unsubscribe};
+    let start = [Subscribe(0, 0), Change(0, 1, 2), Subscribe(0, 1), Act, Act, Serve];
+    let between: [&[Step]; 4] = [
+        &[Arrive, Unsubscribe(0, 1), Act, Subscribe(0, 1)],
+        &[Arrive, Act, Unsubscribe(0, 1), Subscribe(0, 1), Judge],
+        &[Arrive, Act, Judge, Act, Unsubscribe(0, 1), Subscribe(0, 1)],
+        // The server has not heard it: its answer was on its way.
+        &[Unsubscribe(0, 1), Act, Arrive, Act, Subscribe(0, 1)],
+    ];
+    for variant in [Variant::Delta, Variant::StateOfTheWorld] {
+        for steps in between {
+            run(variant, start.iter().chain(steps).cloned().collect());
+        }
+    }
+}

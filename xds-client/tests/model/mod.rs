@@ -40,8 +40,8 @@ struct Watch {
     sent: BTreeMap<String, String>,
     /// Names to be sent whether they have changed or not.
     again: BTreeSet<String>,
-    /// Sent and not yet answered.
-    open: Vec<String>,
+    /// Sent and not yet answered, with the names in it.
+    open: Vec<(String, Vec<String>)>,
     /// Of the last response.
     nonce: String,
     /// What the last response said (state of the world).
@@ -143,7 +143,7 @@ impl Server {
         if request.response_nonce.is_empty() {
             assert!(request.error_detail.is_none());
         } else {
-            let known = watch.open.iter().position(|nonce| *nonce == request.response_nonce);
+            let known = watch.open.iter().position(|(nonce, _)| *nonce == request.response_nonce);
             watch.open.remove(known.expect("each response is answered once, on its own stream"));
         }
         if is_first {
@@ -158,6 +158,9 @@ impl Server {
             // What is asked for anew is said anew.
             if name == WILDCARD {
                 watch.again.extend(watch.sent.keys().cloned());
+                // What is on its way will be taken as the wildcard's, though it was given up as a name: no client can
+                // tell, so that its end has to be said too.
+                watch.again.extend(watch.open.iter().flat_map(|(_, names)| names.iter().cloned()));
             }
             watch.again.insert(name.clone());
             watch.subscribed.insert(name);
@@ -240,7 +243,8 @@ impl Server {
         }
         self.nonces += 1;
         let nonce = self.nonces.to_string();
-        watch.open.push(nonce.clone());
+        let names = resources.iter().map(|resource| resource.name.clone()).collect();
+        watch.open.push((nonce.clone(), names));
         self.outgoing.push_back(Response::Delta(DeltaDiscoveryResponse {
             type_url: url.to_owned(),
             resources,
