@@ -12,7 +12,7 @@ use super::*;
 use crate::config::pb::envoy::config::bootstrap::v3::Bootstrap;
 use crate::config::pb::envoy::config::cluster::v3::Cluster;
 use crate::config::pb::envoy::config::core::v3::{Metadata, Node};
-use crate::config::pb::envoy::config::listener::v3::Listener;
+use crate::config::pb::envoy::config::listener::v3::{FilterChainMatch, Listener};
 use crate::config::pb::envoy::extensions::bootstrap::internal_listener::v3::InternalListener;
 use crate::config::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 
@@ -150,7 +150,8 @@ fn mistakes_are_described() {
             "per_connection_buffer_limit_bytes: {value: 1}",
             ":1:36: per_connection_buffer_limit_bytes: a single value is expected, not a mapping",
         ),
-        ("filters: {}", ":1:10: filters: a list is expected, not a mapping"),
+        ("filters: a", ":1:10: filters[0]: a mapping is expected, not a"),
+        ("filters: {x: 1}", ":1:11: filters[0].x: unknown field"),
         ("- a", ":1:1: a mapping is expected, not a list"),
         (
             "cluster_type: {name: a}\ntype: STATIC",
@@ -178,6 +179,18 @@ fn mistakes_are_described() {
     }
     assert!(problems::<Cluster>("name: [").contains(":2:1: name: while parsing"));
     assert!(problems::<Cluster>("a: b\n c: d").contains(":2:"));
+}
+
+#[test]
+fn a_lone_value_is_a_list_of_one() {
+    let alone: FilterChainMatch =
+        from_yaml("{server_names: a, source_ports: 7, prefix_ranges: {address_prefix: 10.0.0.0}}")
+            .unwrap();
+    let listed: FilterChainMatch = from_yaml(
+        "{server_names: [a], source_ports: [7], prefix_ranges: [{address_prefix: 10.0.0.0}]}",
+    )
+    .unwrap();
+    assert_eq!(alone, listed);
 }
 
 #[test]

@@ -148,6 +148,18 @@ impl<'t, 's> Parse<'t, 's> {
         result
     }
 
+    /// Reads a repeated field. A value that stands without a list is its one element, as in Envoy.
+    fn repeated(&mut self, mut each: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        if self.reader.peek()?.0 == Event::ListStart {
+            return self.list(each);
+        }
+        let before = self.path.len();
+        self.path.push_str("[0]");
+        each(self)?;
+        self.path.truncate(before);
+        Ok(())
+    }
+
     /// Reads a list with `[index]` on the path of each element.
     fn list(&mut self, mut each: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         let (event, at) = self.reader.next()?;
@@ -242,7 +254,7 @@ impl<'t, 's> Parse<'t, 's> {
         }
         match field.kind() {
             Kind::Message(message) if self.sink.as_ref().is_some_and(|(of, _)| *of == owner) => {
-                self.list(|this| {
+                self.repeated(|this| {
                     let (before, mut bytes) = (this.problems.len(), Vec::new());
                     this.message(message, &mut bytes)?;
                     if let (Some((_, sink)), true) = (&mut this.sink, before == this.problems.len())
@@ -253,11 +265,11 @@ impl<'t, 's> Parse<'t, 's> {
                 })
             }
             Kind::Message(_) | Kind::String | Kind::Bytes => {
-                self.list(|this| this.single(field, true, out))
+                self.repeated(|this| this.single(field, true, out))
             }
             _ => {
                 let start = wire::open(out, field.number());
-                self.list(|this| this.number(field.kind(), out).map(|_| ()))?;
+                self.repeated(|this| this.number(field.kind(), out).map(|_| ()))?;
                 if out.len() == start {
                     // An empty list is an unset one.
                     let mut key = Vec::new();
