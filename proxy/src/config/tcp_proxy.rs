@@ -10,6 +10,9 @@ use super::access_log::AccessLogConfigs;
 pub struct TcpProxy {
     pub stat_prefix: Arc<str>,
     pub cluster: ClusterChoice,
+    /// A connection with a server name goes to the cluster of that name instead. pb
+    /// `extensions.filters.network.sni_cluster.v3.SniCluster`.
+    pub cluster_by_sni: bool,
     /// No byte in either direction; `None` never. Default 1 h.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,

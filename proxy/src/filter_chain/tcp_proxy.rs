@@ -142,7 +142,8 @@ impl TcpConnection {
         info: &mut StreamInfo,
     ) -> Option<TcpLease> {
         let config = &self.proxy.config;
-        let name = config.cluster.pick(self.worker.random());
+        let sni = self.info.requested_server_name.as_ref().filter(|_| config.cluster_by_sni);
+        let name = sni.unwrap_or_else(|| config.cluster.pick(self.worker.random()));
         let Some(cluster) = self.worker.clusters.get(name) else {
             self.proxy.stats.inc(TcpProxyStat::DownstreamCxNoRoute);
             info.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);

@@ -26,6 +26,9 @@ use crate::http_filters::chain::FilterConfig;
 /// Type of the terminal HTTP filter.
 pub const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
+/// The network filter that lets the server name choose the cluster of a TCP proxy behind it.
+const SNI_CLUSTER: &str = "envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
+
 /// A network filter that only looks on (unless it injects delays).
 const MONGO_PROXY: &str = "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy";
 
@@ -37,6 +40,7 @@ pub fn compile_network_filters(
 ) -> Option<(Vec<NetworkFilter>, Terminal)> {
     let Some((last, before)) = pb.split_last() else { return Some((Vec::new(), Terminal::Close)) };
     let mut filters = Vec::new();
+    let mut cluster_by_sni = false;
     for (i, filter) in before.iter().enumerate() {
         let at = path.index("filters", i);
         let Some(any) = typed_config(filter, &at) else { continue };
@@ -46,6 +50,7 @@ pub fn compile_network_filters(
             network_rbac::TYPE => {
                 filters.extend(network_rbac::compile(&any, &at).map(NetworkFilter::Rbac));
             }
+            SNI_CLUSTER => cluster_by_sni = true,
             MONGO_PROXY => at.ignored("bytes pass, but what they say is not counted"),
             other if is_terminal(other) => {
                 at.error(format_args!(
@@ -68,9 +73,10 @@ pub fn compile_network_filters(
         }
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
             let pb = unpack_any::<TcpProxy>(any, &at)?;
-            Terminal::TcpProxy(Arc::new(super::tcp_proxy::compile_tcp_proxy(&pb, &at)?))
+            let proxy = super::tcp_proxy::compile_tcp_proxy(&pb, cluster_by_sni, &at)?;
+            Terminal::TcpProxy(Arc::new(proxy))
         }
-        network_rbac::TYPE | MONGO_PROXY => {
+        network_rbac::TYPE | SNI_CLUSTER | MONGO_PROXY => {
             at.error(format_args!(
                 "non-terminal filter {:?} is the last filter in a network filter chain",
                 last.name

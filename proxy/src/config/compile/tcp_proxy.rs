@@ -12,9 +12,13 @@ use crate::config::tcp_proxy::{ClusterChoice, TcpProxy};
 /// pb `idle_timeout`, default.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Compiles a TCP proxy.
+/// Compiles a TCP proxy; `cluster_by_sni`: behind the filter `sni_cluster`.
 #[expect(deprecated, reason = "the older fields of access_log_options are read too")]
-pub fn compile_tcp_proxy(pb: &pb::TcpProxy, path: &FieldPath<'_>) -> Option<TcpProxy> {
+pub fn compile_tcp_proxy(
+    pb: &pb::TcpProxy,
+    cluster_by_sni: bool,
+    path: &FieldPath<'_>,
+) -> Option<TcpProxy> {
     if pb.stat_prefix.is_empty() {
         path.field("stat_prefix").error("value length must be at least 1 characters");
     }
@@ -52,6 +56,7 @@ pub fn compile_tcp_proxy(pb: &pb::TcpProxy, path: &FieldPath<'_>) -> Option<TcpP
     Some(TcpProxy {
         stat_prefix: pb.stat_prefix.as_str().into(),
         cluster: cluster?,
+        cluster_by_sni,
         idle_timeout,
         max_connection_duration: compile_optional_duration(
             pb.max_downstream_connection_duration.as_ref(),
