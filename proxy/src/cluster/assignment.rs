@@ -34,9 +34,7 @@ impl SharedCluster {
         }
         let name = match &self.config.discovery {
             Discovery::Eds(eds) => &eds.service_name,
-            Discovery::Static | Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {
-                &self.config.name
-            }
+            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => &self.config.name,
         };
         let factor = self.config.load_assignment.overprovisioning_factor;
         pb::ClusterLoadAssignment {

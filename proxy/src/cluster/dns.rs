@@ -1,7 +1,8 @@
-//! DNS discovery of `STRICT_DNS` clusters, on the control thread.
+//! DNS discovery of `STRICT_DNS` and `LOGICAL_DNS` clusters, on the control thread.
 //!
 //! Each endpoint's name is asked for again at its refresh rate, or when its records expire (`respect_dns_ttl`); every
-//! change is a new host set. A failed query keeps the hosts that are there; an answer without addresses removes them.
+//! change is a new host set. A failed query keeps the hosts that are there; an answer without addresses removes them, but
+//! for a cluster of a single endpoint (`LOGICAL_DNS`), which stays at the last answer's first address.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -94,7 +95,7 @@ pub struct DnsDiscovery {
 }
 
 impl DnsDiscovery {
-    /// Starts the discovery of a `STRICT_DNS` cluster on the current `LocalSet`; `None` for other types. `seed` starts
+    /// Starts the discovery of a DNS cluster on the current `LocalSet`; `None` for other types. `seed` starts
     /// the random numbers of jitter and back-off.
     /// `changed` is called after each new host set.
     pub fn start(
@@ -103,7 +104,7 @@ impl DnsDiscovery {
         seed: u64,
         changed: impl Fn() + 'static,
     ) -> Option<Self> {
-        let Discovery::StrictDns(options) = &cluster.config.discovery else { return None };
+        let Discovery::Dns(options) = &cluster.config.discovery else { return None };
         let count = cluster.config.load_assignment.endpoints().count();
         // As in Envoy, a cluster without endpoints is initialised at once.
         let (done, initialised) = watch::channel(count == 0);
@@ -170,9 +171,9 @@ struct Answer {
 impl State {
     fn options(&self) -> &DnsOptions {
         match &self.cluster.config.discovery {
-            Discovery::StrictDns(options) => options,
+            Discovery::Dns(options) => options,
             Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
-                unreachable!("discovery runs for STRICT_DNS clusters only")
+                unreachable!("discovery runs for DNS clusters only")
             }
         }
     }
@@ -189,6 +190,10 @@ impl State {
             let stats = self.cluster.update_stats();
             stats.inc(ClusterUpdateStat::UpdateAttempt);
             let wait = match self.resolve(&host, port).await {
+                Ok(answer) if answer.addresses.is_empty() && self.options().single_endpoint => {
+                    stats.inc(ClusterUpdateStat::UpdateFailure);
+                    self.next_failure_interval()
+                }
                 Ok(answer) => {
                     stats.inc(ClusterUpdateStat::UpdateSuccess);
                     self.succeeded(target, answer)
@@ -208,7 +213,8 @@ impl State {
         match self.resolver.lookup_ip(host).await {
             Ok(lookup) => {
                 let mut seen = HashSet::new();
-                let addresses = lookup.iter().filter(|ip| seen.insert(*ip));
+                let most = if self.options().single_endpoint { 1 } else { usize::MAX };
+                let addresses = lookup.iter().filter(|ip| seen.insert(*ip)).take(most);
                 let ttls = lookup.as_lookup().records().iter().map(|record| record.ttl());
                 Ok(Answer {
                     addresses: addresses.map(|ip| SocketAddr::new(ip, port)).collect(),
@@ -235,17 +241,21 @@ impl State {
             }
             changed
         };
+        // Envoy chooses a transport socket for each address of each answer, and counts that.
+        let stats = self.cluster.scope.shared::<ClusterEndpointStat>();
+        stats.add(ClusterEndpointStat::DefaultTotalMatchCount, answer.addresses.len() as u64);
         if changed {
-            self.publish(answer.addresses.len());
+            self.publish();
         } else {
             self.cluster.update_stats().inc(ClusterUpdateStat::UpdateNoRebuild);
         }
         let has_ttl = options.respect_ttl && !answer.addresses.is_empty() && !answer.ttl.is_zero();
-        let rate = if has_ttl { answer.ttl } else { options.refresh_rate };
+        let ttl = answer.ttl.max(options.min_refresh_rate);
+        let rate = if has_ttl { ttl } else { options.refresh_rate };
         rate + self.random_below(options.jitter)
     }
 
-    fn publish(&self, resolved: usize) {
+    fn publish(&self) {
         let config = &self.cluster.config;
         let found = self.found.borrow();
         let targets = config.load_assignment.endpoints().zip(found.iter());
@@ -271,8 +281,10 @@ impl State {
             HostSet::build(config, &config.load_assignment, Some(&old), specs.collect());
         self.cluster.publish(set, change);
         (self.changed)();
+        if self.options().single_endpoint {
+            return;
+        }
         let stats = self.cluster.scope.shared::<ClusterEndpointStat>();
-        stats.add(ClusterEndpointStat::DefaultTotalMatchCount, resolved as u64);
         let heaviest = self.cluster.hosts().hosts.iter().map(|host| host.weight()).max();
         stats.gauge_set(ClusterEndpointStat::MaxHostWeight, heaviest.unwrap_or(0).into());
     }

@@ -70,16 +70,22 @@ fn answer(query: &Message, say: &Say) -> Message {
 }
 
 fn cluster(server: SocketAddr, family: DnsLookupFamily) -> Arc<SharedCluster> {
+    cluster_of(server, family, false)
+}
+
+fn cluster_of(server: SocketAddr, family: DnsLookupFamily, single: bool) -> Arc<SharedCluster> {
     let healthy: &[HealthStatus] = &[HealthStatus::Healthy];
     let mut config = crate::cluster::tests::cluster(&[healthy], LbPolicy::RoundRobin);
     config.load_assignment.localities[0].endpoints[0].address =
         ConfigAddress::Dns { host: "name.test.".into(), port: 80 };
     let rate = Duration::from_millis(5);
-    config.discovery = Discovery::StrictDns(Box::new(DnsOptions {
+    config.discovery = Discovery::Dns(Box::new(DnsOptions {
         refresh_rate: rate,
         failure_refresh_rate: (rate, rate),
         jitter: Duration::from_millis(2),
         respect_ttl: false,
+        min_refresh_rate: Duration::ZERO,
+        single_endpoint: single,
         lookup_family: family,
         use_tcp: false,
         resolvers: Box::new([server]),
@@ -157,6 +163,23 @@ async fn stale_answers_stay_on_failure_and_go_with_the_name() {
 }
 
 #[tokio::test]
+async fn a_single_endpoint_is_at_the_first_address_and_outlives_its_name() {
+    on_local(async {
+        let (server, script) = name_server(ips(&[A, B])).await;
+        let cluster = cluster_of(server, DnsLookupFamily::V4Only, true);
+        let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1, || ()).unwrap();
+        discovery.initialised().await;
+        assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+        *script.borrow_mut() = ips(&[B, A]);
+        eventually(|| addresses(&cluster) == ["10.0.0.2:80"]).await;
+        *script.borrow_mut() = Say::NoSuchName;
+        eventually(|| cluster.scope.value(ClusterUpdateStat::UpdateFailure) >= 2).await;
+        assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_failure_initialises_too() {
     on_local(async {
         let (server, _script) = name_server(Say::Fail).await;
@@ -196,7 +219,7 @@ async fn the_least_ttl_of_the_chain_counts() {
     on_local(async {
         let (server, _script) = name_server(Say::Alias(Ipv4Addr::LOCALHOST, 7, 300)).await;
         let cluster = cluster(server, DnsLookupFamily::V4Only);
-        let Discovery::StrictDns(options) = &cluster.config.discovery else { panic!("not DNS") };
+        let Discovery::Dns(options) = &cluster.config.discovery else { panic!("not DNS") };
         let state = State {
             changed: Box::new(|| ()),
             resolver: Resolvers::default().get(options),

@@ -215,7 +215,7 @@ impl SharedCluster {
         }
         match self.config.discovery {
             Discovery::Static => HostSet::of_static(&self.config, None),
-            Discovery::StrictDns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
+            Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
                 let assignment = &self.config.load_assignment;
                 HostSet::build(&self.config, assignment, None, Vec::new()).0
             }
@@ -264,7 +264,7 @@ impl SharedCluster {
                     stats.add(ClusterEndpointStat::DefaultTotalMatchCount, total as u64);
                 }
             }
-            Discovery::StrictDns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {}
+            Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => {}
         }
     }
 

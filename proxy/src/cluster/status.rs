@@ -18,7 +18,7 @@ impl SharedCluster {
             (Some(set), _) => return set,
             (None, Discovery::Static) => None,
             (None, Discovery::Eds(_)) => Some(self.unused_assignment().unwrap_or_default()),
-            (None, Discovery::StrictDns(_) | Discovery::OriginalDst(_)) => {
+            (None, Discovery::Dns(_) | Discovery::OriginalDst(_)) => {
                 Some(LoadAssignment::default())
             }
         };
@@ -33,9 +33,7 @@ impl SharedCluster {
         let hosts = set.hosts.iter().map(|host| host_status(host)).collect();
         let eds_service_name = match &config.discovery {
             Discovery::Eds(eds) => eds.written_name.to_string(),
-            Discovery::Static | Discovery::StrictDns(_) | Discovery::OriginalDst(_) => {
-                String::new()
-            }
+            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => String::new(),
         };
         ClusterStatus {
             name: Arc::clone(&config.name),

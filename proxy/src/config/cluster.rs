@@ -25,7 +25,7 @@ pub enum RoutingPriority {
 #[derive(Debug, Clone)]
 pub enum Discovery {
     Static,
-    StrictDns(Box<DnsOptions>),
+    Dns(Box<DnsOptions>),
     OriginalDst(Box<OriginalDst>),
     Eds(Box<EdsOptions>),
 }
@@ -67,7 +67,8 @@ pub enum DnsLookupFamily {
     All,
 }
 
-/// The DNS fields of a `STRICT_DNS` cluster.
+/// What a DNS cluster goes by: the fields of a `Cluster` of type `STRICT_DNS` or `LOGICAL_DNS`, or a
+/// `clusters.dns.v3.DnsCluster`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DnsOptions {
     /// Default 5 s.
@@ -77,6 +78,10 @@ pub struct DnsOptions {
     /// A random time up to this is added to each refresh.
     pub jitter: Duration,
     pub respect_ttl: bool,
+    /// Records that expire sooner are asked for again after this time. Default 0.
+    pub min_refresh_rate: Duration,
+    /// `all_addresses_in_single_endpoint`, `LOGICAL_DNS`: one endpoint, at the first address of the newest answer.
+    pub single_endpoint: bool,
     pub lookup_family: DnsLookupFamily,
     pub use_tcp: bool,
     /// Name servers; empty means the system's.

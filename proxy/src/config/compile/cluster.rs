@@ -3,21 +3,20 @@
 //! What changes where traffic goes and is not implemented rejects the cluster (types, policies, transport
 //! sockets); fields that are ignored are listed, and reported, by `config::support`.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::config::cluster::{
-    CircuitBreakers, Cluster, Discovery, DnsLookupFamily, DnsOptions, EdsOptions, RetryBudget,
-    SocketOptions, Thresholds, TransportMatch, UpstreamTransport,
+    CircuitBreakers, Cluster, Discovery, EdsOptions, RetryBudget, SocketOptions, Thresholds,
+    TransportMatch, UpstreamTransport,
 };
 use crate::config::compile::CompileContext;
 use crate::config::compile::core::{
-    any_type, compile_bind_config, compile_duration, compile_duration_at_least, compile_ip_address,
-    compile_keepalive, compile_metadata, compile_percent, compile_positive_duration, some_str,
-    struct_to_json, unpack_any,
+    compile_bind_config, compile_keepalive, compile_metadata, compile_percent,
+    compile_positive_duration, some_str, struct_to_json,
 };
 use crate::config::compile::diagnostic::FieldPath;
+use crate::config::compile::dns::{compile_dns_cluster, compile_dns_options};
 use crate::config::compile::endpoint::compile_load_assignment;
 use crate::config::compile::load_balancing::{compile_lb_policy, compile_panic};
 use crate::config::compile::original_dst::compile_original_dst;
@@ -33,15 +32,12 @@ use crate::config::core::BindConfig;
 use crate::config::pb::envoy::config::cluster::v3 as pb;
 use crate::config::pb::envoy::config::cluster::v3::cluster as pb_cluster;
 use crate::config::pb::envoy::config::core::v3 as pb_core;
-use crate::config::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use crate::config::protocol_options::{UpstreamHttpOptions, UpstreamProtocolChoice};
 
 /// `Cluster.connect_timeout` where it is not set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// `Cluster.per_connection_buffer_limit_bytes` where it is not set.
 const BUFFER_LIMIT: u32 = 1 << 20;
-/// `Cluster.dns_refresh_rate` where it is not set.
-const DNS_REFRESH_RATE: Duration = Duration::from_secs(5);
 
 /// What most clusters leave at its default, kept once.
 static DEFAULT_BREAKERS: LazyLock<Arc<CircuitBreakers>> = LazyLock::new(Arc::default);
@@ -65,10 +61,15 @@ pub fn compile_cluster(
     }
     refuse_unsupported(pb, path);
     let discovery = compile_discovery(pb, path);
-    let names = matches!(discovery, Some(Discovery::StrictDns(_)));
+    let names = matches!(discovery, Some(Discovery::Dns(_)));
     let load_assignment = pb.load_assignment.as_ref();
     let load_assignment =
         load_assignment.map(|a| compile_load_assignment(a, names, &path.field("load_assignment")));
+    let mut load_assignment = load_assignment.unwrap_or_default();
+    if matches!(&discovery, Some(Discovery::Dns(dns)) if dns.single_endpoint) {
+        // As in Envoy, the one endpoint has the first priority, whatever is written.
+        load_assignment.localities.iter_mut().for_each(|locality| locality.priority = 0);
+    }
     let lb_policy = compile_lb_policy(pb, path);
     let (panic_threshold, fail_traffic_on_panic) =
         compile_panic(pb.common_lb_config.as_ref(), &path.field("common_lb_config"));
@@ -102,7 +103,7 @@ pub fn compile_cluster(
         http: shared(compile_http(pb, transport.is_tls(), path), &DEFAULT_HTTP),
         transport,
         socket: shared(compile_socket(pb, bind, path), &DEFAULT_SOCKET),
-        load_assignment: load_assignment.unwrap_or_default(),
+        load_assignment,
         metadata: compile_metadata(pb.metadata.as_ref(), &path.field("metadata")),
         track_timeout_budgets: track_timeout_budgets(pb),
         track_request_response_sizes: track.is_some_and(|t| t.request_response_sizes),
@@ -166,9 +167,8 @@ fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery
             kind
         }
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            path.field("cluster_type")
-                .error(format_args!("cluster type {:?} is not supported", custom.name));
-            return None;
+            let options = compile_dns_cluster(pb, custom, path)?;
+            return Some(Discovery::Dns(Box::new(options)));
         }
     };
     if pb.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
@@ -176,16 +176,12 @@ fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery
     }
     match kind {
         DiscoveryType::Static => Some(Discovery::Static),
-        DiscoveryType::StrictDns => {
-            Some(Discovery::StrictDns(Box::new(compile_dns_options(pb, path)?)))
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            let single = kind == DiscoveryType::LogicalDns;
+            Some(Discovery::Dns(Box::new(compile_dns_options(pb, single, path)?)))
         }
         DiscoveryType::Eds => compile_eds(pb, path),
         DiscoveryType::OriginalDst => compile_original_dst(pb, path),
-        DiscoveryType::LogicalDns => {
-            path.field("type")
-                .error(format_args!("cluster type {} is not supported", kind.as_str_name()));
-            None
-        }
     }
 }
 
@@ -209,121 +205,6 @@ fn compile_eds(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery> {
         service_name: name.as_str().into(),
         written_name: config.service_name.as_str().into(),
     })))
-}
-
-#[expect(deprecated, reason = "the older places of DNS settings are still read, as Envoy does")]
-fn compile_dns_options(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<DnsOptions> {
-    use pb_cluster::DnsLookupFamily as Pb;
-    const LEAST: Duration = Duration::from_millis(1);
-    let refresh_rate = match &pb.dns_refresh_rate {
-        Some(rate) => compile_duration_at_least(rate, LEAST, &path.field("dns_refresh_rate"))?,
-        None => DNS_REFRESH_RATE,
-    };
-    let failure_refresh_rate = match &pb.dns_failure_refresh_rate {
-        None => (refresh_rate, refresh_rate),
-        Some(rate) => {
-            let path = path.field("dns_failure_refresh_rate");
-            let Some(base) = &rate.base_interval else {
-                path.field("base_interval").error("value is required");
-                return None;
-            };
-            let base = compile_duration_at_least(base, LEAST, &path.field("base_interval"))?;
-            let max = match &rate.max_interval {
-                Some(max) => compile_duration_at_least(max, LEAST, &path.field("max_interval"))?,
-                None => base * 10,
-            };
-            if max < base {
-                path.error("max_interval must be greater than or equal to the base_interval");
-            }
-            (base, max)
-        }
-    };
-    let lookup_family = match Pb::try_from(pb.dns_lookup_family) {
-        Ok(Pb::Auto) => DnsLookupFamily::Auto,
-        Ok(Pb::V4Only) => DnsLookupFamily::V4Only,
-        Ok(Pb::V6Only) => DnsLookupFamily::V6Only,
-        Ok(Pb::V4Preferred) => DnsLookupFamily::V4Preferred,
-        Ok(Pb::All) => DnsLookupFamily::All,
-        Err(_) => {
-            path.field("dns_lookup_family").error("unknown enum value");
-            return None;
-        }
-    };
-    let jitter = pb.dns_jitter.as_ref();
-    let (resolvers, use_tcp) = compile_resolvers(pb, path);
-    Some(DnsOptions {
-        refresh_rate,
-        failure_refresh_rate,
-        jitter: jitter
-            .map_or(Some(Duration::ZERO), |j| compile_duration(j, &path.field("dns_jitter")))?,
-        respect_ttl: pb.respect_dns_ttl,
-        lookup_family,
-        use_tcp,
-        resolvers,
-    })
-}
-
-/// Name servers and whether they are asked over TCP; the newest of Envoy's three places wins.
-#[expect(deprecated, reason = "the older places of DNS settings are still read, as Envoy does")]
-fn compile_resolvers(pb: &pb::Cluster, path: &FieldPath<'_>) -> (Box<[SocketAddr]>, bool) {
-    const CARES: &str = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
-    const GETADDRINFO: &str =
-        "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig";
-    let use_tcp = |options: &Option<pb_core::DnsResolverOptions>| {
-        options.as_ref().is_some_and(|o| o.use_tcp_for_dns_lookups)
-    };
-    if let Some(typed) = &pb.typed_dns_resolver_config {
-        let path = path.field("typed_dns_resolver_config");
-        let Some(any) = &typed.typed_config else {
-            path.field("typed_config").error("value is required");
-            return Default::default();
-        };
-        match any_type(any) {
-            GETADDRINFO => return Default::default(),
-            CARES => {
-                let path = path.field("typed_config");
-                let Some(cares) = unpack_any::<CaresDnsResolverConfig>(any, &path) else {
-                    return Default::default();
-                };
-                let resolvers = compile_resolver_addresses(&cares.resolvers, "resolvers", &path);
-                return (resolvers, use_tcp(&cares.dns_resolver_options));
-            }
-            _ => path.error(format_args!("DNS resolver {:?} is not supported", typed.name)),
-        }
-        return Default::default();
-    }
-    if let Some(config) = &pb.dns_resolution_config {
-        let path = path.field("dns_resolution_config");
-        let resolvers = compile_resolver_addresses(&config.resolvers, "resolvers", &path);
-        return (resolvers, use_tcp(&config.dns_resolver_options));
-    }
-    (
-        compile_resolver_addresses(&pb.dns_resolvers, "dns_resolvers", path),
-        pb.use_tcp_for_dns_lookups,
-    )
-}
-
-fn compile_resolver_addresses(
-    pb: &[pb_core::Address],
-    field: &str,
-    path: &FieldPath<'_>,
-) -> Box<[SocketAddr]> {
-    use pb_core::address::Address;
-    let compile = |(i, address): (usize, &pb_core::Address)| {
-        let path = path.index(field, i);
-        match &address.address {
-            Some(Address::SocketAddress(socket)) => {
-                // Envoy's own examples mark name servers as UDP.
-                let tcp = pb_core::SocketAddress { protocol: 0, ..socket.clone() };
-                compile_ip_address(&tcp, &path.field("socket_address"))
-            }
-            _ => {
-                path.error("a DNS resolver needs a socket_address");
-                None
-            }
-        }
-    };
-    pb.iter().enumerate().filter_map(compile).collect()
 }
 
 fn compile_circuit_breakers(

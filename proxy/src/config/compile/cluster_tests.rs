@@ -1,11 +1,12 @@
 #![expect(deprecated, reason = "tests older fields that are still read, as Envoy does")]
 
 use super::*;
-use crate::config::cluster::{LbPolicy, LeastRequestOptions};
+use crate::config::cluster::{DnsLookupFamily, LbPolicy, LeastRequestOptions};
 use crate::config::compile::diagnostic::{Diagnostics, Severity};
 use crate::config::compile::slots::Slots;
 use crate::config::endpoint::{Endpoint, HealthStatus};
 use crate::config::pb::envoy::config::endpoint::v3 as pb_endpoint;
+use crate::config::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use crate::config::pb::envoy::extensions::load_balancing_policies as pb_lb;
 use crate::config::pb::envoy::extensions::upstreams::http::v3 as pb_http;
 use crate::config::pb::google::protobuf::{Any, Duration as PbDuration, UInt32Value};
@@ -101,7 +102,7 @@ fn every_problem_is_reported_at_its_path() {
 fn what_a_type_needs_has_to_be_there() {
     use pb_cluster::DiscoveryType;
     let of = |kind| pb::Cluster { cluster_discovery_type: of_type(kind), ..cluster(vec![]) };
-    assert_eq!(compile(&of(DiscoveryType::LogicalDns)).1, ["type"]);
+    assert_eq!(compile(&of(DiscoveryType::LogicalDns)).1, ["load_assignment"]);
     assert_eq!(compile(&of(DiscoveryType::Eds)).1, ["eds_cluster_config"]);
 }
 
@@ -117,9 +118,47 @@ fn strict_dns_takes_names_and_its_rates() {
     };
     let (cluster, errors) = compile(&pb);
     assert!(errors.is_empty(), "{errors:?}");
-    let Discovery::StrictDns(dns) = cluster.unwrap().discovery else { panic!("not a DNS cluster") };
+    let Discovery::Dns(dns) = cluster.unwrap().discovery else { panic!("not a DNS cluster") };
     assert_eq!(dns.refresh_rate, Duration::from_secs(5));
     assert_eq!(dns.failure_refresh_rate, (Duration::from_secs(1), Duration::from_secs(10)));
+}
+
+#[test]
+fn dns_clusters_of_one_endpoint_in_both_forms() {
+    let logical = pb::Cluster {
+        cluster_discovery_type: of_type(pb_cluster::DiscoveryType::LogicalDns),
+        ..cluster(vec![lb_endpoint("name.example", 80)])
+    };
+    let typed = DnsCluster {
+        dns_refresh_rate: Some(PbDuration { seconds: 9, nanos: 0 }),
+        dns_lookup_family: 2,
+        all_addresses_in_single_endpoint: true,
+        ..Default::default()
+    };
+    let of_type = |config: Any| {
+        Some(pb_cluster::ClusterDiscoveryType::ClusterType(pb_cluster::CustomClusterType {
+            name: "envoy.clusters.dns".to_owned(),
+            typed_config: Some(config),
+        }))
+    };
+    let of_extension =
+        pb::Cluster { cluster_discovery_type: of_type(pack(&typed)), ..logical.clone() };
+    let cases = [
+        (logical, DnsLookupFamily::Auto, Duration::from_secs(5)),
+        (of_extension.clone(), DnsLookupFamily::V4Only, Duration::from_secs(9)),
+    ];
+    for (mut pb, family, rate) in cases {
+        pb.load_assignment.as_mut().unwrap().endpoints[0].priority = 3;
+        let (cluster, errors) = compile(&pb);
+        assert!(errors.is_empty(), "{errors:?}");
+        let cluster = cluster.unwrap();
+        let Discovery::Dns(dns) = cluster.discovery else { panic!("not a DNS cluster") };
+        assert!(dns.single_endpoint);
+        assert_eq!((dns.lookup_family, dns.refresh_rate), (family, rate));
+        assert_eq!(cluster.load_assignment.localities[0].priority, 0);
+    }
+    let other = pb::Cluster { cluster_discovery_type: of_type(Any::default()), ..of_extension };
+    assert_eq!(compile(&other).1, ["cluster_type"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod configuration;
 pub mod core;
 pub mod cors;
+pub mod dns;
 pub mod endpoint;
 pub mod extension;
 pub mod filters;

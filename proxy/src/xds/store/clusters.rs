@@ -51,7 +51,7 @@ impl ClusterVersion {
         let mut all: Vec<_> = secrets::timeouts(self.slots()).collect();
         match &self.config().discovery {
             Discovery::Eds(eds) => all.extend(eds.source.initial_fetch_timeout),
-            Discovery::StrictDns(_) => all.push(DNS_TIMEOUT),
+            Discovery::Dns(_) => all.push(DNS_TIMEOUT),
             Discovery::Static | Discovery::OriginalDst(_) => {}
         }
         all.sort_unstable();
@@ -76,7 +76,7 @@ impl ClusterVersion {
         };
         match &self.config().discovery {
             Discovery::Eds(eds) => self.has_endpoints || !in_time(eds.source.initial_fetch_timeout),
-            Discovery::StrictDns(_) => {
+            Discovery::Dns(_) => {
                 self.dns.as_ref().is_none_or(DnsDiscovery::is_initialised)
                     || !in_time(Some(DNS_TIMEOUT))
             }
@@ -89,7 +89,7 @@ impl ClusterVersion {
 pub fn endpoints_key(config: &Cluster) -> Option<(Source, Arc<str>)> {
     match &config.discovery {
         Discovery::Eds(eds) => Some((eds.source.source.clone(), eds.service_name.clone())),
-        Discovery::Static | Discovery::StrictDns(_) | Discovery::OriginalDst(_) => None,
+        Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => None,
     }
 }
 
