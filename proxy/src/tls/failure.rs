@@ -1,8 +1,13 @@
-//! Why TLS failed, in the words of Envoy and BoringSSL: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its upstream kin.
+//! A handshake that failed, and why TLS failed, in the words of Envoy and BoringSSL: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its upstream kin.
+
+use std::io;
+use std::sync::Arc;
 
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
+use super::info::{CertificateChain, TlsInfo};
 use super::record::RecordError;
+use super::verdict::{Check, Refusal, Verdict};
 
 /// BoringSSL's library number of the SSL routines, as it stands in packed error codes.
 const SSL: u32 = 16 << 24;
@@ -33,6 +38,76 @@ const REASONS: &[(u32, &str)] = &[
     (266, "NO_SHARED_GROUP"),
     (302, "KEY_USAGE_BIT_INCORRECT"),
 ];
+
+/// What is counted of a handshake that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A secret is missing: no handshake was tried.
+    NotReady,
+    /// The peer left, or the socket failed.
+    Closed,
+    NoCertificate,
+    Refused(Check),
+    Protocol,
+}
+
+/// A handshake that failed.
+#[derive(Debug, Clone)]
+pub struct HandshakeFailure {
+    pub cause: Cause,
+    /// As Envoy words it; empty where the peer just left.
+    pub reason: Arc<str>,
+    /// What was established by then. The peer is not validated.
+    pub info: Option<Arc<TlsInfo>>,
+    /// The peer's certificates that were refused.
+    pub(super) peer: Option<Arc<CertificateChain>>,
+}
+
+impl HandshakeFailure {
+    pub(super) fn closed() -> Self {
+        Self::of(Cause::Closed, "")
+    }
+
+    pub(super) fn not_ready() -> Self {
+        Self::of(Cause::NotReady, "TLS error: Secret is not supplied by SDS")
+    }
+
+    pub(super) fn of(cause: Cause, reason: impl Into<Arc<str>>) -> Self {
+        Self { cause, reason: reason.into(), info: None, peer: None }
+    }
+
+    pub(super) fn new(error: &Error) -> Self {
+        let refusal = Verdict::take().refusal;
+        Self::with(error, refusal)
+    }
+
+    /// A session that is not resumed.
+    pub(super) fn refused(refusal: Refusal, info: &TlsInfo) -> Self {
+        let failure = Self::with(&refusal.error.clone(), Some(refusal));
+        Self { info: Some(Arc::new(info.clone())), ..failure }
+    }
+
+    fn with(error: &Error, refusal: Option<Refusal>) -> Self {
+        let detail = refusal.as_ref().map(|refusal| &*refusal.detail);
+        let cause = match (&refusal, error) {
+            (Some(refusal), _) => Cause::Refused(refusal.check),
+            (None, Error::NoCertificatesPresented) => Cause::NoCertificate,
+            (None, Error::InvalidCertificate(_)) => Cause::Refused(Check::Chain),
+            (None, _) => Cause::Protocol,
+        };
+        let reason = match cause {
+            Cause::Refused(Check::KeyUsage) => openssl("KEY_USAGE_BIT_INCORRECT"),
+            _ => of_handshake(error, detail),
+        };
+        Self { peer: refusal.and_then(|refusal| refusal.peer), ..Self::of(cause, reason) }
+    }
+}
+
+impl From<io::Error> for HandshakeFailure {
+    fn from(_: io::Error) -> Self {
+        Self::closed()
+    }
+}
 
 /// Envoy's text of one of BoringSSL's errors.
 pub(super) fn openssl(reason: &str) -> String {

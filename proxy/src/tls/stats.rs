@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use rustls::{CommonState, NamedGroup};
 
 use super::context::CommonTls;
-use super::handshake::{Cause, HandshakeFailure};
+use super::failure::{Cause, HandshakeFailure};
 use super::info::TlsInfo;
 use super::secrets::Secret;
 use super::suites;

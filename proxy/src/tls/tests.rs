@@ -14,7 +14,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::context::{ClientSettings, CommonTls, ServerSettings, Validation};
-use super::handshake::{Cause, ClientRequest, HandshakeFailure, accept, connect};
+use super::failure::{Cause, HandshakeFailure};
+use super::handshake::{ClientRequest, accept, connect};
 use super::material::TlsCertificate;
 use super::secrets::{Secret, SecretKind, SecretSlot, SecretSource, Secrets};
 use super::stats::Established;
