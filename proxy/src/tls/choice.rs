@@ -23,6 +23,7 @@ use super::context::ServerSettings;
 use super::hello::Seen;
 use super::info::CertificateChain;
 use super::material::TlsCertificate;
+use super::sessions::{JudgedSessions, JudgedTickets};
 use super::verify::{Expected, Peer, PeerVerifier};
 
 /// Sessions that are kept for clients of TLS 1.2 which take no tickets, or where tickets are off.
@@ -56,7 +57,7 @@ pub(super) struct ServerBuilt {
     /// By `Choice::index`.
     configs: Box<[OnceLock<Arc<ServerConfig>>]>,
     certificates: Arc<ServerCertificates>,
-    pub(super) verifier: Option<Arc<PeerVerifier>>,
+    verifier: Option<Arc<PeerVerifier>>,
 }
 
 /// What distinguishes configurations.
@@ -103,7 +104,15 @@ impl ServerBuilt {
             full_scan: settings.full_scan_certs_on_sni_mismatch,
         });
         let tickets = match settings.tickets {
-            true => Some(aws_lc_rs::Ticketer::new().map_err(|e| e.to_string())?),
+            true => {
+                let tickets = aws_lc_rs::Ticketer::new().map_err(|e| e.to_string())?;
+                Some(match &verifier {
+                    Some(verifier) => {
+                        Arc::new(JudgedTickets { tickets, verifier: verifier.clone() })
+                    }
+                    None => tickets,
+                })
+            }
             false => None,
         };
         let built = Self {
@@ -147,7 +156,13 @@ impl ServerBuilt {
         config.enable_secret_extraction = true;
         config.session_storage = if choice.keeps {
             let make = || -> Arc<dyn StoresServerSessions> {
-                ServerSessionMemoryCache::new(STATEFUL_SESSIONS)
+                let sessions = ServerSessionMemoryCache::new(STATEFUL_SESSIONS);
+                match &self.verifier {
+                    Some(verifier) => {
+                        Arc::new(JudgedSessions { sessions, verifier: verifier.clone() })
+                    }
+                    None => sessions,
+                }
             };
             self.sessions.get_or_init(make).clone()
         } else {

@@ -258,6 +258,7 @@ impl Buffers {
                 S::note_session(self, false);
                 let (verdict, seen) = (Verdict::take(), &mut self.seen);
                 seen.validated |= verdict.validated;
+                seen.admitted = verdict.admitted.or(seen.admitted);
                 seen.overlooked = verdict.overlooked.or(seen.overlooked);
                 seen.signature = verdict.signature.or(seen.signature);
                 seen.picked = choice::take_picked().or(seen.picked);

@@ -136,11 +136,9 @@ pub async fn accept(
         return Err(failure);
     }
     let established = Established::new(common, &info, seen, hello.group);
-    info.peer_validated = match &built.verifier {
-        Some(verifier) if info.resumed => verifier
-            .judge_resumed(common.peer_certificates(), None)
-            .map_err(|refusal| HandshakeFailure::refused(refusal, &info))?,
-        _ => seen.validated,
+    info.peer_validated = match info.resumed {
+        true => seen.admitted.unwrap_or_default(),
+        false => seen.validated,
     };
     let version = common.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2);
     let (secrets, kernel) = session
@@ -200,7 +198,9 @@ pub async fn connect(
     info.sni = (!sni.is_empty()).then(|| sni.into());
     info.local = built.certificate.as_ref().map(|certificate| certificate.chain.clone());
     if info.resumed {
-        let judged = built.verifier.judge_resumed(common.peer_certificates(), Some(&name));
+        let judged = built
+            .verifier
+            .judge_resumed(common.peer_certificates().unwrap_or_default(), Some(&name));
         seen.validated = judged.map_err(|refusal| {
             // The next connection makes a new one.
             built.forget(&name);

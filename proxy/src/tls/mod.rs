@@ -18,6 +18,7 @@ mod record;
 mod refusal;
 pub mod secrets;
 mod session_id;
+mod sessions;
 pub mod stats;
 mod stream;
 pub mod suites;

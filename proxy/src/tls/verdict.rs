@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::{Error, SignatureScheme};
 
 use super::info::CertificateChain;
+use super::sessions;
 
 /// Which check refused a certificate: what is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     pub(super) validated: bool,
+    /// The same of the session that was offered, where the handshake is one that resumes it.
+    pub(super) admitted: Option<bool>,
     /// What was wrong with a certificate that is let in all the same (`ACCEPT_UNTRUSTED`).
     pub(super) overlooked: Option<Check>,
     pub(super) refusal: Option<Refusal>,
@@ -57,6 +60,7 @@ impl Verdict {
             refusal: REFUSAL.take(),
             signature: SIGNATURE.take(),
             picked: None,
+            admitted: sessions::take_admitted(),
         }
     }
 }

@@ -367,22 +367,30 @@ impl PeerVerifier {
     /// context, but certificates, trusted CAs and revocation lists end. Whether they were found good.
     pub(super) fn judge_resumed(
         &self,
-        chain: Option<&[CertificateDer<'_>]>,
-        name: Option<&ServerName<'_>>,
-    ) -> Result<bool, Refusal> {
-        self.judge_again(chain.unwrap_or_default(), name, UnixTime::now())
-    }
-
-    /// As `judge_resumed`, at a time.
-    pub(super) fn judge_again(
-        &self,
         chain: &[CertificateDer<'_>],
         name: Option<&ServerName<'_>>,
-        now: UnixTime,
     ) -> Result<bool, Refusal> {
         let Some((leaf, intermediates)) = chain.split_first() else { return Ok(false) };
-        self.judge(leaf, intermediates, name, now)
+        self.judge(leaf, intermediates, name, now())
     }
+}
+
+/// The time by which sessions are judged.
+fn now() -> UnixTime {
+    #[cfg(test)]
+    let ahead = AHEAD.get();
+    #[cfg(not(test))]
+    let ahead = std::time::Duration::ZERO;
+    let now = std::time::Duration::from_secs(UnixTime::now().as_secs());
+    UnixTime::since_unix_epoch(now + ahead)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// By how much sessions are judged as of later.
+    pub(super) static AHEAD: std::cell::Cell<std::time::Duration> = const {
+        std::cell::Cell::new(std::time::Duration::ZERO)
+    };
 }
 
 /// How peers may sign: what BoringSSL takes by default, in its order.

@@ -4,14 +4,13 @@ use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType as RcSan, date_time_ymd,
 };
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 
 use super::context::{ClientSettings, CommonTls, ServerSettings, Validation};
 use super::failure::{Cause, HandshakeFailure};
@@ -22,10 +21,11 @@ use super::stats::Established;
 use super::suites;
 use super::validation::{SanMatcher, SanType, ValidationContext};
 use super::verdict::Check;
-use super::verify::{Expected, Peer, PeerVerifier};
 use super::{ClientContext, ServerContext, TlsStream};
 use crate::config::matcher::{StringMatcher, StringPattern};
 use crate::io::Io;
+
+mod resumption;
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 type Shaken = Result<(TlsStream, Established), HandshakeFailure>;
@@ -335,79 +335,6 @@ async fn no_protocol_in_common_is_no_protocol() {
         (io(down).tls().unwrap().alpn.clone(), io(up).tls().unwrap().alpn.clone()),
         (None, None)
     );
-}
-
-#[tokio::test]
-async fn sessions_are_resumed_until_a_secret_changes() {
-    let ca = ca("root");
-    let certificate = leaf(&ca, ALICE, |_| {});
-    let settings = common(std::slice::from_ref(&certificate), trusting(&ca));
-    let slot = settings.certificates[0].clone();
-    let server = server(settings);
-    let client = client(common(std::slice::from_ref(&certificate), trusting(&ca)), |_| {});
-    let mut resumed = Vec::new();
-    for round in 0..4 {
-        if round == 2 {
-            slot.fill(Secret::Certificate(leaf(&ca, ALICE, |_| {}))).unwrap();
-        }
-        let (down, up) = shake(&server, &client).await;
-        let (mut down, mut up) = (io(down), io(up));
-        // Tickets come with the first bytes.
-        send(&mut down, Bytes::from_static(b"x")).await;
-        receive(&mut up, 1).await.unwrap();
-        let info = down.tls().unwrap();
-        assert!(info.peer_validated && info.peer.is_some());
-        resumed.push(info.resumed);
-    }
-    assert_eq!(resumed, [false, true, false, true]);
-}
-
-/// What makes a certificate good besides its own end may end while a session lives.
-#[test]
-fn a_session_is_judged_by_the_whole_chain() {
-    let ca = ca_with("root", |params| params.not_after = date_time_ymd(2035, 1, 1));
-    let certificate = leaf(&ca, ALICE, |params| params.not_after = date_time_ymd(2040, 1, 1));
-    let chain = certificate.key.cert.clone();
-    for peer in [Peer::Client, Peer::Server] {
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider();
-        let verifier = PeerVerifier::new(
-            Arc::new(trusting(&ca)),
-            peer,
-            true,
-            Expected::default(),
-            algorithms.signature_verification_algorithms,
-        )
-        .unwrap();
-        let at =
-            |year: u64| UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_557_600));
-        assert!(verifier.judge_again(&chain, None, at(2034)).unwrap());
-        let refusal = verifier.judge_again(&chain, None, at(2036)).unwrap_err();
-        assert_eq!(refusal.check, Check::Chain);
-    }
-}
-
-#[tokio::test]
-async fn a_session_that_was_forgotten_is_not_offered_again() {
-    let ca = ca("root");
-    let certificate = leaf(&ca, ALICE, |_| {});
-    for tls13 in [true, false] {
-        let settings =
-            || CommonTls { tls13, ..common(std::slice::from_ref(&certificate), trusting(&ca)) };
-        let (server, client) = (server(settings()), client(settings(), |_| {}));
-        let mut resumed = Vec::new();
-        for round in 0..3 {
-            if round == 2 {
-                let name = client.settings().sni.to_string().try_into().unwrap();
-                client.current().unwrap().forget(&name);
-            }
-            let (down, up) = shake(&server, &client).await;
-            let (mut down, mut up) = (io(down), io(up));
-            send(&mut down, Bytes::from_static(b"x")).await;
-            receive(&mut up, 1).await.unwrap();
-            resumed.push(up.tls().unwrap().resumed);
-        }
-        assert_eq!(resumed, [false, true, false], "TLS 1.3: {tls13}");
-    }
 }
 
 #[tokio::test]
