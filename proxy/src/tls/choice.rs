@@ -20,6 +20,7 @@ use rustls::{
 };
 
 use super::context::ServerSettings;
+use super::early_data;
 use super::hello::Seen;
 use super::info::CertificateChain;
 use super::material::TlsCertificate;
@@ -87,7 +88,7 @@ impl ServerBuilt {
         let common = &settings.common;
         let Some(certificates) = common.certificates() else { return Ok(None) };
         let Some(validation) = common.validation() else { return Ok(None) };
-        let provider = common.provider(&common.suites.concat());
+        let provider = early_data::telling(&common.provider(&common.suites.concat()));
         let mandatory = settings.require_client_certificate;
         let verifier = match validation {
             None if !mandatory => None,

@@ -19,6 +19,7 @@ use rustls::{CommonState, Error, ProtocolVersion};
 use tokio::sync::Semaphore;
 
 use super::choice;
+use super::early_data;
 use super::failure::{self, HandshakeFailure};
 use super::record;
 use super::session_id::{self, SessionId};
@@ -139,8 +140,10 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
             Ok(_) => Some(Ok(Step::PeerClosed)),
             Err(error) => Some(Err(error)),
         };
-        buffers.incoming.advance(discard);
+        let passed_over = early_data::take_unreadable() && !matches!(done, Some(Err(_)));
         // A record that is not all there yet is looked at, but never taken.
+        let discard = if passed_over { discard.max(buffers.given) } else { discard };
+        buffers.incoming.advance(discard);
         buffers.given = buffers.given.saturating_sub(discard);
         end = end.saturating_sub(discard);
         if let Some(Ok(Step::More)) = done {

@@ -8,6 +8,7 @@ pub mod certificate;
 mod choice;
 pub mod context;
 mod drive;
+mod early_data;
 pub mod failure;
 pub mod handshake;
 mod hello;

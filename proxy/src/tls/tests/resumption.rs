@@ -1,6 +1,10 @@
-//! Sessions that are resumed, or not any more.
+//! Sessions that are resumed, or not any more; and 0-RTT data, which nobody takes.
 
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::server::ServerSessionMemoryCache;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use super::*;
 use crate::tls::verify::AHEAD;
@@ -92,4 +96,74 @@ async fn a_client_forgets_a_session_whose_server_is_not_good_any_more() {
         assert!(!resumes(&server, &client).await, "TLS 1.3: {tls13}");
         AHEAD.set(Duration::ZERO);
     }
+}
+
+/// Bytes from one end of rustls' to the other.
+fn pass(
+    from: &mut rustls::ConnectionCommon<impl rustls::SideData>,
+    to: &mut rustls::ConnectionCommon<impl rustls::SideData>,
+) {
+    let mut flight = Vec::new();
+    while from.write_tls(&mut flight).unwrap() > 0 {}
+    let mut rest = &flight[..];
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).unwrap();
+        to.process_new_packets().unwrap();
+    }
+}
+
+/// The limit is one of the data, not of how often it is looked at.
+#[tokio::test]
+async fn early_data_for_another_server_is_passed_over() {
+    let ca = ca("root");
+    let named = leaf(&ca, ALICE, |params| {
+        params.subject_alt_names.push(RcSan::DnsName("alice.example".try_into().unwrap()));
+    });
+    let mut other = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*named.key).clone())));
+    other.max_early_data_size = 14 * 1024;
+    other.session_storage = ServerSessionMemoryCache::new(32);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(ca.der().to_vec())).unwrap();
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.enable_early_data = true;
+    config.max_fragment_size = Some(512);
+    let config = Arc::new(config);
+    let name = ServerName::try_from("alice.example").unwrap();
+    let mut first = ClientConnection::new(config.clone(), name.clone()).unwrap();
+    let mut other = ServerConnection::new(Arc::new(other)).unwrap();
+    while first.is_handshaking() || other.is_handshaking() {
+        pass(&mut first, &mut other);
+        pass(&mut other, &mut first);
+    }
+
+    let mut context = common(&[named], trusting(&ca));
+    context.validation = Validation { fixed: Some(Arc::default()), secret: None };
+    let server = server_of(context, false);
+    let mut client = ClientConnection::new(config, name).unwrap();
+    assert_eq!(client.early_data().unwrap().write(&[7; 13 * 1024]).unwrap(), 13 * 1024);
+    let (io, mut peer) = Io::pair(64 * 1024);
+    let down = async {
+        let mut down = Io::from(accept(io, BytesMut::new(), &server, None).await.unwrap().0);
+        assert_eq!(&receive(&mut down, 4).await.unwrap()[..], b"ping");
+    };
+    let up = async {
+        let mut flight = Vec::new();
+        while client.is_handshaking() {
+            while client.write_tls(&mut flight).unwrap() > 0 {}
+            send(&mut peer, std::mem::take(&mut flight).into()).await;
+            if client.is_handshaking() {
+                let bytes = receive(&mut peer, 1).await.unwrap();
+                assert!(!bytes.is_empty(), "refused");
+                client.read_tls(&mut &bytes[..]).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        assert!(!client.is_early_data_accepted());
+        client.writer().write_all(b"ping").unwrap();
+        while client.write_tls(&mut flight).unwrap() > 0 {}
+        send(&mut peer, flight.into()).await;
+    };
+    tokio::join!(down, up);
 }
