@@ -5,7 +5,7 @@
 //! out in one request per type and before the update's own acknowledgement, as Envoy's requests do.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
@@ -258,13 +258,23 @@ impl Client {
         let is_current = done.stream == self.stream;
         let is_whole = verdict.rejected.is_empty() && done.malformed.is_none();
         let interest = &mut self.types[done.index];
+        // There may be thousands of either.
+        let rejected: HashSet<&str> = verdict.rejected.iter().map(String::as_str).collect();
         for name in &done.removed {
             interest.held.remove(name);
+            interest.refused.remove(name);
         }
         for (name, held) in done.held {
-            if verdict.rejected.contains(&name) || !interest.wants(&name) {
+            if !interest.wants(&name) {
                 continue;
             }
+            if rejected.contains(&*name) {
+                if !interest.held.contains_key(&name) {
+                    interest.refused.insert(name);
+                }
+                continue;
+            }
+            interest.refused.remove(&name);
             if let Some(at) = held.expires {
                 self.timers.push(Reverse((at, Timer::Expiry, done.index, name.clone())));
             }

@@ -37,6 +37,8 @@ pub(crate) struct Interest {
     /// The wildcard is a name among them.
     pub(crate) wanted: BTreeMap<String, Wanted>,
     pub(crate) held: HashMap<String, Held>,
+    /// Names of which no version is held, but one was rejected: their end is to be told all the same.
+    pub(crate) refused: HashSet<String>,
     /// A request for the type has gone on this stream.
     pub(crate) started: bool,
     /// What the server has not been told yet on this stream (delta).
@@ -69,6 +71,7 @@ impl Interest {
             resource_type,
             wanted: BTreeMap::new(),
             held: HashMap::new(),
+            refused: HashSet::new(),
             started: false,
             to_subscribe: BTreeSet::new(),
             to_unsubscribe: BTreeSet::new(),
@@ -118,8 +121,10 @@ impl Interest {
         }
         if name == WILDCARD {
             self.held.retain(|name, _| self.wanted.contains_key(name));
+            self.refused.retain(|name| self.wanted.contains_key(name));
         } else if !self.is_wildcard() {
             self.held.remove(name);
+            self.refused.remove(name);
         }
         self.changed = true;
         true

@@ -27,8 +27,10 @@ pub(crate) fn delta(interest: &mut Interest, node: Option<Node>) -> (DeltaDiscov
     } else {
         interest.started = true;
         request.resource_names_subscribe = interest.all_names();
-        request.initial_resource_versions =
-            interest.held.iter().map(|(name, held)| (name.clone(), held.version.clone())).collect();
+        // A server says what is gone of the names that it finds here. No version is the version of what was rejected.
+        let held = interest.held.iter().map(|(name, held)| (name.clone(), held.version.clone()));
+        let refused = interest.refused.iter().map(|name| (name.clone(), String::new()));
+        request.initial_resource_versions = held.chain(refused).collect();
     }
     if !interest.acks.is_empty() {
         let Ack { nonce, error } = interest.acks.remove(0);

@@ -107,6 +107,7 @@ impl Intake {
             let mut gone: Vec<String> = interest
                 .held
                 .keys()
+                .chain(&interest.refused)
                 .chain(wanted)
                 .filter(|name| !seen.contains(*name))
                 .cloned()

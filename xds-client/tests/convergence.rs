@@ -64,6 +64,8 @@ struct Bench {
     now: Instant,
     /// What is applied, by type and name.
     applied: [BTreeMap<String, u8>; 2],
+    /// What was rejected last.
+    refused: [BTreeSet<String>; 2],
     wanted: [BTreeSet<String>; 2],
     in_flight: Option<Update>,
     /// Nonces whose updates were judged, on the stream that is open.
@@ -86,6 +88,7 @@ impl Bench {
             server: Server::new(variant),
             now,
             applied: Default::default(),
+            refused: Default::default(),
             wanted: Default::default(),
             in_flight: None,
             judged: BTreeSet::new(),
@@ -112,6 +115,7 @@ impl Bench {
             let wanted = &self.wanted[kind];
             if !wanted.contains(WILDCARD) {
                 self.applied[kind].retain(|name, _| wanted.contains(name));
+                self.refused[kind].retain(|name| wanted.contains(name));
             }
         }
     }
@@ -198,14 +202,19 @@ impl Bench {
         let wants = |name: &str| wanted.contains(name) || wanted.contains(WILDCARD);
         for name in &update.removed {
             self.applied[kind].remove(name);
+            self.refused[kind].remove(name);
         }
-        let mut rejected = Vec::new();
+        let mut rejected: Vec<String> = Vec::new();
         for resource in &update.resources {
             let Value { name, value } = Value::of(&resource.body);
             assert_eq!(name, resource.name);
             if value % 2 == 1 {
+                if wants(&name) {
+                    self.refused[kind].insert(name.clone());
+                }
                 rejected.push(name);
             } else if wants(&name) {
+                self.refused[kind].remove(&name);
                 self.applied[kind].insert(name, value);
             }
         }
@@ -258,6 +267,8 @@ impl Bench {
                         // Absence says nothing of endpoints in the state of the world.
                         let is_said = self.variant == Variant::Delta || kind == 0;
                         assert!(!is_said || applied.is_none(), "{name} is gone");
+                        let is_known = self.refused[kind].contains(name);
+                        assert!(!is_said || !is_known, "{name}, refused, is gone");
                     }
                 }
             }
