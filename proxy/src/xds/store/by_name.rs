@@ -45,13 +45,13 @@ impl<S> Entry<S> {
     }
 }
 
-/// All resources of a type.
+/// All resources of a type, and those that have lost their last user in this turn.
 #[derive(Debug)]
-pub struct ByName<S>(pub FxHashMap<Key, Entry<S>>);
+pub struct ByName<S>(pub FxHashMap<Key, Entry<S>>, Vec<Key>);
 
 impl<S> Default for ByName<S> {
     fn default() -> Self {
-        Self(FxHashMap::default())
+        Self(FxHashMap::default(), Vec::new())
     }
 }
 
@@ -72,12 +72,22 @@ impl<S> ByName<S> {
         entry
     }
 
-    /// One listener less names it.
-    pub fn unwant(&mut self, key: &Key) {
-        if let Some(entry) = self.0.get_mut(key) {
+    /// One listener less names it. What nobody names any more is there until `sweep`: it may be named again before its
+    /// source has heard of it, which would then see no reason to say it again.
+    pub fn unwant(&mut self, key: Key) {
+        if let Some(entry) = self.0.get_mut(&key) {
             entry.users -= 1;
             if entry.users == 0 {
-                self.0.remove(key);
+                self.1.push(key);
+            }
+        }
+    }
+
+    /// At the end of a turn: what nobody names goes.
+    pub fn sweep(&mut self) {
+        for key in self.1.drain(..) {
+            if self.0.get(&key).is_some_and(|entry| entry.users == 0) {
+                self.0.remove(&key);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::config::compile::configuration::compile_raw_assignment;
 use crate::config::endpoint::LoadAssignment;
 use crate::config::source::Source;
 use crate::stats::names::{ClusterManagerStat, ClusterUpdateStat};
-use crate::xds::resource::{ResourceType, TypeUpdate};
+use crate::xds::resource::ResourceType;
 
 /// Source and name.
 pub type EndpointsKey = (Source, Arc<str>);
@@ -87,21 +87,17 @@ impl Turn<'_> {
     }
 
     /// Endpoints that are gone stay until others come, as in Envoy.
-    pub(super) fn remove_endpoints(&mut self, update: &TypeUpdate) {
-        for name in &update.removed {
-            let key = (update.source.clone(), Arc::from(name.as_str()));
-            if let Some(entry) = self.state.endpoints.get_mut(&key) {
-                entry.answered = true;
-                let stats = entry.users.values().filter_map(|(_, stats)| stats.as_ref());
-                stats.for_each(|stats| {
-                    stats.count(Event::Success(&update.version));
-                    stats.empty();
-                });
-                // An answer all the same: its clusters wait for no other.
-                let users = entry.names();
-                users.iter().for_each(|name| self.answered(name, &key));
-            }
-        }
+    pub(super) fn remove_endpoints(&mut self, key: &EndpointsKey, version: &str) {
+        let Some(entry) = self.state.endpoints.get_mut(key) else { return };
+        entry.answered = true;
+        let stats = entry.users.values().filter_map(|(_, stats)| stats.as_ref());
+        stats.for_each(|stats| {
+            stats.count(Event::Success(version));
+            stats.empty();
+        });
+        // An answer all the same: its clusters wait for no other.
+        let users = entry.names();
+        users.iter().for_each(|name| self.answered(name, key));
     }
 
     /// Endpoints of one name; those that nobody wants are passed over.

@@ -9,7 +9,7 @@ use super::version::{Problem, Raw};
 use crate::config::compile::configuration::compile_raw_extension;
 use crate::config::extension::ExtensionSlot;
 use crate::config::source::Source;
-use crate::xds::resource::{ResourceType, TypeUpdate};
+use crate::xds::resource::ResourceType;
 
 /// All that listeners name.
 pub type Extensions = ByName<ExtensionSlot>;
@@ -31,20 +31,17 @@ impl Turn<'_> {
     pub(super) fn unwant_extension(&mut self, slot: &ExtensionSlot) {
         let key = (slot.source.source.clone(), slot.name.clone());
         self.state.subscriptions.remove(ResourceType::Extension, &key.0, &key.1);
-        self.state.extensions.unwant(&key);
+        self.state.extensions.unwant(key);
     }
 
     /// Filters go without what is gone.
-    pub(super) fn remove_extensions(&mut self, update: &TypeUpdate) {
-        for name in &update.removed {
-            let key = (update.source.clone(), Arc::from(name.as_str()));
-            if let Some(entry) = self.state.extensions.0.get_mut(&key) {
-                entry.current = None;
-                entry.slot.set(None);
-                entry.slot.users().iter().for_each(|filter| filter.fill(None));
-                entry.stats.count(Event::Success(&update.version));
-                entry.stats.extension_reloaded();
-            }
+    pub(super) fn remove_extension(&mut self, key: &Key, version: &str) {
+        if let Some(entry) = self.state.extensions.0.get_mut(key) {
+            entry.current = None;
+            entry.slot.set(None);
+            entry.slot.users().iter().for_each(|filter| filter.fill(None));
+            entry.stats.count(Event::Success(version));
+            entry.stats.extension_reloaded();
         }
     }
 

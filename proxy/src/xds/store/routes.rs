@@ -10,7 +10,7 @@ use crate::config::compile::configuration::compile_raw_routes;
 use crate::config::route::RouteTable;
 use crate::config::route::slot::RouteSlot;
 use crate::config::source::Source;
-use crate::xds::resource::{ResourceType, TypeUpdate};
+use crate::xds::resource::ResourceType;
 
 /// All that listeners name.
 pub type RouteConfigurations = ByName<RouteSlot>;
@@ -31,17 +31,14 @@ impl Turn<'_> {
     pub(super) fn unwant_routes(&mut self, slot: &RouteSlot) {
         let key = (slot.source.source.clone(), slot.name.clone());
         self.state.subscriptions.remove(ResourceType::Routes, &key.0, &key.1);
-        self.state.routes.unwant(&key);
+        self.state.routes.unwant(key);
     }
 
     /// A configuration that is gone stays in force until its listener goes, as in Envoy.
-    pub(super) fn remove_routes(&mut self, update: &TypeUpdate) {
-        for name in &update.removed {
-            let key = (update.source.clone(), Arc::from(name.as_str()));
-            if let Some(entry) = self.state.routes.0.get(&key) {
-                entry.stats.count(Event::Success(&update.version));
-                entry.stats.empty();
-            }
+    pub(super) fn remove_routes(&mut self, key: &Key, version: &str) {
+        if let Some(entry) = self.state.routes.0.get(key) {
+            entry.stats.count(Event::Success(version));
+            entry.stats.empty();
         }
     }
 

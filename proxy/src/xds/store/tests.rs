@@ -246,21 +246,74 @@ fn a_large_update_takes_turns() {
             removed: Vec::new(),
             full_state: true,
         };
-        let (turns, over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
-        let (counted, ended) = (turns.clone(), over.clone());
-        let other = tokio::task::spawn_local(async move {
-            while !ended.get() {
-                counted.set(counted.get() + 1);
-                tokio::task::yield_now().await;
-            }
-        });
-        let rejected = bench.store.apply(&update).await;
-        over.set(true);
-        other.await.unwrap();
+        let (rejected, turns) = with_others(&bench, &update).await;
         assert_eq!(rejected.len(), 1);
         assert_eq!(rejected[0].error, "duplicate cluster c0 found");
         assert_eq!(bench.store.cluster_names().len(), 999);
-        assert!(turns.get() >= 7, "{} turns of others", turns.get());
+        assert!(turns >= 7, "{turns} turns of others");
+    });
+}
+
+/// Takes an update; how many turns others have had meanwhile.
+async fn with_others(bench: &Bench, update: &TypeUpdate) -> (Vec<Rejection>, usize) {
+    let (turns, over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let (counted, ended) = (turns.clone(), over.clone());
+    let other = tokio::task::spawn_local(async move {
+        while !ended.get() {
+            counted.set(counted.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    });
+    let rejected = bench.store.apply(update).await;
+    over.set(true);
+    other.await.unwrap();
+    (rejected, turns.get())
+}
+
+#[test]
+fn what_goes_in_great_numbers_takes_turns_too() {
+    run(async || {
+        let bench = Bench::start();
+        let names: Vec<String> = (0..400).map(|i| format!("c{i}")).collect();
+        let clusters: Vec<String> = names.iter().map(|name| eds(name)).collect();
+        let clusters: Vec<&str> = clusters.iter().map(String::as_str).collect();
+        bench.clusters(&clusters, &[]);
+        for resource_type in
+            [ResourceType::Endpoints, ResourceType::Routes, ResourceType::Extension]
+        {
+            let update = TypeUpdate {
+                source: Source::Ads,
+                resource_type,
+                version: "2".into(),
+                resources: Vec::new(),
+                removed: names.clone(),
+                full_state: false,
+            };
+            let (_, turns) = with_others(&bench, &update).await;
+            assert!(turns >= 3, "{turns} turns of others");
+        }
+        // Every one was an answer.
+        assert_eq!(bench.store.stage(), Stage::Listeners);
+    });
+}
+
+/// Gone and back before its source has heard of it: nobody would say it again.
+#[test]
+fn routes_that_another_listener_takes_over_stay() {
+    run(async || {
+        let mut bench = Bench::start();
+        bench.clusters(&[], &[]);
+        put_listener(&bench, &listener("a", "web"));
+        bench.apply::<RouteConfiguration>(ResourceType::Routes, &["{name: web}"], &[]);
+        assert_eq!(bench.wanted(), ["+cluster", "+listener", "+routes web"]);
+        let b = listener("b", "web");
+        assert!(bench.apply::<PbListener>(ResourceType::Listener, &[&b], &["a"]).is_empty());
+        // In force at once.
+        let active: Vec<_> =
+            bench.store.listener_status().into_iter().map(|one| one.name).collect();
+        assert_eq!((bench.wanted(), active), (vec![], vec!["b".to_owned()]));
+        bench.apply::<PbListener>(ResourceType::Listener, &[], &["b"]);
+        assert_eq!(bench.wanted(), ["-routes web"]);
     });
 }
 

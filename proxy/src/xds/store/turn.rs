@@ -98,6 +98,8 @@ impl<'s> Turn<'s> {
         if self.listeners_changed {
             self.store.show_listeners(&self.state.listeners);
         }
+        self.state.routes.sweep();
+        self.state.extensions.sweep();
         // Whoever had it when it was put aside may have let go of it.
         self.state.retired.retain(|one| Arc::strong_count(one) > 1);
         if !self.state.retired.is_empty() {

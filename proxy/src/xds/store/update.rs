@@ -29,7 +29,7 @@ struct Progress<'u> {
     taken: usize,
     /// All of them have been.
     ended: bool,
-    /// Clusters and listeners that are still to be removed.
+    /// What is still to be removed.
     gone: VecDeque<Arc<str>>,
     /// Of clusters and listeners: the names so far.
     seen: FxHashSet<Arc<str>>,
@@ -96,11 +96,8 @@ impl Turn<'_> {
                     whole.stats.reloaded();
                 }
             }
-            ResourceType::Endpoints => self.remove_endpoints(update),
-            ResourceType::Routes => self.remove_routes(update),
-            ResourceType::Extension => self.remove_extensions(update),
             ResourceType::Secret => self.warm_all(),
-            ResourceType::Listener => {}
+            _ => {}
         }
         true
     }
@@ -111,7 +108,7 @@ impl Turn<'_> {
         if update.resource_type == ResourceType::Listener
             && let Some(name) = progress.gone.pop_front()
         {
-            self.remove_listener(&name);
+            self.remove(update, name);
             return true;
         }
         if let Some(resource) = update.resources.get(progress.taken) {
@@ -119,13 +116,31 @@ impl Turn<'_> {
             self.put(progress, resource);
             return true;
         }
-        if !std::mem::replace(&mut progress.ended, true)
-            && update.resource_type == ResourceType::Cluster
-        {
-            progress.gone = self.gone_clusters(update, &progress.seen);
+        if !std::mem::replace(&mut progress.ended, true) {
+            progress.gone = match update.resource_type {
+                ResourceType::Cluster => self.gone_clusters(update, &progress.seen),
+                // Listeners have gone first; secrets stay while they are in use.
+                ResourceType::Listener | ResourceType::Secret => VecDeque::new(),
+                ResourceType::Endpoints | ResourceType::Routes | ResourceType::Extension => {
+                    update.removed.iter().map(|name| Arc::from(name.as_str())).collect()
+                }
+            };
         }
-        let gone = progress.gone.pop_front();
-        gone.inspect(|name| self.remove_cluster(name)).is_some()
+        let Some(name) = progress.gone.pop_front() else { return false };
+        self.remove(update, name);
+        true
+    }
+
+    fn remove(&mut self, update: &TypeUpdate, name: Arc<str>) {
+        let key = (update.source.clone(), name);
+        match update.resource_type {
+            ResourceType::Cluster => self.remove_cluster(&key.1),
+            ResourceType::Listener => self.remove_listener(&key.1),
+            ResourceType::Endpoints => self.remove_endpoints(&key, &update.version),
+            ResourceType::Routes => self.remove_routes(&key, &update.version),
+            ResourceType::Extension => self.remove_extension(&key, &update.version),
+            ResourceType::Secret => {}
+        }
     }
 
     fn put(&mut self, progress: &mut Progress<'_>, resource: &RawResource) {
