@@ -4,6 +4,7 @@
     sudo ./mesh.py up   --proxy PATH [--proxy POD=PATH ...] [--redirect 'COMMAND'] [--pods client-v1,details-v1,...]
     sudo ./mesh.py rotate client-v1 details-v1
     sudo ./mesh.py kill-istiod; sudo ./mesh.py start-istiod
+    sudo ./mesh.py add-pod reviews-v4 10.77.0.41 --port 9080; sudo ./mesh.py remove-pod reviews-v1
     sudo ./mesh.py exec client-v1 curl -s http://reviews:9080/reviews/1
     sudo ./mesh.py down
 
@@ -124,23 +125,29 @@ def network(pods):
     sh(f"ip -n {netns('istiod')} link add br0 type bridge")
     sh(f"ip -n {netns('istiod')} addr add {ISTIOD_ADDRESS}/24 dev br0")
     sh(f"ip -n {netns('istiod')} link set br0 up && ip -n {netns('istiod')} link set lo up")
-    for i, pod in enumerate(pods):
-        address = PODS[pod][0]
-        sh(f"ip netns add {netns(pod)}")
-        sh(f"ip -n {netns('istiod')} link add p{i} type veth peer name eth0 netns {netns(pod)}")
-        sh(f"ip -n {netns('istiod')} link set p{i} master br0 up")
-        sh(f"ip -n {netns(pod)} addr add {address}/24 dev eth0")
-        sh(f"ip -n {netns(pod)} link set eth0 up && ip -n {netns(pod)} link set lo up")
-        sh(f"ip -n {netns(pod)} route add default via {ISTIOD_ADDRESS}")
-        sh(f"ip netns exec {netns(pod)} sysctl -qw net.ipv4.ip_unprivileged_port_start=0")  # as container runtimes do
-        folder = f"/etc/netns/{netns(pod)}"
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/hosts", "w") as f:
-            f.write("127.0.0.1 localhost\n")
-            for name, ip in SERVICE_IPS.items():
-                f.write(f"{ip} {name} {name}.default {name}.default.svc.cluster.local\n")
-        with open(f"{folder}/resolv.conf", "w") as f:
-            f.write("nameserver 127.0.0.1\n")
+    for pod in pods:
+        namespace(pod)
+
+
+def namespace(pod):
+    """Makes a pod's network namespace, on the bridge in istiod's."""
+    address = PODS[pod][0]
+    link = "p" + address.rpartition(".")[2]
+    sh(f"ip netns add {netns(pod)}")
+    sh(f"ip -n {netns('istiod')} link add {link} type veth peer name eth0 netns {netns(pod)}")
+    sh(f"ip -n {netns('istiod')} link set {link} master br0 up")
+    sh(f"ip -n {netns(pod)} addr add {address}/24 dev eth0")
+    sh(f"ip -n {netns(pod)} link set eth0 up && ip -n {netns(pod)} link set lo up")
+    sh(f"ip -n {netns(pod)} route add default via {ISTIOD_ADDRESS}")
+    sh(f"ip netns exec {netns(pod)} sysctl -qw net.ipv4.ip_unprivileged_port_start=0")  # as container runtimes do
+    folder = f"/etc/netns/{netns(pod)}"
+    os.makedirs(folder, exist_ok=True)
+    with open(f"{folder}/hosts", "w") as f:
+        f.write("127.0.0.1 localhost\n")
+        for name, ip in SERVICE_IPS.items():
+            f.write(f"{ip} {name} {name}.default {name}.default.svc.cluster.local\n")
+    with open(f"{folder}/resolv.conf", "w") as f:
+        f.write("nameserver 127.0.0.1\n")
 
 
 def readable(path):
@@ -200,18 +207,19 @@ def start_istiod(_=None):
     wait("istiod", lambda: answers("istiod", "http://127.0.0.1:8080/ready"))
 
 
+def ended(pid):
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) <= 1 and ") Z " in open(f"/proc/{pid}/stat").read()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def kill_istiod(_):
     """Kills istiod as a crash would, and waits until its sockets are free."""
     lines = open(f"{RUN}/pids").readlines()
     pid = next(int(line.split()[0]) for line in reversed(lines) if line.split()[1] == "istiod")
     os.kill(pid, signal.SIGKILL)
-
-    def gone():
-        try:
-            return len(os.listdir(f"/proc/{pid}/task")) <= 1 and ") Z " in open(f"/proc/{pid}/stat").read()
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-    wait("the end of istiod", gone)
+    wait("the end of istiod", lambda: ended(pid))
     with open(f"{RUN}/pids", "w") as f:  # the number may be another's by the time of `down`
         f.writelines(line for line in lines if int(line.split()[0]) != pid)
 
@@ -234,6 +242,8 @@ def up(args):
         f.write(mesh)
     with open(f"{RUN}/istiod.json", "w") as f:
         json.dump(settings, f)
+    with open(f"{RUN}/pods.json", "w") as f:
+        json.dump({"proxy": default, "redirect": args.redirect, "proxy_config": json.loads(args.proxy_config)}, f)
     start_istiod()
     for pod in pods:
         address, port, role = PODS[pod]
@@ -248,6 +258,54 @@ def up(args):
         if PODS[pod][2] != "plain":
             wait(pod, lambda: answers(pod, "http://127.0.0.1:15021/healthz/ready"))
     print(f"mesh: {len(pods)} pods ready; try: {sys.argv[0]} exec client-v1 curl -s http://reviews:9080/reviews/1")
+
+
+def add_pod(args):
+    """Starts one more pod, as the others are; what Kubernetes has to say of it is the caller's. In the order of native sidecars: the
+    redirect rules, the proxy until it is ready, the application."""
+    pod, like = args.pod, json.load(open(f"{RUN}/pods.json"))
+    PODS[pod] = (args.address, args.port, "sidecar")
+    home = f"{RUN}/{pod}"
+    os.makedirs(home)
+    namespace(pod)
+    sh(["ip", "netns", "exec", netns(pod)] + shlex.split(like["redirect"]), stdout=open(f"{home}/redirect.log", "w"), stderr=subprocess.STDOUT)
+    agent(pod, like["proxy"], like["proxy_config"])
+    if not args.together:
+        wait(pod, lambda: answers(pod, "http://127.0.0.1:15021/healthz/ready"))
+    command = shlex.split(args.app) if args.app else [sys.executable, f"{HERE}/app.py", pod, str(args.port)]
+    spawn(pod, command, f"{home}/app.log")
+    if args.port:
+        wait(f"{pod}'s application", lambda: answers(pod, f"http://127.0.0.1:{args.port}/"))
+    wait(pod, lambda: answers(pod, "http://127.0.0.1:15021/healthz/ready"))
+
+
+def remove_pod(args):
+    """Ends a pod as kubelet ends one with a native sidecar: the sidecar's preStop hook (Istio's drains) beside the application's
+    SIGTERM, the sidecar's SIGTERM when the application has ended, SIGKILL for whoever is left when the grace period is over."""
+    end = time.time() + args.grace
+    others = [line for line in open(f"{RUN}/pids") if line.split()[1] != args.pod]
+    mine = [line.split() for line in open(f"{RUN}/pids") if line.split()[1] == args.pod]
+    sidecar = [int(pid) for pid, _, command in mine if command.endswith("/pilot-agent")]
+    application = [int(pid) for pid, _, command in mine if not command.endswith("/pilot-agent")]
+    drain = ["curl", "-s", "-m", str(args.grace), "-X", "POST", "http://127.0.0.1:15020/drain"]
+    hook = subprocess.Popen(["ip", "netns", "exec", netns(args.pod)] + drain, stdout=subprocess.DEVNULL)
+    for pids in (application, sidecar):
+        for pid in pids:
+            if not ended(pid):
+                os.kill(pid, signal.SIGTERM)
+        if pids is application:
+            hook.wait()
+        while time.time() < end and not all(ended(pid) for pid in pids):
+            time.sleep(0.02)
+    for pid in application + sidecar:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    with open(f"{RUN}/pids", "w") as f:
+        f.writelines(others)
+    sh(f"ip netns del {netns(args.pod)}")
+    shutil.rmtree(f"/etc/netns/{netns(args.pod)}")
 
 
 def down(_):
@@ -290,6 +348,17 @@ def main():
     r.set_defaults(run=rotate)
     sub.add_parser("kill-istiod", help="as a crash would").set_defaults(run=kill_istiod)
     sub.add_parser("start-istiod", help="after kill-istiod").set_defaults(run=start_istiod)
+    a = sub.add_parser("add-pod", help="one more pod with a sidecar")
+    a.add_argument("pod", help="SERVICE_ACCOUNT-VERSION")
+    a.add_argument("address")
+    a.add_argument("--port", type=int, help="of its application; without one, it may do what it likes")
+    a.add_argument("--app", help="command of the application; app.py by default")
+    a.add_argument("--together", action="store_true", help="start the application with the proxy, not after it")
+    a.set_defaults(run=add_pod)
+    x = sub.add_parser("remove-pod", help="end a pod as kubelet does")
+    x.add_argument("pod")
+    x.add_argument("--grace", type=float, default=300, help="terminationGracePeriodSeconds")
+    x.set_defaults(run=remove_pod)
     e = sub.add_parser("exec")
     e.add_argument("pod")
     e.add_argument("command", nargs=argparse.REMAINDER)

@@ -75,7 +75,10 @@ pub async fn h1(port: u16, pause: Duration, until: Instant, tally: Rc<Tally>) {
 }
 
 /// What has come by now: the runtime may not have looked since.
-fn peek(io: &TcpStream) -> nix::Result<usize> {
+///
+/// # Errors
+/// `EAGAIN`: nothing; any other: the connection is gone.
+pub fn peek(io: &TcpStream) -> nix::Result<usize> {
     loop {
         let how = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         match recv(io.as_raw_fd(), &mut [0], how) {

@@ -41,6 +41,30 @@ impl Mesh {
         self.replace(&format!("kube/{file}"), objects)
     }
 
+    /// Puts Istio resources in the place of those of `file`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure(&self, file: &str, resources: &str) -> Result<()> {
+        self.replace(&format!("config/{file}"), resources)
+    }
+
+    /// Starts one more pod; `more` are flags of `mesh.py add-pod`.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn add_pod(&self, pod: &str, address: &str, more: &[&str]) -> Result<()> {
+        self.control(&[&["add-pod", pod, address], more].concat())
+    }
+
+    /// Ends a pod, as kubelet does.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn remove_pod(&self, pod: &str) -> Result<()> {
+        self.control(&["remove-pod", pod])
+    }
+
     /// Looks until `done` gives something.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod control;
 pub mod handshakes;
 pub mod load;
 pub mod netns;
+pub mod open_loop;
 pub mod request;
 pub mod streams;
 
