@@ -108,7 +108,7 @@ const FLAGS: &[Flag] = &[
         Some('c'),
         &["ISTIO_EXCLUDE_INTERFACES"],
         "",
-        "Interfaces whose traffic is left alone, both ways; eth+ for all that begin with eth",
+        "Interfaces whose traffic is left alone, both ways; eth+ for all that begin with eth, + for all",
     ),
     text(
         "istio-service-cidr",
@@ -230,7 +230,7 @@ const FLAGS: &[Flag] = &[
         variables: &["DRY_RUN"],
         default: "false",
         kind: Kind::Switch,
-        help: "Print what would be done, and do nothing",
+        help: "Print what would be done, and do nothing; --run-validation is done all the same",
     },
     text("log_output_level", None, &[], "", "No effect: there is one level"),
     text("log_target", None, &[], "", "No effect: rules go to stdout, all else to stderr"),

@@ -74,11 +74,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         say(&format!("warning: {notice}"));
     }
     if job.dry_run {
-        return io::stdout()
+        io::stdout()
             .write_all(print::text(&job).as_bytes())
-            .map_err(|source| Failure::Host { what: "cannot print", source });
-    }
-    if job.action != Action::Nothing {
+            .map_err(|source| Failure::Host { what: "cannot print", source })?;
+    } else if job.action != Action::Nothing {
         let lock = lock::take().map_err(|source| Failure::Host {
             what: "cannot lock the network namespace",
             source,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::args::{Arguments, LOOPBACK, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, USER};
 use crate::host::Host;
-use crate::rule::{Cidr, Family, Range};
+use crate::rule::{Cidr, Range};
 
 /// A setting that makes no sense, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +113,7 @@ pub struct Job {
     pub backend: Backend,
     pub action: Action,
     pub dry_run: bool,
-    /// The family and port to probe, and for how long.
+    /// What to probe, and for how long.
     pub validation: Option<Validation>,
     /// Whether iptables leaves the node's lock alone.
     pub own_lock: bool,
@@ -121,10 +121,9 @@ pub struct Job {
     pub notices: Vec<String>,
 }
 
-/// What `--run-validation` does.
+/// What `--run-validation` does, in each family that has rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Validation {
-    pub family: Family,
     pub port: u16,
     pub timeout: Duration,
 }
@@ -142,9 +141,9 @@ impl Job {
             (false, true) => Action::Cleanup,
             (false, false) => Action::Apply,
         };
-        let (family, ipv6) = match reader.families() {
+        let ipv6 = match reader.ipv6() {
             Err(error) if action != Action::Cleanup => return Err(error),
-            families => families.unwrap_or((Family::V4, true)),
+            ipv6 => ipv6.unwrap_or(true),
         };
         let settings = reader.settings(ipv6, action, &mut notices)?;
         let backend =
@@ -169,7 +168,7 @@ impl Job {
             backend,
             action,
             dry_run: reader.switch("dry-run")?,
-            validation: validation.then_some(Validation { family, port, timeout }),
+            validation: validation.then_some(Validation { port, timeout }),
             own_lock: reader.switch("cni-mode")?,
             notices,
         })
@@ -297,7 +296,7 @@ impl Reader<'_> {
     fn interfaces(&self, name: &str) -> Result<Vec<String>, SettingsError> {
         let names = items(self.flag(name)).map(|item| {
             let odd = |c: char| c.is_whitespace() || c.is_control() || "/\"!*\\".contains(c);
-            if item.len() > 15 || item.contains(odd) || item == "+" {
+            if item.len() > 15 || item.contains(odd) {
                 return Err(self.wrong(name, &format!("{item:?} is no name of an interface")));
             }
             Ok(item.to_owned())
@@ -389,8 +388,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The family of the first address, and whether there are to be rules for IPv6.
-    fn families(&self) -> Result<(Family, bool), SettingsError> {
+    /// Whether there are to be rules for IPv6: for the family of the first address, or for both.
+    fn ipv6(&self) -> Result<bool, SettingsError> {
         let global = |address: &&IpAddr| match address {
             IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local() && !is_local_multicast(*a),
             IpAddr::V6(a) => {
@@ -403,9 +402,8 @@ impl Reader<'_> {
                 run it after the pod's network is there";
             return Err(self.wrong("dual-stack", reason));
         };
-        let family = if first.is_ipv4() { Family::V4 } else { Family::V6 };
         let both = self.switch("dual-stack")? && addresses.iter().any(|a| a.is_ipv6());
-        Ok((family, both || family == Family::V6))
+        Ok(both || first.is_ipv6())
     }
 }
 

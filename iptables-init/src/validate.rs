@@ -8,10 +8,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt,
     setsockopt, socket, sockopt,
@@ -72,7 +73,21 @@ struct Probe {
 /// # Errors
 /// What the last try has seen.
 pub fn validate(settings: &Settings, validation: Validation) -> Result<(), ValidationError> {
-    let loopback: IpAddr = match validation.family {
+    let deadline = Instant::now() + validation.timeout.min(LONGEST);
+    let families = if settings.ipv6 { &[Family::V4, Family::V6][..] } else { &[Family::V4] };
+    for family in families {
+        validate_family(settings, *family, validation.port, deadline)?;
+    }
+    Ok(())
+}
+
+fn validate_family(
+    settings: &Settings,
+    family: Family,
+    port: u16,
+    deadline: Instant,
+) -> Result<(), ValidationError> {
+    let loopback: IpAddr = match family {
         Family::V4 => Ipv4Addr::LOCALHOST.into(),
         Family::V6 => Ipv6Addr::LOCALHOST.into(),
     };
@@ -86,13 +101,12 @@ pub fn validate(settings: &Settings, validation: Validation) -> Result<(), Valid
             Err(source) => refused = Some(ValidationError::Listen { address, source }),
         }
     }
-    let mut probes = probes(settings, validation, loopback)?;
+    let mut probes = probes(settings, port, loopback)?;
     probes.retain(|probe| listeners.iter().any(|(port, _)| *port == probe.port));
     if let (true, Some(refused)) = (probes.is_empty(), refused) {
         return Err(refused);
     }
     let listeners: Vec<_> = listeners.into_iter().map(|(_, listener)| listener).collect();
-    let deadline = Instant::now() + validation.timeout.min(LONGEST);
     for probe in probes {
         loop {
             match attempt(probe, &listeners) {
@@ -140,19 +154,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn probes(
-    settings: &Settings,
-    validation: Validation,
-    loopback: IpAddr,
-) -> Result<Vec<Probe>, ValidationError> {
-    let (inside, outside): (IpAddr, IpAddr) = match validation.family {
-        Family::V4 => (Ipv4Addr::new(127, 0, 0, 6).into(), Ipv4Addr::new(192, 0, 2, 1).into()),
-        Family::V6 => (
+fn probes(settings: &Settings, port: u16, loopback: IpAddr) -> Result<Vec<Probe>, ValidationError> {
+    let (inside, outside): (IpAddr, IpAddr) = match loopback {
+        IpAddr::V4(_) => (Ipv4Addr::new(127, 0, 0, 6).into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        IpAddr::V6(_) => (
             Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into(),
             Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
         ),
     };
-    let port = validation.port;
     let proxy = settings.users.first().map_or(1337, |user| user.first);
     let ours = Uid::effective().as_raw();
     let is_proxy = settings.users.iter().any(|user| (user.first..=user.last).contains(&ours));
@@ -222,7 +231,7 @@ fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), Seen> {
     })?;
     let ours = stream.local_addr().map_err(|error| Seen::Other(error.to_string()))?;
     let began = Instant::now();
-    while began.elapsed() < CONNECT {
+    loop {
         for listener in listeners {
             let Ok((accepted, peer)) = listener.accept() else { continue };
             if peer != ours {
@@ -237,9 +246,21 @@ fn attempt(probe: Probe, listeners: &[TcpListener]) -> Result<(), Seen> {
                 Err(error) => format!("the kernel does not tell its destination: {error}"),
             }));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        let left = CONNECT.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Err(Seen::Other("something else accepted it".into()));
+        }
+        wait(listeners, left);
     }
-    Err(Seen::Other("something else accepted it".into()))
+}
+
+/// Until a connection has come, or it is time.
+fn wait(listeners: &[TcpListener], time: Duration) {
+    let mut fds: Vec<_> =
+        listeners.iter().map(|one| PollFd::new(one.as_fd(), PollFlags::POLLIN)).collect();
+    let time = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
+    // Interrupted or not: whoever waits looks again.
+    let _ = poll(&mut fds, PollTimeout::from(time.saturating_add(1)));
 }
 
 fn open(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {

@@ -30,6 +30,7 @@ const COMBINATIONS: &[&str] = &[
     "-i 127.0.0.0/8,10.9.0.0/24 -b *",
     "-i * -b * -c net1",
     "-i * -b * -c net+,eth9 --dual-stack",
+    "-i * -b * -c + --dual-stack",
     "-i * -b * -k net1",
     "-i 10.9.0.0/24 -k net1,net9 -b 80",
     "-i 10.9.0.0/24,10.7.0.0/16 -k net1 -c eth0",
@@ -283,6 +284,37 @@ fn istios_rules_go_with_its_chains() -> Result<()> {
     )
 }
 
+/// A kernel need not take the rules of the flavour that is there.
+#[test]
+fn the_other_iptables_is_tried_where_neither_was_asked_for() -> Result<()> {
+    in_a_pod(
+        "dir=$(mktemp -d); trap 'rm -r $dir' EXIT
+         printf '#!/bin/sh\necho no >&2; exit 1\n' >$dir/iptables-nft-restore
+         chmod +x $dir/iptables-nft-restore
+         PATH=$dir:$PATH $INIT $redirect; iptables-legacy-save | grep -q ISTIO_REDIRECT
+         if nft list ruleset | grep ISTIO; then exit 1; fi
+         $INIT --cleanup-only
+         if PATH=$dir:$PATH $INIT $redirect --force-iptables-binary nft; then exit 1; fi
+         if iptables-legacy-save | grep ISTIO; then exit 1; fi
+         cp $dir/iptables-nft-restore $dir/iptables-legacy-restore
+         if PATH=$dir:$PATH $INIT $redirect; then exit 1; fi
+         if iptables-legacy-save | grep ISTIO; nft list ruleset | grep ISTIO; then exit 1; fi",
+    )
+}
+
+#[test]
+fn each_family_that_has_rules_is_validated() -> Result<()> {
+    in_a_pod(
+        "for backend in '--force-iptables-binary nft' '--force-iptables-binary legacy' --native-nftables; do
+           flags=\"$redirect -p 15101 -z 15106 --dual-stack $backend --run-validation --probe-timeout 100s\"
+           $INIT $flags
+         done
+         flags=\"$redirect -p 15101 -z 15106 --run-validation --skip-rule-apply --probe-timeout 200ms\"
+         nft delete table ip6 istio-proxy-nat; $INIT $flags
+         status=0; $INIT $flags --dual-stack --dry-run || status=$?; test $status = 126",
+    )
+}
+
 /// A run may be killed anywhere: what comes after it does its work, and a cleanup leaves what was there before.
 #[test]
 fn two_hundred_killed_runs_leave_nothing() -> Result<()> {
@@ -342,7 +374,8 @@ fn validation_without_a_way_out_and_for_ever() -> Result<()> {
 }
 
 #[test]
-fn there_are_forty_combinations() {
+fn there_are_forty_combinations_and_more() {
     let different: std::collections::BTreeSet<_> = COMBINATIONS.iter().collect();
-    assert_eq!(different.len(), 40);
+    assert_eq!(different.len(), COMBINATIONS.len());
+    assert!(different.len() >= 40, "{}", different.len());
 }

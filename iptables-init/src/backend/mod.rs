@@ -98,6 +98,9 @@ impl Installer {
     /// Installs a plan in place of whatever an earlier run has installed. Gives what of that could not be removed, and
     /// does no harm where it is.
     ///
+    /// Where neither flavour of iptables was asked for, and the kernel does not take the rules of the one that is
+    /// chosen, the other one's are tried: Istio tries a rule of no effect before it chooses.
+    ///
     /// # Errors
     /// When it could not be installed; then nothing has changed.
     pub fn apply(
@@ -105,6 +108,18 @@ impl Installer {
         plan: &Plan,
         backend: Backend,
     ) -> Result<Option<BackendError>, BackendError> {
+        let first = self.install(plan, backend);
+        let (Backend::Iptables, Err(BackendError::Program(_))) = (backend, &first) else {
+            return first;
+        };
+        let chosen = self.choose(Family::V4, backend)?;
+        let other =
+            if chosen == Flavour::Nft { Backend::IptablesLegacy } else { Backend::IptablesNft };
+        // The first error is that of the flavour that should be there.
+        self.install(plan, other).or(first)
+    }
+
+    fn install(&self, plan: &Plan, backend: Backend) -> Result<Option<BackendError>, BackendError> {
         let steps = self.steps(Some((plan, backend)));
         let steps = steps.into_iter().collect::<Result<Vec<_>, _>>()?;
         let added = routing::add(&plan.routing).map_err(routing_error)?;

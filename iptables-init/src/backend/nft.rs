@@ -86,7 +86,8 @@ fn write_chains(table: Table, chains: &Chains, family: &str, script: &mut String
 
 fn write_rule(rule: &Rule, family: &str, script: &mut String) {
     let protocol = if rule.matches.contains(&Match::Udp) { "udp" } else { "tcp" };
-    let words: Vec<_> = rule.matches.iter().map(|m| match_text(m, family, protocol)).collect();
+    let matches = rule.matches.iter().filter(|m| !is_any(m));
+    let words: Vec<_> = matches.map(|m| match_text(m, family, protocol)).collect();
     let mut add = |verdict: &str| {
         let words = words.iter().map(String::as_str).chain(["counter", verdict]);
         let _ = writeln!(script, "    {}", words.collect::<Vec<_>>().join(" "));
@@ -100,6 +101,11 @@ fn write_rule(rule: &Rule, family: &str, script: &mut String) {
         }
         verdict => add(&verdict_text(verdict)),
     }
+}
+
+/// Whether a packet of whatever interface matches: nft has no word for it.
+fn is_any(one: &Match) -> bool {
+    matches!(one, Match::In(name) | Match::Out(name) if name == "+")
 }
 
 fn match_text(one: &Match, family: &str, protocol: &str) -> String {
