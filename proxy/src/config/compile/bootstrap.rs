@@ -26,8 +26,20 @@ pub fn compile_bootstrap(pb: &pb::Bootstrap, options: &Options, path: &FieldPath
     let log = pb.application_log_config.as_ref();
     let manager = pb.cluster_manager.as_ref();
     let bind = manager.and_then(|manager| manager.upstream_bind_config.as_ref());
+    let node = compile_node(pb.node.clone().unwrap_or_default(), options);
+    if let Some(dynamic) = &pb.dynamic_resources
+        && (dynamic.ads_config.is_some()
+            || dynamic.cds_config.is_some()
+            || dynamic.lds_config.is_some())
+        && (node.id.is_empty() || node.cluster.is_empty())
+    {
+        path.field("node").error(
+            "node 'id' and 'cluster' are required by dynamic_resources. Set them in 'node' or by --service-node and \
+             --service-cluster",
+        );
+    }
     Bootstrap {
-        node: compile_node(pb.node.clone().unwrap_or_default(), options),
+        node,
         admin: pb.admin.as_ref().and_then(|admin| compile_admin(admin, &path.field("admin"))),
         stats: compile_stats(pb, &tags, path),
         log_pattern: log.and_then(|log| {

@@ -308,6 +308,11 @@ fn compile_http(pb: &pb::Cluster, is_tls: bool, path: &FieldPath<'_>) -> Upstrea
             pb.name
         ));
     }
+    if cluster_limit.is_some() && options.common.max_requests_per_connection.is_some() {
+        path.field("max_requests_per_connection").error(
+            "only one of max_requests_per_connection from Cluster or HttpProtocolOptions can be specified",
+        );
+    }
     options.common.max_requests_per_connection =
         options.common.max_requests_per_connection.or(cluster_limit);
     options

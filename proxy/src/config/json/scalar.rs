@@ -193,6 +193,16 @@ impl Number {
     }
 }
 
+/// A boolean in quotes, in any of the words that protobuf's reader takes.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    let is_one_of =
+        |words: [&str; 5]| words.into_iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is_one_of(["true", "t", "yes", "y", "1"]) {
+        return Some(true);
+    }
+    is_one_of(["false", "f", "no", "n", "0"]).then_some(false)
+}
+
 /// Standard or URL-safe, padded or not.
 pub fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     let config = GeneralPurposeConfig::new()

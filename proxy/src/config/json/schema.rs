@@ -262,8 +262,10 @@ impl Enum {
         })
     }
 
+    /// The value of a name, in any case: Envoy reads them so.
     pub fn number(self, name: &str) -> Option<i32> {
-        self.values().find(|(_, other)| *other == name).map(|(number, _)| number)
+        let same = |(_, other): &(i32, &str)| other.eq_ignore_ascii_case(name);
+        self.values().find(same).map(|(number, _)| number)
     }
 
     /// The first name with that number.

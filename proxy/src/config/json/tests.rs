@@ -139,16 +139,17 @@ fn mistakes_are_described() {
             ":1:12: lb_policy: unknown value \"RANDOMM\" of envoy.config.cluster.v3.Cluster.LbPolicy",
         ),
         (
-            "respect_dns_ttl: \"true\"",
-            ":1:18: respect_dns_ttl: true or false is expected, not \"true\"",
+            "respect_dns_ttl: \"maybe\"",
+            ":1:18: respect_dns_ttl: true or false is expected, not \"maybe\"",
         ),
+        ("respect_dns_ttl: 1", ":1:18: respect_dns_ttl: true or false is expected, not 1"),
         (
             "per_connection_buffer_limit_bytes: -1",
             ":1:36: per_connection_buffer_limit_bytes: -1 is out of range for uint32",
         ),
         (
-            "per_connection_buffer_limit_bytes: {value: 1}",
-            ":1:36: per_connection_buffer_limit_bytes: a single value is expected, not a mapping",
+            "per_connection_buffer_limit_bytes: [1]",
+            ":1:36: per_connection_buffer_limit_bytes: a single value is expected, not a list",
         ),
         ("filters: a", ":1:10: filters[0]: a mapping is expected, not a"),
         ("filters: {x: 1}", ":1:11: filters[0].x: unknown field"),
@@ -210,6 +211,24 @@ fn all_forms_of_a_value_are_read() {
     let keepalive = cluster.upstream_connection_options.unwrap().tcp_keepalive.unwrap();
     assert_eq!(keepalive.keepalive_time.unwrap().value, 100);
     assert_eq!(from_yaml::<Cluster>("").unwrap(), Cluster::default());
+}
+
+#[test]
+fn what_protobufs_own_reader_takes_besides_is_read() {
+    for (loose, strict) in [
+        ("filters: {name: a}", "filters: [{name: a}]"),
+        ("filters: [[{name: a}], [[{name: b}]]]", "filters: [{name: a}, {name: b}]"),
+        ("filters: [~, {name: b}]", "filters: [{}, {name: b}]"),
+        ("connect_timeout: {seconds: 1, nanos: 5000000}", "connect_timeout: 1.005s"),
+        ("per_connection_buffer_limit_bytes: {value: 5}", "per_connection_buffer_limit_bytes: 5"),
+        ("lb_policy: random", "lb_policy: RANDOM"),
+        ("respect_dns_ttl: \"Yes\"", "respect_dns_ttl: true"),
+        ("respect_dns_ttl: \"0\"", "respect_dns_ttl: false"),
+        ("transport_socket: {typed_config: {}}", "transport_socket: {typed_config: {}}"),
+    ] {
+        let read = |text| from_yaml::<Cluster>(text).unwrap();
+        assert_eq!(read(loose), read(strict), "{loose}");
+    }
 }
 
 #[test]

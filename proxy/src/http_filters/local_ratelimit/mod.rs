@@ -234,6 +234,11 @@ fn compile_config(pb: &pb::LocalRateLimit, path: &FieldPath<'_>) -> Option<Confi
     let shape = compile_shape(pb, path);
     let headers = |list, field| compile_header_ops(list, field, &[], "", path);
     let code = pb.status.as_ref().map_or(0, |status| status.code);
+    if pb.status.is_some()
+        && !type_pb::StatusCode::try_from(code).is_ok_and(|c| c != type_pb::StatusCode::Empty)
+    {
+        path.field("status").field("code").error("value must be one of the defined enum values");
+    }
     let status = u16::try_from(code).ok().filter(|code| *code >= 400);
     let status = status.and_then(|code| StatusCode::from_u16(code).ok());
     let shape = Arc::new(shape?);

@@ -133,6 +133,7 @@ fn compile_path_rewrite(
         path.field("path_rewrite").error("not supported");
         return None;
     }
+    check_line(&action.prefix_rewrite, "prefix_rewrite", path);
     match (&action.regex_rewrite, action.prefix_rewrite.is_empty()) {
         (None, true) => Some(None),
         (None, false) => Some(Some(PathRewrite::Prefix(action.prefix_rewrite.as_bytes().into()))),
@@ -147,6 +148,13 @@ fn compile_path_rewrite(
     }
 }
 
+/// What goes into a request line or a header ends neither.
+pub(super) fn check_line(text: &str, field: &str, path: &FieldPath<'_>) {
+    if text.contains(['\r', '\n', '\0']) {
+        path.field(field).error("must not contain line ends or null characters");
+    }
+}
+
 /// `Some(None)`: the host stays as it is.
 fn compile_host_rewrite(
     action: &pb::RouteAction,
@@ -156,6 +164,7 @@ fn compile_host_rewrite(
     Some(match &action.host_rewrite_specifier {
         None => None,
         Some(Specifier::HostRewriteLiteral(host)) => {
+            check_line(host, "host_rewrite_literal", path);
             (!host.is_empty()).then(|| HostRewrite::Literal(host.as_bytes().into()))
         }
         Some(Specifier::AutoHostRewrite(auto)) => auto.value.then_some(HostRewrite::Auto),
@@ -251,6 +260,9 @@ fn compile_upgrades(
     let mut compiled: Vec<UpgradeConfig> = Vec::with_capacity(upgrades.len());
     for (i, upgrade) in upgrades.iter().enumerate() {
         let path = path.index("upgrade_configs", i);
+        if upgrade.upgrade_type.is_empty() {
+            path.field("upgrade_type").error("value length must be at least 1 characters");
+        }
         let upgrade_type = upgrade.upgrade_type.to_ascii_lowercase().into_boxed_str();
         if compiled.iter().any(|other| other.upgrade_type == upgrade_type) {
             path.error(format_args!("Duplicate upgrade {}", upgrade.upgrade_type));

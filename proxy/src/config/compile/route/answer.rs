@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::action::check_line;
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::format::compile_substitution_format;
 use crate::config::compile::matcher::compile_regex_replace;
@@ -45,6 +46,12 @@ pub(super) fn compile_redirect(
             return None;
         }
     };
+    check_line(&redirect.host_redirect, "host_redirect", path);
+    match &redirect.path_rewrite_specifier {
+        Some(PathRewriteSpecifier::PathRedirect(text)) => check_line(text, "path_redirect", path),
+        Some(PathRewriteSpecifier::PrefixRewrite(text)) => check_line(text, "prefix_rewrite", path),
+        _ => {}
+    }
     let rewrite = match &redirect.path_rewrite_specifier {
         None => None,
         Some(PathRewriteSpecifier::PathRedirect(text)) if text.is_empty() => None,

@@ -148,20 +148,8 @@ impl<'t, 's> Parse<'t, 's> {
         result
     }
 
-    /// Reads a repeated field. A value that stands without a list is its one element, as in Envoy.
-    fn repeated(&mut self, mut each: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        if self.reader.peek()?.0 == Event::ListStart {
-            return self.list(each);
-        }
-        let before = self.path.len();
-        self.path.push_str("[0]");
-        each(self)?;
-        self.path.truncate(before);
-        Ok(())
-    }
-
     /// Reads a list with `[index]` on the path of each element.
-    fn list(&mut self, mut each: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+    fn list(&mut self, each: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<()> {
         let (event, at) = self.reader.next()?;
         if event != Event::ListStart {
             return self.wrong(&event, at, "a list");
@@ -179,13 +167,46 @@ impl<'t, 's> Parse<'t, 's> {
         Ok(())
     }
 
+    /// Reads the elements of a repeated field. As in protobuf's own reader, one element needs no list around it, and
+    /// lists in lists are one list.
+    fn repeated(&mut self, each: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        if self.reader.peek()?.0 != Event::ListStart {
+            let before = self.path.len();
+            self.path.push_str("[0]");
+            each(self)?;
+            self.path.truncate(before);
+            return Ok(());
+        }
+        self.list(&mut |this| match this.reader.peek()?.0 {
+            Event::ListStart => this.repeated(each),
+            _ => each(this),
+        })
+    }
+
+    /// Takes a null in the place of a list's element, which then is the default.
+    fn take_null(&mut self) -> Result<bool> {
+        let is_null = self.peek_null()?;
+        if is_null {
+            self.reader.next()?;
+        }
+        Ok(is_null)
+    }
+
     /// A value of message type, of any of the forms that JSON has for it.
     fn message(&mut self, message: Message, out: &mut Vec<u8>) -> Result<()> {
-        match message.name().strip_prefix("google.protobuf.") {
+        let own_form = message.name().strip_prefix("google.protobuf.");
+        if own_form.is_some_and(|name| !matches!(name, "Any" | "Struct" | "Value"))
+            && self.reader.peek()?.0 == Event::MapStart
+        {
+            // `{seconds: 1}` for `1s`, `{value: true}` for `true`: protobuf's own reader takes both.
+            self.reader.next()?;
+            return self.fields(message, out);
+        }
+        match own_form {
             Some("Any") => self.any(out),
             Some("Struct") => self.structure(out),
             Some("Value") => self.value(out),
-            Some("ListValue") => self.list(|this| {
+            Some("ListValue") => self.list(&mut |this| {
                 let start = wire::open(out, 1);
                 this.value(out)?;
                 wire::close(out, start);
@@ -254,9 +275,11 @@ impl<'t, 's> Parse<'t, 's> {
         }
         match field.kind() {
             Kind::Message(message) if self.sink.as_ref().is_some_and(|(of, _)| *of == owner) => {
-                self.repeated(|this| {
+                self.repeated(&mut |this| {
                     let (before, mut bytes) = (this.problems.len(), Vec::new());
-                    this.message(message, &mut bytes)?;
+                    if !this.take_null()? {
+                        this.message(message, &mut bytes)?;
+                    }
                     if let (Some((_, sink)), true) = (&mut this.sink, before == this.problems.len())
                     {
                         sink(message, bytes, &this.path);
@@ -264,12 +287,26 @@ impl<'t, 's> Parse<'t, 's> {
                     Ok(())
                 })
             }
-            Kind::Message(_) | Kind::String | Kind::Bytes => {
-                self.repeated(|this| this.single(field, true, out))
+            // Lists and nulls are values of these.
+            Kind::Message(message) if message.name() == "google.protobuf.Value" => {
+                self.list(&mut |this| this.single(field, true, out))
             }
-            _ => {
+            Kind::Message(_) | Kind::String | Kind::Bytes => self.repeated(&mut |this| {
+                if this.take_null()? {
+                    wire::write_bytes(out, field.number(), b"");
+                    return Ok(());
+                }
+                this.single(field, true, out)
+            }),
+            kind => {
                 let start = wire::open(out, field.number());
-                self.repeated(|this| this.number(field.kind(), out).map(|_| ()))?;
+                self.repeated(&mut |this| {
+                    if this.take_null()? {
+                        write_zero(kind, out);
+                        return Ok(());
+                    }
+                    this.number(kind, out).map(|_| ())
+                })?;
                 if out.len() == start {
                     // An empty list is an unset one.
                     let mut key = Vec::new();
@@ -395,8 +432,12 @@ impl<'t, 's> Parse<'t, 's> {
                 return Ok(Some(!value));
             }
             (Kind::Bool, _) => {
-                self.wrong(&event, at, "true or false")?;
-                return Ok(None);
+                let Some(value) = scalar::parse_bool(text).filter(|_| plain == Plain::Word) else {
+                    self.wrong(&event, at, "true or false")?;
+                    return Ok(None);
+                };
+                out.push(value.into());
+                return Ok(Some(!value));
             }
             (Kind::Enum(names), Plain::Word | Plain::Bool(_)) => {
                 return Ok(self.enum_name(names, text, at, out));
@@ -440,6 +481,15 @@ impl<'t, 's> Parse<'t, 's> {
         self.unknown(at, format!("unknown value {text:?} of {}", names.name()));
         None
     }
+}
+
+fn write_zero(kind: Kind, out: &mut Vec<u8>) {
+    let size = match wire_type(kind) {
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        _ => 1,
+    };
+    out.extend_from_slice(&[0; 8][..size]);
 }
 
 fn wire_type(kind: Kind) -> WireType {
