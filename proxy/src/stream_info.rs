@@ -447,8 +447,16 @@ pub struct StreamInfo {
     pub grpc_messages: Option<GrpcMessages>,
     pub is_health_check: bool,
     pub is_internal: bool,
-    /// The request is sampled for tracing: what `traceable_filter` looks at.
-    pub is_traced: bool,
+    /// Why the request would be traced: what `tracing.*` counts.
+    pub trace_reason: Option<TraceReason>,
+}
+
+/// Why a request is traced (Envoy's `Tracing::Reason`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceReason {
+    Sampling,
+    ServiceForced,
+    ClientForced,
 }
 
 impl StreamInfo {
@@ -487,7 +495,7 @@ impl StreamInfo {
             grpc_messages: None,
             is_health_check: false,
             is_internal: false,
-            is_traced: false,
+            trace_reason: None,
         }
     }
 

@@ -24,6 +24,7 @@ areas! {
     access_logs,
     admin,
     bad_input,
+    combinations,
     compressor,
     filter_chains,
     filter_levels,

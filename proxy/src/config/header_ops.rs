@@ -220,10 +220,15 @@ impl Addition {
 
 /// Envoy keeps certain headers in one line: what is added to them follows a comma.
 fn join(list: &mut HeaderList, name: &HeaderName, value: &[u8]) {
+    if value.is_empty() {
+        return;
+    }
     let mut joined = SmallVec::<[u8; 256]>::new();
     for line in list.get_all(name) {
         joined.extend_from_slice(line);
-        joined.push(b',');
+        if !joined.is_empty() {
+            joined.push(b',');
+        }
     }
     joined.extend_from_slice(value);
     list.set(name, &joined);

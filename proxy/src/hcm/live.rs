@@ -28,6 +28,7 @@ pub struct WorkerHcm {
     pub scope: HcmScope,
     pub stats: Block<HttpStat>,
     pub router_stats: Block<RouterStat>,
+    pub tracing_stats: Block<HttpTracingStat>,
     pub listener_stats: Block<ListenerHttpStat>,
     pub logs: AccessLogs,
     pub upstream_logs: AccessLogs,
@@ -70,6 +71,7 @@ impl WorkerHcm {
         Self {
             stats: scope.block(worker.index),
             router_stats: scope.block(worker.index),
+            tracing_stats: scope.block(worker.index),
             listener_stats: listener_scope.block(worker.index),
             logs: worker.access_logs.bind(&config.access_log),
             upstream_logs: worker.access_logs.bind(&config.router.upstream_log),

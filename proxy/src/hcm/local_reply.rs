@@ -69,7 +69,9 @@ pub fn respond(
     if let Some(headers) = reply.headers {
         head.headers = headers;
     }
-    let (body, content_type) = rewrite(reply.body, config, request, &mut head, info);
+    let own_type = head.headers.get(&names::CONTENT_TYPE).map(<[u8]>::to_vec);
+    let (body, content_type) = rewrite(reply.body.clone(), config, request, &mut head, info);
+    let rewritten = body != reply.body;
     let is_head = request.is_some_and(|r| r.method == Method::HEAD);
     if request.is_some_and(grpc::is_grpc_request) {
         let status = reply.grpc_status.unwrap_or_else(|| grpc::from_http(head.status));
@@ -79,7 +81,6 @@ pub fn respond(
             _ => &body[..],
         };
         into_grpc(&mut head, status, if is_head { b"" } else { message });
-        info.response_code = Some(head.status);
         return (head, Bytes::new());
     }
     if body.is_empty() {
@@ -88,8 +89,10 @@ pub fn respond(
     } else {
         let mut length = itoa::Buffer::new();
         head.headers.set(&names::CONTENT_LENGTH, length.format(body.len()).as_bytes());
-        if !head.headers.contains(&names::CONTENT_TYPE) {
-            head.headers.append(&names::CONTENT_TYPE, content_type.as_bytes());
+        // What said the type of the old body does not of a new one, unless the mapper has said it.
+        let have = head.headers.get(&names::CONTENT_TYPE);
+        if have.is_none() || rewritten && have == own_type.as_deref() {
+            head.headers.set(&names::CONTENT_TYPE, content_type.as_bytes());
         }
     }
     (head, if is_head { Bytes::new() } else { body })

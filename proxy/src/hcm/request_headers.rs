@@ -11,7 +11,7 @@ use crate::codec::name::{HeaderName, names};
 use crate::config::hcm::HttpConnectionManager;
 use crate::config::route::RouteTable;
 use crate::format::address::IpText;
-use crate::stream_info::{Address, StreamInfo};
+use crate::stream_info::{Address, ConnectionInfo, StreamInfo};
 
 /// What a peer that is not internal may not tell us.
 const EXTERNAL_REMOVED: &[HeaderName] = &[
@@ -105,7 +105,7 @@ pub fn mutate(
     }
     client_cert::forward(head, &info.connection, hcm);
     if let Some(tracing) = &hcm.tracing {
-        request_id::decide_trace(head, &hcm.request_id, tracing);
+        info.trace_reason = request_id::decide_trace(head, &hcm.request_id, tracing);
     }
 }
 
@@ -176,6 +176,7 @@ fn trusted_client(
     if !hcm.use_remote_address {
         let found = last_address(head, hcm.xff_num_trusted_hops);
         set_forwarded_proto(head, connection.is_tls, false);
+        set_forwarded_port(head, connection, hcm, false);
         return found;
     }
     let single = !head.headers.contains(&names::X_FORWARDED_FOR);
@@ -186,14 +187,23 @@ fn trusted_client(
         append_xff(head, info, hcm);
     }
     set_forwarded_proto(head, connection.is_tls, hops == 0);
+    set_forwarded_port(head, connection, hcm, hops == 0);
+    Trusted { address: Some(address), single }
+}
+
+fn set_forwarded_port(
+    head: &mut RequestHead,
+    connection: &ConnectionInfo,
+    hcm: &HttpConnectionManager,
+    overwrite: bool,
+) {
     if hcm.append_x_forwarded_port
-        && (hops == 0 || !head.headers.contains(&names::X_FORWARDED_PORT))
+        && (overwrite || !head.headers.contains(&names::X_FORWARDED_PORT))
         && let Some(local) = connection.local.ip()
     {
         let mut port = itoa::Buffer::new();
         head.headers.set(&names::X_FORWARDED_PORT, port.format(local.port()).as_bytes());
     }
-    Trusted { address: Some(address), single }
 }
 
 fn set_forwarded_proto(head: &mut RequestHead, is_tls: bool, overwrite: bool) {

@@ -5,6 +5,7 @@
 use crate::codec::head::RequestHead;
 use crate::codec::name::names;
 use crate::config::hcm::{RequestIdConfig, Tracing};
+use crate::stream_info::TraceReason;
 
 /// Length of a UUID in text.
 const LEN: usize = 36;
@@ -54,39 +55,46 @@ fn set_reason(head: &mut RequestHead, reason: u8) {
 }
 
 /// Decides whether a request is traced and packs the reason into its id.
-pub fn decide_trace(head: &mut RequestHead, config: &RequestIdConfig, tracing: &Tracing) {
+pub fn decide_trace(
+    head: &mut RequestHead,
+    config: &RequestIdConfig,
+    tracing: &Tracing,
+) -> Option<TraceReason> {
     if !config.use_for_trace_sampling {
-        return;
+        return Some(TraceReason::Sampling);
     }
-    let Some(id) = head.headers.get(&names::X_REQUEST_ID) else { return };
-    let Some(point) = id
-        .get(..8)
-        .and_then(|d| std::str::from_utf8(d).ok())
-        .and_then(|d| u64::from_str_radix(d, 16).ok())
-    else {
-        return;
+    let id = head.headers.get(&names::X_REQUEST_ID)?;
+    let digits = id.get(..8).and_then(|digits| std::str::from_utf8(digits).ok())?;
+    let point = (u64::from_str_radix(digits, 16).ok()? % 10_000) as u32;
+    let have = match id.get(REASON_AT) {
+        Some(&SAMPLED) => Some(TraceReason::Sampling),
+        Some(&SERVICE_FORCED) => Some(TraceReason::ServiceForced),
+        Some(&CLIENT_FORCED) => Some(TraceReason::ClientForced),
+        _ => None,
     };
-    let point = (point % 10_000) as u32;
-    let have = id
-        .get(REASON_AT)
-        .copied()
-        .filter(|r| matches!(*r, SAMPLED | SERVICE_FORCED | CLIENT_FORCED));
     let mut reason = have;
     if reason.is_none() {
         if head.headers.contains(&names::X_CLIENT_TRACE_ID) && point < tracing.client_sampling {
-            reason = Some(CLIENT_FORCED);
+            reason = Some(TraceReason::ClientForced);
         } else if head.headers.contains(&names::X_ENVOY_FORCE_TRACE) {
-            reason = Some(SERVICE_FORCED);
+            reason = Some(TraceReason::ServiceForced);
         } else if point < tracing.random_sampling {
-            reason = Some(SAMPLED);
+            reason = Some(TraceReason::Sampling);
         }
     }
     if point >= tracing.overall_sampling {
         reason = None;
     }
     if config.pack_trace_reason && reason != have {
-        set_reason(head, reason.unwrap_or(NO_TRACE));
+        let digit = match reason {
+            None => NO_TRACE,
+            Some(TraceReason::Sampling) => SAMPLED,
+            Some(TraceReason::ServiceForced) => SERVICE_FORCED,
+            Some(TraceReason::ClientForced) => CLIENT_FORCED,
+        };
+        set_reason(head, digit);
     }
+    reason
 }
 
 #[cfg(test)]

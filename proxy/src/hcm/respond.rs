@@ -20,8 +20,8 @@ use crate::codec::queue::FrameQueue;
 use crate::codec::{Fault, Frame, ParseFault, ServerStream};
 use crate::format;
 use crate::http_filters::Flow;
-use crate::stats::names::{HttpStat, ListenerHttpStat};
-use crate::stream_info::ResponseFlags;
+use crate::stats::names::{HttpStat, HttpTracingStat, ListenerHttpStat};
+use crate::stream_info::{ResponseFlags, TraceReason};
 
 /// The body of a local reply.
 struct LocalBody(Option<Bytes>);
@@ -337,6 +337,15 @@ impl ActiveStream<'_> {
     }
 
     fn count_response(&self, status: StatusCode) {
+        if self.hcm.config.tracing.is_some() {
+            let reason = self.info.trace_reason.filter(|_| !self.info.is_health_check);
+            self.hcm.tracing_stats.inc(match reason {
+                None => HttpTracingStat::NotTraceable,
+                Some(TraceReason::Sampling) => HttpTracingStat::RandomSampling,
+                Some(TraceReason::ServiceForced) => HttpTracingStat::ServiceForced,
+                Some(TraceReason::ClientForced) => HttpTracingStat::ClientEnabled,
+            });
+        }
         if self.info.is_health_check {
             return;
         }

@@ -253,15 +253,15 @@ impl<'r> Forwarding<'r> {
         }
         let timeouts = timeouts::decide(action, &config.router, &mut s.request);
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
+        let no_time = std::time::Duration::ZERO;
+        timeouts::set_headers(&timeouts, action, &config.router, no_time, &mut s.request);
+        // What the route's header operations see, and may change: the first try sets neither again.
+        s.info.upstream.attempts = 1;
+        if table.virtual_host(matched).include_request_attempt_count {
+            s.request.headers.set(&names::X_ENVOY_ATTEMPT_COUNT, b"1");
+        }
         let keep_original = !config.router.suppress_envoy_headers;
         rewrite::finalize_request(table, matched, &mut s.request, &s.info, keep_original);
-        timeouts::set_headers(
-            &timeouts,
-            action,
-            &config.router,
-            std::time::Duration::ZERO,
-            &mut s.request,
-        );
         let retry = RetryState::new(action.retry_policy.as_ref(), &mut s.request);
         let limit = table
             .matched_route(matched)
@@ -365,7 +365,7 @@ impl<'r> Forwarding<'r> {
             virtual_host.include_request_attempt_count,
             virtual_host.include_is_timeout_retry_header,
         );
-        if count {
+        if count && self.attempts > 1 {
             let mut text = itoa::Buffer::new();
             let text = text.format(self.attempts);
             s.request.headers.set(&names::X_ENVOY_ATTEMPT_COUNT, text.as_bytes());

@@ -168,7 +168,8 @@ impl Mirror {
         let whole = outcome.is_ok();
         match outcome {
             Ok(true) => lease.release(true, Instant::now()),
-            Ok(false) | Err(_) => lease.reset(reset_code::INTERNAL_ERROR),
+            Ok(false) => lease.reset(reset_code::INTERNAL_ERROR),
+            Err(fault) => lease.close(fault.is_remote()),
         }
         Some((status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), whole))
     }
