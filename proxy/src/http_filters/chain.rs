@@ -105,6 +105,7 @@ macro_rules! registry {
 registry! {
     Cors = cors,
     HeaderMutation = header_mutation,
+    HeaderToMetadata = header_to_metadata,
     Rbac = rbac,
     Buffer = buffer,
     Fault = fault,

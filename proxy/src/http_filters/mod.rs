@@ -11,6 +11,7 @@ pub mod cors;
 pub mod fault;
 pub mod grpc_stats;
 pub mod header_mutation;
+pub mod header_to_metadata;
 pub mod local_ratelimit;
 pub mod query_mutation;
 pub mod rbac;
