@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::codec::head::RequestHead;
+use crate::codec::name::{HeaderName, names};
 use crate::config::cidr::Cidr;
 use crate::config::matcher::header::HeaderMatcher;
 use crate::config::matcher::{PathMatcher, StringMatcher};
@@ -12,9 +13,18 @@ use crate::stream_info::{Address, ConnectionInfo, StreamInfo};
 /// Policies and what it means that one matches.
 #[derive(Debug)]
 pub struct RbacEngine {
-    pub action: RbacAction,
+    pub effect: RbacEffect,
     /// By name: the first that matches is the one that is named.
     pub policies: Box<[RbacPolicy]>,
+}
+
+/// What an engine's policies do.
+#[derive(Debug)]
+pub enum RbacEffect {
+    /// One action for all of them.
+    Shared(RbacAction),
+    /// The action of each, in a matcher: what none matches is denied. `logs`: one of them is `Log`.
+    Each { actions: Box<[RbacAction]>, logs: bool },
 }
 
 /// `RBAC.Action`.
@@ -44,6 +54,8 @@ pub enum RbacRule {
     Or(Box<[RbacRule]>),
     Not(Box<RbacRule>),
     Header(HeaderMatcher),
+    /// As the input of a matcher: all lines of a header, joined by commas.
+    WholeHeader(HeaderName, StringMatcher),
     UrlPath(PathMatcher),
     /// Local address of the connection, as redirected or proxied.
     DestinationIp(Cidr),
@@ -63,6 +75,16 @@ pub enum RbacRule {
     RemoteIp(Cidr),
     /// TLS; where there is a matcher, a peer certificate of which a URI, a DNS name or the subject matches.
     Authenticated(Option<StringMatcher>),
+    /// As the input of a matcher: names of one kind in the peer's certificate, joined by commas.
+    PeerName(PeerName, StringMatcher),
+}
+
+/// A kind of name in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerName {
+    UriSan,
+    DnsSan,
+    Subject,
 }
 
 /// Who asks for what.
@@ -101,16 +123,20 @@ impl RbacEngine {
     pub fn evaluate(&self, subject: &RbacSubject<'_>) -> RbacVerdict<'_> {
         let at = self.policies.iter().position(|policy| policy.matches(subject));
         let policy = at.map(|at| &self.policies[at].name);
-        let (allowed, log) = self.decide(at.is_some());
+        let (allowed, log) = self.decide(at);
         RbacVerdict { allowed, policy, at, log }
     }
 
-    /// Whether it lets pass, by whether a policy matches; and what `RbacAction::Log` leaves.
-    pub fn decide(&self, matched: bool) -> (bool, Option<bool>) {
-        match self.action {
-            RbacAction::Allow => (matched, None),
-            RbacAction::Deny => (!matched, None),
-            RbacAction::Log => (true, Some(matched)),
+    /// Whether it lets pass what the policy at a place matches, or none; and what `RbacAction::Log` leaves.
+    pub fn decide(&self, at: Option<usize>) -> (bool, Option<bool>) {
+        match &self.effect {
+            RbacEffect::Shared(RbacAction::Allow) => (at.is_some(), None),
+            RbacEffect::Shared(RbacAction::Deny) => (at.is_none(), None),
+            RbacEffect::Shared(RbacAction::Log) => (true, Some(at.is_some())),
+            RbacEffect::Each { actions, logs } => {
+                let Some(action) = at.map(|at| actions[at]) else { return (false, None) };
+                (action != RbacAction::Deny, logs.then_some(action == RbacAction::Log))
+            }
         }
     }
 }
@@ -131,6 +157,9 @@ impl RbacRule {
             Self::Or(rules) => rules.iter().any(|rule| rule.matches(subject)),
             Self::Not(rule) => !rule.matches(subject),
             Self::Header(matcher) => matcher.matches(&subject.head),
+            Self::WholeHeader(name, matcher) => {
+                subject.head.is_some_and(|head| is_whole_header(head, name, matcher))
+            }
             Self::UrlPath(matcher) => {
                 subject.head.and_then(RequestHead::path).is_some_and(|path| matcher.matches(path))
             }
@@ -150,8 +179,46 @@ impl RbacRule {
             Self::DirectRemoteIp(range) => contains(range, &connection.direct_remote),
             Self::RemoteIp(range) => contains(range, subject.remote),
             Self::Authenticated(name) => is_authenticated(connection, name.as_ref()),
+            Self::PeerName(kind, matcher) => is_peer(connection, *kind, matcher),
         }
     }
+}
+
+fn is_whole_header(head: &RequestHead, name: &HeaderName, matcher: &StringMatcher) -> bool {
+    if name.is_pseudo() || *name == names::HOST {
+        return head.get(name).is_some_and(|value| matcher.matches(value));
+    }
+    let mut lines = head.headers.get_all(name);
+    let Some(first) = lines.next() else { return false };
+    let Some(second) = lines.next() else { return matcher.matches(first) };
+    let mut whole = first.to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        whole.push(b',');
+        whole.extend_from_slice(line);
+    }
+    matcher.matches(&whole)
+}
+
+fn is_peer(connection: &ConnectionInfo, kind: PeerName, matcher: &StringMatcher) -> bool {
+    let Some(certificate) = connection.tls.get().and_then(|tls| tls.peer_certificate()) else {
+        return false;
+    };
+    let mut names: Box<dyn Iterator<Item = &str>> = match kind {
+        PeerName::UriSan => Box::new(certificate.uri_sans()),
+        PeerName::DnsSan => Box::new(certificate.dns_sans()),
+        PeerName::Subject => {
+            let subject = &*certificate.subject;
+            return !subject.is_empty() && matcher.matches(subject.as_bytes());
+        }
+    };
+    let Some(first) = names.next() else { return false };
+    let Some(second) = names.next() else { return matcher.matches(first.as_bytes()) };
+    let mut all = format!("{first},{second}");
+    for name in names {
+        all.push(',');
+        all.push_str(name);
+    }
+    matcher.matches(all.as_bytes())
 }
 
 fn is_authenticated(connection: &ConnectionInfo, name: Option<&StringMatcher>) -> bool {

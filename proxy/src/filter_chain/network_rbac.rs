@@ -17,6 +17,7 @@ use bytes::BytesMut;
 use crate::config::compile::core::{compile_optional_duration, unpack_any};
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::rbac::compile_rbac;
+use crate::config::compile::rbac_matcher::compile_rbac_matcher;
 use crate::config::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
 use crate::config::rbac::{RbacEngine, RbacSubject};
@@ -52,18 +53,19 @@ pub fn compile(any: &Any, path: &FieldPath<'_>) -> Option<Arc<NetworkRbac>> {
     if pb.stat_prefix.is_empty() {
         path.field("stat_prefix").error("value length must be at least 1 characters");
     }
-    for (set, field) in
-        [(pb.matcher.is_some(), "matcher"), (pb.shadow_matcher.is_some(), "shadow_matcher")]
-    {
-        if set {
-            path.field(field).error("matcher trees are not supported");
-        }
-    }
-    let engine = |rules: &Option<crate::config::pb::envoy::config::rbac::v3::Rbac>, field| {
-        rules.as_ref().map(|rules| compile_rbac(rules, &path.field(field)))
+    // A matcher takes the place of rules, as in Envoy.
+    let rules = match (&pb.matcher, &pb.rules) {
+        (Some(matcher), _) => Some(compile_rbac_matcher(matcher, false, &path.field("matcher"))),
+        (None, rules) => rules.as_ref().map(|rules| compile_rbac(rules, &path.field("rules"))),
     };
-    let rules = engine(&pb.rules, "rules");
-    let shadow_rules = engine(&pb.shadow_rules, "shadow_rules");
+    let shadow_rules = match (&pb.shadow_matcher, &pb.shadow_rules) {
+        (Some(matcher), _) => {
+            Some(compile_rbac_matcher(matcher, false, &path.field("shadow_matcher")))
+        }
+        (None, rules) => {
+            rules.as_ref().map(|rules| compile_rbac(rules, &path.field("shadow_rules")))
+        }
+    };
     let dotted = |prefix: &str| format!("{}.", prefix.trim_end_matches('.'));
     Some(Arc::new(NetworkRbac {
         rules: rules.map_or(Some(None), |e| e.map(Some))?,

@@ -12,6 +12,7 @@ use super::{FilterContext, Flow, HttpFilter, PerRouteConfig};
 use crate::config::compile::core::unpack_any;
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::rbac::compile_rbac;
+use crate::config::compile::rbac_matcher::compile_rbac_matcher;
 use crate::config::pb::envoy::extensions::filters::http::rbac::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
 use crate::config::rbac::{RbacEngine, RbacSubject};
@@ -104,7 +105,7 @@ impl Side {
             let policy = engine.policies[at].name.to_string();
             fields.insert(self.policy_field.to_string(), Value::String(policy));
         }
-        let (allowed, _) = engine.decide(at.is_some());
+        let (allowed, _) = engine.decide(at);
         let result = if allowed { "allowed" } else { "denied" };
         fields.insert(self.result_field.clone(), Value::String(result.to_owned()));
         Arc::new(fields)
@@ -175,21 +176,18 @@ pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConf
 }
 
 fn compile_engines(config: &pb::Rbac, path: &FieldPath<'_>) -> Option<Engines> {
-    for (set, field) in
-        [(config.matcher.is_some(), "matcher"), (config.shadow_matcher.is_some(), "shadow_matcher")]
-    {
-        if set {
-            path.field(field).error("matcher trees are not supported");
-            return None;
-        }
-    }
-    let rules = match &config.rules {
-        Some(rules) => Some(compile_rbac(rules, &path.field("rules"))?),
-        None => None,
+    // A matcher takes the place of rules, as in Envoy.
+    let rules = match (&config.matcher, &config.rules) {
+        (Some(matcher), _) => Some(compile_rbac_matcher(matcher, true, &path.field("matcher"))?),
+        (None, Some(rules)) => Some(compile_rbac(rules, &path.field("rules"))?),
+        (None, None) => None,
     };
-    let shadow_rules = match &config.shadow_rules {
-        Some(rules) => Some(compile_rbac(rules, &path.field("shadow_rules"))?),
-        None => None,
+    let shadow_rules = match (&config.shadow_matcher, &config.shadow_rules) {
+        (Some(matcher), _) => {
+            Some(compile_rbac_matcher(matcher, true, &path.field("shadow_matcher"))?)
+        }
+        (None, Some(rules)) => Some(compile_rbac(rules, &path.field("shadow_rules"))?),
+        (None, None) => None,
     };
     let policy_stats = config.track_per_rule_stats.then(|| {
         let policies = rules.iter().chain(&shadow_rules).flat_map(|engine| &engine.policies);

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::pb::envoy::config::rbac::v3 as rbac_pb;
 use crate::config::pb::envoy::r#type::matcher::v3 as matcher_pb;
+use crate::config::pb::xds::r#type::matcher::v3 as pb_xds;
 use crate::http_filters::testing::{TestStream, any, compiled, print};
 use matcher_pb::string_matcher::MatchPattern;
 
@@ -145,6 +146,8 @@ fn names_of_statistics() {
 
 #[test]
 fn matcher_trees_are_refused() {
-    let config = pb::Rbac { matcher: Some(Default::default()), ..Default::default() };
+    let tree = pb_xds::matcher::MatcherType::MatcherTree(Default::default());
+    let matcher = pb_xds::Matcher { matcher_type: Some(tree), on_no_match: None };
+    let config = pb::Rbac { matcher: Some(matcher), ..Default::default() };
     assert!(compiled(|path| compile(&any(&config), "", path)).unwrap_err().contains("matcher"));
 }

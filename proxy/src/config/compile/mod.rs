@@ -28,6 +28,7 @@ pub mod original_dst;
 pub mod protocol_options;
 pub mod rate_limit;
 pub mod rbac;
+pub mod rbac_matcher;
 pub mod route;
 pub mod slots;
 pub mod source;

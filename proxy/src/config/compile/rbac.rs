@@ -12,7 +12,7 @@ use crate::config::cidr::Cidr;
 use crate::config::pb::envoy::config::core::v3::CidrRange as PbCidr;
 use crate::config::pb::envoy::config::rbac::v3 as pb;
 use crate::config::pb::envoy::r#type::v3::Int32Range;
-use crate::config::rbac::{RbacAction, RbacEngine, RbacPolicy, RbacRule};
+use crate::config::rbac::{RbacAction, RbacEffect, RbacEngine, RbacPolicy, RbacRule};
 
 /// `None` after an error.
 pub fn compile_rbac(rbac: &pb::Rbac, path: &FieldPath<'_>) -> Option<RbacEngine> {
@@ -35,7 +35,7 @@ pub fn compile_rbac(rbac: &pb::Rbac, path: &FieldPath<'_>) -> Option<RbacEngine>
         .map(|name| compile_policy(name, &rbac.policies[name], &path.key("policies", name)))
         .collect();
     let policies: Option<Box<[_]>> = policies.into_iter().collect();
-    Some(RbacEngine { action, policies: policies? })
+    Some(RbacEngine { effect: RbacEffect::Shared(action), policies: policies? })
 }
 
 fn compile_policy(name: &str, policy: &pb::Policy, path: &FieldPath<'_>) -> Option<RbacPolicy> {

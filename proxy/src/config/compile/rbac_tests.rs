@@ -6,10 +6,12 @@ use http::Method;
 use super::*;
 use crate::codec::head::{Protocol, RequestHead};
 use crate::config::compile::diagnostic::Diagnostics;
+use crate::config::compile::rbac_matcher::compile_rbac_matcher;
 use crate::config::pb::envoy::config::route::v3::HeaderMatcher;
 use crate::config::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use crate::config::pb::envoy::r#type::matcher::v3 as matcher_pb;
 use crate::config::pb::google::protobuf::UInt32Value;
+use crate::config::pb::xds::r#type::matcher::v3 as pb_xds;
 use crate::config::rbac::RbacSubject;
 use crate::stream_info::{Address, ConnectionInfo, FilterState};
 use crate::tls::{CertificateChain, TlsInfo};
@@ -212,4 +214,44 @@ fn what_cannot_be_checked_is_refused() {
             format!("{policy}.permissions[2].rule"),
         ]
     );
+}
+
+/// Whether a matcher lets the connection pass that asks for this alone.
+fn matches(input: &str, matcher: &str) -> bool {
+    const INPUTS: &str = "t/envoy.extensions.matching.common_inputs";
+    let matcher: pb_xds::Matcher = crate::config::json::from_yaml(&format!(
+        "{{matcher_list: {{matchers: [{{predicate: {{single_predicate: {{input: {{name: i, typed_config: {{'@type': \
+         {INPUTS}.{input}}}}}, {matcher}}}}}, on_match: {{action: {{name: a, typed_config: {{'@type': \
+         t/envoy.config.rbac.v3.Action, name: p, action: ALLOW}}}}}}}}]}}}}"
+    ))
+    .unwrap();
+    let found = Diagnostics::new("t");
+    let engine = compile_rbac_matcher(&matcher, false, &found.root());
+    assert_eq!(found.into_vec(), []);
+    let connection = connection();
+    let remote = address("1.2.3.4:0");
+    let subject = RbacSubject { head: None, connection: &connection, remote: &remote };
+    engine.unwrap().evaluate(&subject).allowed
+}
+
+#[test]
+fn matchers_of_addresses_and_names() {
+    let ranges = |range: &str| {
+        format!(
+            "custom_match: {{name: ip, typed_config: {{'@type': \
+             t/envoy.extensions.matching.input_matchers.ip.v3.Ip, stat_prefix: x, cidr_ranges: [{range}]}}}}"
+        )
+    };
+    let inside = ranges(
+        "{address_prefix: 9.9.9.9, prefix_len: 32}, {address_prefix: 1.2.0.0, prefix_len: 16}",
+    );
+    assert!(matches("network.v3.SourceIPInput", &inside));
+    assert!(!matches(
+        "network.v3.SourceIPInput",
+        &ranges("{address_prefix: 9.9.9.9, prefix_len: 32}")
+    ));
+    let name = "network.v3.ServerNameInput";
+    assert!(matches(name, "value_match: {exact: a.example}"));
+    assert!(!matches(name, "value_match: {exact: b.example}"));
+    assert!(!matches("ssl.v3.DnsSanInput", "value_match: {exact: b.example}"));
 }
