@@ -190,18 +190,22 @@ fn bind_source(socket: &Socket, bind: &BindConfig, peer: SocketAddr) -> Result<(
         freebind.map_err(|e| ConnectError::local(&e, "IP_FREEBIND"))?;
     }
     if let Some(source) = source {
-        if source.port() == 0 {
-            // The port is chosen at connect, by the whole 4-tuple: more than 64K connections to several peers.
-            let on = 1_i32.to_ne_bytes();
-            let option = libc::IP_BIND_ADDRESS_NO_PORT;
-            sys::socket::set_option(socket.as_fd(), libc::IPPROTO_IP, option, &on)
-                .map_err(|e| ConnectError::local(&e, "IP_BIND_ADDRESS_NO_PORT"))?;
-        }
-        socket
-            .bind(&SockAddr::from(source))
-            .map_err(|e| ConnectError::local(&e, &format!("cannot bind '{source}'")))?;
+        bind_to(socket, source)?;
     }
     apply(socket, options, SocketState::Bound, peer)
+}
+
+fn bind_to(socket: &Socket, source: SocketAddr) -> Result<(), ConnectError> {
+    if source.port() == 0 {
+        // The port is chosen at connect, by the whole 4-tuple: more than 64K connections to several peers.
+        let on = 1_i32.to_ne_bytes();
+        let option = libc::IP_BIND_ADDRESS_NO_PORT;
+        sys::socket::set_option(socket.as_fd(), libc::IPPROTO_IP, option, &on)
+            .map_err(|e| ConnectError::local(&e, "IP_BIND_ADDRESS_NO_PORT"))?;
+    }
+    socket
+        .bind(&SockAddr::from(source))
+        .map_err(|e| ConnectError::local(&e, &format!("cannot bind '{source}'")))
 }
 
 /// Binds to an address that is not ours, in place of the configured one.
@@ -221,9 +225,7 @@ fn bind_as(
         SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
     };
     transparent.map_err(|e| ConnectError::local(&e, "IP_TRANSPARENT"))?;
-    socket
-        .bind(&SockAddr::from(source.address))
-        .map_err(|e| ConnectError::local(&e, &format!("cannot bind '{}'", source.address)))?;
+    bind_to(socket, source.address)?;
     apply(socket, options, SocketState::Bound, peer)
 }
 
@@ -275,6 +277,16 @@ mod tests {
         socket.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         (socket, address)
+    }
+
+    #[test]
+    fn a_source_without_a_port_has_none_before_it_connects() {
+        for any in ["127.0.0.6:0", "[::1]:0"] {
+            let any: SocketAddr = any.parse().unwrap();
+            let socket = Socket::new(Domain::for_address(any), Type::STREAM, None).unwrap();
+            bind_to(&socket, any).unwrap();
+            assert_eq!(socket.local_addr().unwrap().as_socket().unwrap(), any);
+        }
     }
 
     #[tokio::test]
