@@ -5,22 +5,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use tests::mesh::cases::{self, Row};
-use tests::mesh::request::{Answer, Request};
-use tests::mesh::{Mesh, PROXIED, Setup};
+use tests::mesh::cases::{self, table};
+use tests::mesh::request::Request;
+use tests::mesh::{Mesh, PROXIED};
 use tests::proxy::Kind;
-
-/// What each row of the table answers.
-fn table(mesh: &Mesh, rows: &[Row]) -> Result<(Vec<Vec<Answer>>, Vec<String>)> {
-    let mut wrong = Vec::new();
-    let mut all = Vec::new();
-    for row in rows {
-        let (answers, pods): (_, BTreeMap<_, _>) = cases::answers(mesh, &row.request)?;
-        wrong.extend(row.judge(&answers, &pods).into_iter().map(|w| format!("{}: {w}", row.name)));
-        all.push(answers);
-    }
-    Ok((all, wrong))
-}
 
 /// What istiod and pilot-agent have to say against the proxies.
 fn complaints(mesh: &Mesh) -> Result<Vec<String>> {
@@ -66,24 +54,6 @@ fn every_row_holds_whoever_proxies() {
         }
         complaints(&mesh).unwrap().into_iter().for_each(&mut say);
         eprintln!("{place}: {} rows", rows.len());
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// Outrigger behind its own rules, by whichever program they come into the kernel.
-#[test]
-fn every_row_holds_behind_our_own_rules() {
-    let rows = cases::rows().unwrap();
-    let init = std::env::var("OUTRIGGER_INIT_BIN").unwrap_or_else(|_| "outrigger-init".into());
-    let mut wrong = Vec::new();
-    for backend in ["", "--force-iptables-binary legacy", "--native-nftables"] {
-        let redirect = format!(
-            "{init} -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x '' -b * -d 15090,15021,15020 {backend}"
-        );
-        let setup = Setup { redirect: Some(&redirect), ..Setup::default() };
-        let mesh = Mesh::of_outriggers("mesh-r", &setup).unwrap();
-        let (_, bad) = table(&mesh, &rows).unwrap();
-        wrong.extend(bad.into_iter().map(|what| format!("rules by {backend:?}: {what}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::Mesh;
+use super::network::Network;
 use super::request::{Answer, Request};
 
 /// A request of the sample mesh and what has to come back.
@@ -45,13 +46,45 @@ pub struct Configuration {
     pub requests: Vec<Request>,
 }
 
-/// The rows of the sample mesh.
+/// The rows of the sample mesh, over IPv4 and REDIRECT.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn rows() -> Result<Vec<Row>> {
     let text = std::fs::read_to_string(super::rig().join("rows.yaml"))?;
     Ok(serde_yaml_ng::from_str(&text)?)
+}
+
+/// The rows of a mesh with another network; `ipv6`: to its IPv6 addresses.
+///
+/// # Errors
+/// See [`rows`].
+pub fn rows_over(network: Network, ipv6: bool) -> Result<Vec<Row>> {
+    let mut rows = rows()?;
+    for row in &mut rows {
+        row.request.ipv6 = ipv6;
+        // Endpoints are of the mesh's first family, whichever the application has dialled.
+        let peer = network.peer(&row.request.from, network.ipv6_only())?;
+        for part in &mut row.expect.body {
+            *part = part.replace("127.0.0.6", &peer);
+        }
+    }
+    Ok(rows)
+}
+
+/// What each row of the table answers, and what is wrong with it.
+///
+/// # Errors
+/// See [`Mesh::ask`].
+pub fn table(mesh: &Mesh, rows: &[Row]) -> Result<(Vec<Vec<Answer>>, Vec<String>)> {
+    let mut wrong = Vec::new();
+    let mut all = Vec::new();
+    for row in rows {
+        let (answers, pods) = answers(mesh, &row.request)?;
+        wrong.extend(row.judge(&answers, &pods).into_iter().map(|w| format!("{}: {w}", row.name)));
+        all.push(answers);
+    }
+    Ok((all, wrong))
 }
 
 /// All configurations, by name of file.

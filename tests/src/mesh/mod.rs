@@ -3,11 +3,13 @@
 //! [`Mesh::up`] starts it by `mesh.py`; [`request`] sends what an application in a pod would send, from that pod's
 //! namespace; [`Mesh::push`] changes istiod's configuration and waits until every proxy has it.
 
+pub mod capture;
 pub mod cases;
 pub mod control;
 pub mod handshakes;
 pub mod load;
 pub mod netns;
+pub mod network;
 pub mod open_loop;
 pub mod request;
 pub mod streams;
@@ -20,11 +22,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use regex::Regex;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::proxy::Kind;
+use network::Network;
 use request::{Answer, Request};
 
 /// Pods with a proxy, in the order in which `mesh.py` starts them.
@@ -55,6 +59,7 @@ pub struct Mesh {
     name: String,
     dir: TempDir,
     pushes: u32,
+    pub network: Network,
 }
 
 /// How a mesh differs from the usual one.
@@ -66,6 +71,8 @@ pub struct Setup<'a> {
     pub proxy_config: Option<&'a str>,
     /// The command that installs a pod's redirect rules; Istio's own by default.
     pub redirect: Option<&'a str>,
+    /// IPv4 and REDIRECT by default.
+    pub network: Network,
 }
 
 /// The folder of the rig.
@@ -125,8 +132,9 @@ impl Mesh {
         let dir = TempDir::with_prefix(format!("outrigger-{name}-"))?;
         // The pods' user has to get in.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let mesh = Self { name: name.to_owned(), dir, pushes: 0 };
+        let mesh = Self { name: name.to_owned(), dir, pushes: 0, network: setup.network };
         let mut arguments = vec!["up".to_owned(), "--stock-envoy".to_owned()];
+        arguments.extend(setup.network.arguments().map(str::to_owned));
         arguments.extend(["--proxy".to_owned(), binary(others)?.display().to_string()]);
         for pod in pods {
             arguments.push("--proxy".to_owned());
@@ -197,13 +205,28 @@ impl Mesh {
         std::fs::read_to_string(self.dir.path().join("istiod.log")).unwrap_or_default()
     }
 
-    /// Sends a request from its pod.
+    /// Sends a request from its pod, to IPv6 addresses where the mesh has no others.
     ///
     /// # Errors
     /// The pod's namespace cannot be entered; what the request itself meets is part of the answer.
     pub fn ask(&self, request: &Request) -> Result<Answer> {
-        let request = request.clone();
+        let mut request = request.clone();
+        request.ipv6 |= self.network.ipv6_only();
         netns::within(&self.name, &request.from.clone(), move || request.send())
+    }
+
+    /// Like [`Mesh::ask`], as a user and a group, by which redirect rules know who owns a connection.
+    ///
+    /// # Errors
+    /// See [`Mesh::ask`].
+    pub fn ask_as(&self, (user, group): (u32, u32), request: &Request) -> Result<Answer> {
+        let request = request.clone();
+        netns::within(&self.name, &request.from.clone(), move || {
+            // The thread's own, which ends with the request.
+            setfsgid(Gid::from_raw(group));
+            setfsuid(Uid::from_raw(user));
+            request.send()
+        })
     }
 
     /// A page of a pod's proxy's admin interface.
@@ -253,7 +276,10 @@ impl Mesh {
     }
 
     fn page(&self, pod: &str, port: u16, path: &str) -> Result<String> {
-        let request = Request::get(pod, &format!("http://127.0.0.1:{port}{path}"));
+        // A proxy without IPv4 serves it on IPv6's loopback address; istiod is the same everywhere.
+        let v6 = self.network.ipv6_only() && pod != "istiod";
+        let host = if v6 { "[::1]" } else { "127.0.0.1" };
+        let request = Request::get(pod, &format!("http://{host}:{port}{path}"));
         let answer = self.ask(&request)?;
         ensure!(answer.status == 200, "{pod} {path}: {answer:?}");
         Ok(answer.body)

@@ -10,17 +10,10 @@ use anyhow::{Context, Result};
 use regex::Regex;
 use serde::Deserialize;
 
+use super::network;
+
 /// Longer than any timeout of the sample mesh.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// Cluster addresses of the sample mesh's services, as its DNS would give them.
-const SERVICES: [(&str, &str); 5] = [
-    ("reviews", "10.78.0.1"),
-    ("ratings", "10.78.0.2"),
-    ("details", "10.78.0.3"),
-    ("mongodb", "10.78.0.4"),
-    ("legacy", "10.78.0.5"),
-];
 
 /// One request of an application.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +36,9 @@ pub struct Request {
     /// How often it is sent: more than once where chance decides.
     #[serde(default = "once")]
     pub times: u32,
+    /// Whether it goes to the IPv6 addresses of what `url` names.
+    #[serde(skip)]
+    pub ipv6: bool,
 }
 
 fn get() -> String {
@@ -99,6 +95,7 @@ impl Request {
             body: String::new(),
             until_closed: false,
             times: 1,
+            ipv6: false,
         }
     }
 
@@ -118,12 +115,13 @@ impl Request {
     }
 
     fn try_send(&self) -> Result<Answer> {
-        let (scheme, rest) = self.url.split_once("://").context("a URL has a scheme")?;
+        let url = if self.ipv6 { network::ipv6(&self.url) } else { self.url.clone() };
+        let (scheme, rest) = url.split_once("://").context("a URL has a scheme")?;
         let (authority, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
             None => (rest, "/"),
         };
-        let mut stream = TcpStream::connect_timeout(&resolve(authority)?, PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&self.resolve(authority)?, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         if scheme == "tcp" {
             stream.write_all(self.body.as_bytes())?;
@@ -155,13 +153,17 @@ impl Request {
         }
         parse(&raw, self.method == "HEAD")
     }
-}
 
-fn resolve(authority: &str) -> Result<SocketAddr> {
-    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
-    let short = host.split('.').next().unwrap_or(host);
-    let address = SERVICES.iter().find(|(name, _)| *name == short).map_or(host, |(_, ip)| ip);
-    Ok(SocketAddr::new(address.parse().with_context(|| host.to_owned())?, port.parse()?))
+    fn resolve(&self, authority: &str) -> Result<SocketAddr> {
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port),
+            _ => (authority, "80"),
+        };
+        let address = network::resolve(host);
+        let address = if self.ipv6 { network::ipv6(address) } else { address.to_owned() };
+        let address = address.replace(['[', ']'], "");
+        Ok(SocketAddr::new(address.parse().with_context(|| host.to_owned())?, port.parse()?))
+    }
 }
 
 fn first_line(stream: &mut TcpStream) -> Result<Answer> {
