@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use super::auto::AutoPool;
 use super::connect::{Transport, connect};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
@@ -54,6 +55,8 @@ pub(super) struct Http1Pool {
     draining: Cell<bool>,
     /// The pool's place among pools, while it has connections or requests wait for one.
     seat: RefCell<Weak<Seat>>,
+    /// Who has the queue, where ALPN decides what connections speak.
+    auto: Weak<AutoPool>,
 }
 
 impl fmt::Debug for Http1Pool {
@@ -67,6 +70,7 @@ impl Http1Pool {
         host: Rc<HostContext>,
         priority: RoutingPriority,
         options: Option<Arc<TransportSocketOptions>>,
+        auto: Weak<AutoPool>,
     ) -> Rc<Self> {
         let http = &host.cluster.config.http;
         Rc::new(Self {
@@ -82,6 +86,7 @@ impl Http1Pool {
             armed: Cell::new(false),
             draining: Cell::new(false),
             seat: RefCell::default(),
+            auto,
         })
     }
 
@@ -126,7 +131,7 @@ impl Http1Pool {
         self.lease(ready)
     }
 
-    fn lease(self: &Rc<Self>, mut ready: Ready) -> Result<Lease, PoolFailure> {
+    pub(super) fn lease(self: &Rc<Self>, mut ready: Ready) -> Result<Lease, PoolFailure> {
         match RqGuard::new(&self.host, self.priority) {
             Ok(rq) => {
                 ready.record.requests += 1;
@@ -173,16 +178,11 @@ impl Http1Pool {
         }
     }
 
-    /// Takes a connection that was opened for whichever protocol it would negotiate, for the request that opened it.
-    pub(super) fn adopt(
-        self: &Rc<Self>,
-        io: Io,
-        mut record: CxRecord,
-    ) -> Result<Lease, PoolFailure> {
-        record.seat = Some(self.seat()?);
+    /// Takes a connection that was opened for whichever protocol it would negotiate.
+    pub(super) fn adopt(self: &Rc<Self>, io: Io, record: Box<CxRecord>) {
         self.open.set(self.open.get() + 1);
         let conn = Box::new(ClientConn::new(io, self.settings.clone()));
-        self.lease(Ready { conn, record: Box::new(record) })
+        self.offer(Ready { conn, record }, Instant::now());
     }
 
     /// Takes back a connection whose exchange is complete.
@@ -218,8 +218,14 @@ impl Http1Pool {
     }
 
     /// Gives a connection to who waits longest, else to the stack.
-    fn offer(self: &Rc<Self>, ready: Ready, now: Instant) {
+    pub(super) fn offer(self: &Rc<Self>, ready: Ready, now: Instant) {
         let Err(mut ready) = self.pending.serve(ready) else { return };
+        if let Some(auto) = self.auto.upgrade() {
+            match auto.serve(ready) {
+                Ok(()) => return,
+                Err(back) => ready = back,
+            }
+        }
         if self.draining.get() || self.host.host.is_removed() {
             self.closed(ready.record);
             return;
@@ -265,6 +271,9 @@ impl Http1Pool {
         self.open.set(self.open.get() - 1);
         if !self.pending.is_empty() {
             self.open_connections();
+        }
+        if let Some(auto) = self.auto.upgrade() {
+            auto.serve_pending();
         }
     }
 

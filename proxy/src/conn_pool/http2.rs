@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::auto::AutoPool;
 use super::connect::{Transport, connect};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
@@ -87,9 +88,7 @@ impl Drop for StreamSlot {
                 driver.wake_by_ref();
             }
         }
-        if let Some(pool) = connection.pool.upgrade()
-            && !pool.pending.is_empty()
-        {
+        if let Some(pool) = connection.pool.upgrade() {
             pool.serve_pending();
         }
     }
@@ -105,6 +104,8 @@ pub(super) struct Http2Pool {
     pending: PendingQueue<StreamSlot>,
     connecting: Cell<usize>,
     draining: Cell<bool>,
+    /// Who has the queue, where ALPN decides what connections speak.
+    auto: Weak<AutoPool>,
 }
 
 impl fmt::Debug for Http2Pool {
@@ -118,6 +119,7 @@ impl Http2Pool {
         host: Rc<HostContext>,
         priority: RoutingPriority,
         options: Option<Arc<TransportSocketOptions>>,
+        auto: Weak<AutoPool>,
     ) -> Rc<Self> {
         let http = &host.cluster.config.http;
         let settings = Settings::new(
@@ -134,6 +136,7 @@ impl Http2Pool {
             pending: PendingQueue::default(),
             connecting: Cell::new(0),
             draining: Cell::new(false),
+            auto,
         })
     }
 
@@ -161,7 +164,7 @@ impl Http2Pool {
         self.lease(slot)
     }
 
-    fn lease(&self, slot: StreamSlot) -> Result<Lease, PoolFailure> {
+    pub(super) fn lease(&self, slot: StreamSlot) -> Result<Lease, PoolFailure> {
         let rq = RqGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
         Ok(Lease::new_http2(slot, rq))
     }
@@ -172,7 +175,7 @@ impl Http2Pool {
     }
 
     /// Takes a place on the most recently used connection that has one.
-    fn reserve(&self) -> Option<StreamSlot> {
+    pub(super) fn reserve(&self) -> Option<StreamSlot> {
         let mut connections = self.connections.borrow_mut();
         let at = connections.iter().rposition(|connection| self.room(connection))?;
         let last = connections.len() - 1;
@@ -199,6 +202,9 @@ impl Http2Pool {
             drop(self.pending.serve(slot));
         }
         self.open_connections();
+        if let Some(auto) = self.auto.upgrade() {
+            auto.serve_pending();
+        }
     }
 
     fn open_connections(self: &Rc<Self>) {
@@ -214,36 +220,32 @@ impl Http2Pool {
         }
     }
 
-    /// Takes a connection that was opened for whichever protocol it would negotiate; a stream for the request that
-    /// opened it.
+    /// Takes a connection that was opened for whichever protocol it would negotiate.
     pub(super) async fn adopt(
-        self: Rc<Self>,
+        self: &Rc<Self>,
         io: Io,
-        mut record: CxRecord,
-    ) -> Result<Lease, PoolFailure> {
+        mut record: Box<CxRecord>,
+    ) -> Result<(), PoolFailure> {
+        let (handle, driver) = self.greet(io, &mut record).await?;
+        self.add(handle, driver, *record);
+        Ok(())
+    }
+
+    async fn greet(
+        &self,
+        io: Io,
+        record: &mut CxRecord,
+    ) -> Result<(ClientConn, Driver), PoolFailure> {
         let counters = self.host.cluster.http2_counters();
-        match ClientConn::handshake(io, self.settings.clone(), counters).await {
-            Ok((handle, driver)) => self.add(handle, driver, record),
-            Err(_) => {
-                record.end_by_peer();
-                return Err(PoolFailure::LocalClose);
-            }
-        }
-        match self.try_acquire() {
-            Some(lease) => lease,
-            None => self.wait().await,
-        }
+        ClientConn::handshake(io, self.settings.clone(), counters).await.map_err(|_| {
+            record.end_by_peer();
+            PoolFailure::LocalClose
+        })
     }
 
     async fn open_connection(self: Rc<Self>, mut record: CxRecord) {
         let outcome = match connect(&self.host, &self.transport, &mut record).await {
-            Ok(io) => {
-                let counters = self.host.cluster.http2_counters();
-                ClientConn::handshake(io, self.settings.clone(), counters).await.map_err(|_| {
-                    record.end_by_peer();
-                    PoolFailure::LocalClose
-                })
-            }
+            Ok(io) => self.greet(io, &mut record).await,
             Err(failure) => Err(failure),
         };
         self.connecting.set(self.connecting.get() - 1);
@@ -274,7 +276,9 @@ impl Http2Pool {
         });
         let timer = self.host.cluster.timers.timer();
         tokio::task::spawn_local(drive(driver, Rc::downgrade(&connection), record, timer));
-        if !self.draining.get() || !self.pending.is_empty() {
+        let is_waited_for = !self.pending.is_empty()
+            || self.auto.upgrade().is_some_and(|auto| auto.is_waited_for());
+        if !self.draining.get() || is_waited_for {
             self.connections.borrow_mut().push(connection);
         }
         self.serve_pending();
@@ -365,6 +369,7 @@ async fn drive(
         Poll::Pending
     })
     .await;
+    let mut after = None;
     // Ended by us when nobody held it any more, by the peer otherwise.
     if let Some(connection) = connection.upgrade() {
         let pool = connection.pool.upgrade();
@@ -380,12 +385,15 @@ async fn drive(
             if pool.unlist(&connection) && handle.has_goaway() {
                 pool.host.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
             }
-            if !pool.pending.is_empty() {
-                pool.serve_pending();
-            }
+            after = Some(pool);
         }
     }
     record.requests = requests.map_or(0, |requests| requests.get());
+    // Those who wait because of the limit may have its place.
+    drop(record);
+    if let Some(pool) = after {
+        pool.serve_pending();
+    }
 }
 
 /// A place in the queue, which is left when the request is given up.

@@ -4,6 +4,7 @@
 //! side asks for. A warm HTTP/1 lease costs no allocation, no system call and no wait. Everybody else queues up to
 //! `max_pending_requests` while connections open. Limits count over all workers (`cluster::circuit_breaker`).
 
+mod auto;
 mod connect;
 mod http1;
 mod http2;
@@ -11,10 +12,10 @@ mod pending;
 mod record;
 mod tcp;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,10 +35,11 @@ use crate::stats::names::ClusterStat;
 use crate::stream_info::Address;
 use crate::tls::TlsInfo;
 use crate::upstream::{ConnectError, TransportSocketOptions};
+use auto::AutoPool;
 use connect::Transport;
 use http1::{Http1Pool, Ready};
 use http2::{Http2Pool, StreamSlot};
-use record::{CxKind, CxRecord, PendingGuard, RqGuard};
+use record::{CxRecord, RqGuard};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +93,42 @@ impl PoolFailure {
 enum HttpPool {
     Http1(Rc<Http1Pool>),
     Http2(Rc<Http2Pool>),
+    Auto(Rc<AutoPool>),
+}
+
+/// What connections speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PoolKind {
+    Http1,
+    Http2,
+    /// What each negotiates.
+    Auto,
+}
+
+impl HttpPool {
+    fn kind(&self) -> PoolKind {
+        match self {
+            Self::Http1(_) => PoolKind::Http1,
+            Self::Http2(_) => PoolKind::Http2,
+            Self::Auto(_) => PoolKind::Auto,
+        }
+    }
+
+    fn try_acquire(self) -> Result<Acquire, PoolFailure> {
+        let ready = match &self {
+            Self::Http1(pool) => pool.try_acquire(),
+            Self::Http2(pool) => pool.try_acquire(),
+            Self::Auto(pool) => pool.try_acquire(),
+        };
+        if let Some(result) = ready {
+            return result.map(Acquire::Ready);
+        }
+        Ok(Acquire::Wait(match self {
+            Self::Http1(pool) => Box::pin(pool.wait()),
+            Self::Http2(pool) => Box::pin(pool.wait()),
+            Self::Auto(pool) => Box::pin(pool.wait()),
+        }))
+    }
 }
 
 #[derive(Debug)]
@@ -98,7 +136,7 @@ struct Entry {
     priority: RoutingPriority,
     options: Option<Arc<TransportSocketOptions>>,
     pool: HttpPool,
-    /// HTTP/2: for as long as the pool is there. HTTP/1: its connections hold it.
+    /// HTTP/2: for as long as the pool is there. Elsewhere its connections hold it.
     seat: Option<Rc<Seat>>,
 }
 
@@ -108,18 +146,17 @@ impl Entry {
         match &self.pool {
             HttpPool::Http1(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
             HttpPool::Http2(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
+            HttpPool::Auto(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
         }
     }
 
     fn is(
         &self,
-        is_http2: bool,
+        kind: PoolKind,
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> bool {
-        matches!(self.pool, HttpPool::Http2(_)) == is_http2
-            && self.priority == priority
-            && self.options.as_ref() == options
+        self.pool.kind() == kind && self.priority == priority && self.options.as_ref() == options
     }
 }
 
@@ -145,8 +182,6 @@ pub struct HostPools {
     host: Rc<HostContext>,
     /// Nearly always one.
     http: RefCell<SmallVec<[Entry; 1]>>,
-    /// Under `auto_config`: what the first connection negotiated.
-    negotiated: Rc<Cell<Option<Protocol>>>,
 }
 
 impl fmt::Debug for HostPools {
@@ -184,7 +219,7 @@ impl Drop for Seat {
 
 impl HostPools {
     pub(crate) fn new(host: Rc<HostContext>) -> Self {
-        Self { host, http: RefCell::default(), negotiated: Rc::default() }
+        Self { host, http: RefCell::default() }
     }
 
     /// A connection (HTTP/1) or a stream (HTTP/2) for one request.
@@ -197,19 +232,14 @@ impl HostPools {
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> Result<Acquire, PoolFailure> {
-        match self.pool(protocol == Protocol::Http2, priority, options)? {
-            HttpPool::Http1(pool) => match pool.try_acquire() {
-                Some(result) => result.map(Acquire::Ready),
-                None => Ok(Acquire::Wait(Box::pin(pool.wait()))),
-            },
-            HttpPool::Http2(pool) => match pool.try_acquire() {
-                Some(result) => result.map(Acquire::Ready),
-                None => Ok(Acquire::Wait(Box::pin(pool.wait()))),
-            },
-        }
+        let kind = match protocol {
+            Protocol::Http2 => PoolKind::Http2,
+            _ => PoolKind::Http1,
+        };
+        self.pool(kind, priority, options)?.try_acquire()
     }
 
-    /// As `try_acquire` for a cluster that leaves the protocol to ALPN: the first connection finds out.
+    /// As `try_acquire` for a cluster that leaves the protocol to ALPN: each connection finds out.
     ///
     /// # Errors
     /// See `PoolFailure`.
@@ -218,34 +248,7 @@ impl HostPools {
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> Result<Acquire, PoolFailure> {
-        if let Some(protocol) = self.negotiated.get() {
-            return self.try_acquire(protocol, priority, options);
-        }
-        let (h1, h2) = (self.pool(false, priority, options)?, self.pool(true, priority, options)?);
-        let (HttpPool::Http1(h1), HttpPool::Http2(h2)) = (h1, h2) else {
-            return Err(PoolFailure::LocalClose);
-        };
-        let (host, negotiated) = (self.host.clone(), self.negotiated.clone());
-        let protocols = &["h2", "http/1.1"];
-        let transport = Transport { options: options.cloned(), protocols };
-        Ok(Acquire::Wait(Box::pin(async move {
-            let pending = PendingGuard::new(&host, priority).map_err(PoolFailure::Overflow)?;
-            let mut record = CxRecord::new(host.clone(), priority, CxKind::Tcp, true)
-                .map_err(PoolFailure::Overflow)?;
-            let io = connect::connect(&host, &transport, &mut record).await.inspect_err(|_| {
-                host.cluster.stats.inc(ClusterStat::UpstreamRqPendingFailureEject);
-            })?;
-            drop(pending);
-            if io.tls().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
-                negotiated.set(Some(Protocol::Http2));
-                record.speak(CxKind::Http2);
-                h2.adopt(io, record).await
-            } else {
-                negotiated.set(Some(Protocol::Http11));
-                record.speak(CxKind::Http1);
-                h1.adopt(io, record)
-            }
-        })))
+        self.pool(PoolKind::Auto, priority, options)?.try_acquire()
     }
 
     /// As `try_acquire`, with the wait.
@@ -291,22 +294,23 @@ impl HostPools {
 
     fn pool(
         &self,
-        is_http2: bool,
+        kind: PoolKind,
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> Result<HttpPool, PoolFailure> {
         let mut pools = self.http.borrow_mut();
-        if let Some(entry) = pools.iter().find(|entry| entry.is(is_http2, priority, options)) {
+        if let Some(entry) = pools.iter().find(|entry| entry.is(kind, priority, options)) {
             return Ok(entry.pool.clone());
         }
-        let (pool, seat) = if is_http2 {
-            let seat = Seat::take(&self.host, priority)?;
-            (
-                HttpPool::Http2(Http2Pool::new(self.host.clone(), priority, options.cloned())),
-                Some(seat),
-            )
-        } else {
-            (HttpPool::Http1(Http1Pool::new(self.host.clone(), priority, options.cloned())), None)
+        let seat = match kind {
+            PoolKind::Http2 => Some(Seat::take(&self.host, priority)?),
+            PoolKind::Http1 | PoolKind::Auto => None,
+        };
+        let (host, owned, alone) = (self.host.clone(), options.cloned(), Weak::new());
+        let pool = match kind {
+            PoolKind::Http1 => HttpPool::Http1(Http1Pool::new(host, priority, owned, alone)),
+            PoolKind::Http2 => HttpPool::Http2(Http2Pool::new(host, priority, owned, alone)),
+            PoolKind::Auto => HttpPool::Auto(AutoPool::new(host, priority, owned)),
         };
         // Requests make up the names of their pools: those of names that nobody asks for any more go.
         pools.retain(|entry| entry.options.is_none() || entry.is_used());
@@ -320,6 +324,7 @@ impl HostPools {
             match &entry.pool {
                 HttpPool::Http1(pool) => pool.drain(),
                 HttpPool::Http2(pool) => pool.drain(),
+                HttpPool::Auto(pool) => pool.drain(),
             }
         }
     }
@@ -339,6 +344,7 @@ impl Clone for HttpPool {
         match self {
             Self::Http1(pool) => Self::Http1(pool.clone()),
             Self::Http2(pool) => Self::Http2(pool.clone()),
+            Self::Auto(pool) => Self::Auto(pool.clone()),
         }
     }
 }

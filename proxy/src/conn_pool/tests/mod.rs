@@ -1,5 +1,6 @@
 //! Pools against peers on the loopback interface.
 
+mod auto;
 mod http2;
 
 use super::*;
