@@ -219,7 +219,10 @@ impl Http1Pool {
 
     /// Gives a connection to who waits longest, else to the stack.
     pub(super) fn offer(self: &Rc<Self>, ready: Ready, now: Instant) {
-        let Err(mut ready) = self.pending.serve(ready) else { return };
+        let Err(mut ready) = self.pending.serve(ready) else {
+            // As in Envoy the rest may open connections, or count that it may not.
+            return self.open_connections();
+        };
         if let Some(auto) = self.auto.upgrade() {
             match auto.serve(ready) {
                 Ok(()) => return,
