@@ -9,6 +9,7 @@ mod connect;
 mod http1;
 mod http2;
 mod pending;
+mod pools;
 mod record;
 mod tcp;
 
@@ -21,7 +22,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use smallvec::SmallVec;
 
 pub use tcp::TcpLease;
 
@@ -39,6 +39,7 @@ use auto::AutoPool;
 use connect::Transport;
 use http1::{Http1Pool, Ready};
 use http2::{Http2Pool, StreamSlot};
+use pools::Pools;
 use record::{CxRecord, RqGuard};
 
 /// Why there is no connection.
@@ -97,7 +98,7 @@ enum HttpPool {
 }
 
 /// What connections speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum PoolKind {
     Http1,
     Http2,
@@ -134,7 +135,6 @@ impl HttpPool {
 #[derive(Debug)]
 struct Entry {
     priority: RoutingPriority,
-    options: Option<Arc<TransportSocketOptions>>,
     pool: HttpPool,
     /// HTTP/2: for as long as the pool is there. Elsewhere its connections hold it.
     seat: Option<Rc<Seat>>,
@@ -150,13 +150,8 @@ impl Entry {
         }
     }
 
-    fn is(
-        &self,
-        kind: PoolKind,
-        priority: RoutingPriority,
-        options: Option<&Arc<TransportSocketOptions>>,
-    ) -> bool {
-        self.pool.kind() == kind && self.priority == priority && self.options.as_ref() == options
+    fn is(&self, kind: PoolKind, priority: RoutingPriority) -> bool {
+        self.pool.kind() == kind && self.priority == priority
     }
 }
 
@@ -180,13 +175,12 @@ impl fmt::Debug for Acquire {
 /// The pools of one host on one worker.
 pub struct HostPools {
     host: Rc<HostContext>,
-    /// Nearly always one.
-    http: RefCell<SmallVec<[Entry; 1]>>,
+    http: RefCell<Pools>,
 }
 
 impl fmt::Debug for HostPools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostPools").field("http", &self.http.borrow().len()).finish()
+        f.debug_struct("HostPools").field("http", &self.http).finish()
     }
 }
 
@@ -281,11 +275,16 @@ impl HostPools {
     }
 
     /// A plain connection for the payload of one CONNECT; `first` goes out before it.
-    pub fn tunnel(&self, priority: RoutingPriority, first: Bytes) -> Acquire {
+    pub fn tunnel(
+        &self,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+        first: Bytes,
+    ) -> Acquire {
         let host = self.host.clone();
+        let transport = Transport { options: options.cloned(), ..Transport::default() };
         Acquire::Wait(Box::pin(async move {
-            let (io, record, rq) =
-                tcp::connect(&host, priority, &Transport::default()).await?.into_parts();
+            let (io, record, rq) = tcp::connect(&host, priority, &transport).await?.into_parts();
             let stream = ClientStream::Raw(Box::new(raw::ClientConn::new(io, first)));
             let base = Base::Tcp { record: Box::new(record) };
             Ok(Lease { stream: Some(stream), base: Some(base), rq, reused: false })
@@ -299,7 +298,7 @@ impl HostPools {
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> Result<HttpPool, PoolFailure> {
         let mut pools = self.http.borrow_mut();
-        if let Some(entry) = pools.iter().find(|entry| entry.is(kind, priority, options)) {
+        if let Some(entry) = pools.find(kind, priority, options) {
             return Ok(entry.pool.clone());
         }
         let seat = match kind {
@@ -312,9 +311,7 @@ impl HostPools {
             PoolKind::Http2 => HttpPool::Http2(Http2Pool::new(host, priority, owned, alone)),
             PoolKind::Auto => HttpPool::Auto(AutoPool::new(host, priority, owned)),
         };
-        // Requests make up the names of their pools: those of names that nobody asks for any more go.
-        pools.retain(|entry| entry.options.is_none() || entry.is_used());
-        pools.push(Entry { priority, options: options.cloned(), pool: pool.clone(), seat });
+        pools.insert(Entry { priority, pool: pool.clone(), seat }, options);
         Ok(pool)
     }
 
@@ -333,7 +330,7 @@ impl HostPools {
 impl Drop for HostPools {
     fn drop(&mut self) {
         self.drain();
-        for entry in self.http.get_mut() {
+        for entry in self.http.get_mut().iter_mut() {
             drop(entry.seat.take());
         }
     }

@@ -425,16 +425,17 @@ impl Forwarding<'_> {
         host: &WorkerHost,
     ) -> Result<Result<Lease, AttemptEnd>, StreamEnd> {
         let protocol = self.cluster.config.http.protocol(s.request.protocol, None);
+        let transport = transport_options(s, host);
+        let transport = transport.as_ref();
         let acquired = match self.action.connect_config(&s.request.method) {
             Some(config) => {
                 let (source, destination) = (&s.info.connection.remote, &s.info.connection.local);
                 let header = |version| proxy_header(version, source, destination);
                 let first = config.proxy_protocol.map(header).unwrap_or_default();
-                Ok(host.pools.tunnel(self.priority(), first.into()))
+                Ok(host.pools.tunnel(self.priority(), transport, first.into()))
             }
             None => {
-                let transport = transport_options(s, host);
-                let (pools, transport) = (&host.pools, transport.as_ref());
+                let pools = &host.pools;
                 if self.cluster.config.http.choice == UpstreamProtocolChoice::Auto {
                     pools.try_acquire_negotiated(self.priority(), transport)
                 } else {

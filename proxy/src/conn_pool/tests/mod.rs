@@ -14,6 +14,7 @@ use crate::config::endpoint::HealthStatus;
 use crate::config::protocol_options::UpstreamHttpOptions;
 use crate::load_balancer::PickContext;
 use crate::stats::{Registry, StatSet};
+use crate::upstream::OriginalSource;
 use crate::worker::timers::Timers;
 use http::Method;
 use std::cell::Cell;
@@ -429,7 +430,8 @@ async fn pools_that_nobody_uses_go() {
             // Not to be used again: its pool is left with nothing.
             drop(lease);
         }
-        assert!(host.pools.http.borrow().len() <= 2, "{}", host.pools.http.borrow().len());
+        let left = host.pools.http.borrow().iter().count();
+        assert!(left <= pools::KEPT, "{left}");
     })
     .await;
 }
@@ -488,3 +490,25 @@ const fn assert_not_send() {
     let _ = <HostPools as AmbiguousIfSend<_>>::some_item;
 }
 const _: () = assert_not_send();
+
+/// As every other connection for a client behind `original_src`.
+#[tokio::test]
+async fn a_tunnel_connects_as_whom_it_is_asked_to() {
+    on_local(async {
+        let peer = Peer::start(OK).await;
+        let bench = Bench::new(peer.address, |_| {});
+        let source = OriginalSource { address: "127.0.0.3:0".parse().unwrap(), mark: 0 };
+        let options =
+            Arc::new(TransportSocketOptions { source: Some(source), ..Default::default() });
+        let host = bench.host();
+        let Acquire::Wait(wait) = host.pools.tunnel(DEFAULT, Some(&options), Bytes::new()) else {
+            unreachable!("nothing is warm")
+        };
+        // Not everybody may take another's address; nobody connects as himself instead.
+        if let Ok(lease) = wait.await {
+            let local = lease.local_address().and_then(Address::ip);
+            assert_eq!(local.map(|local| local.ip()), Some(source.address.ip()));
+        }
+    })
+    .await;
+}
