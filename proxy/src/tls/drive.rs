@@ -15,7 +15,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, UnbufferedConnectionCommon, UnbufferedStatus,
 };
-use rustls::{CommonState, Error, ProtocolVersion};
+use rustls::{CommonState, Error, PeerMisbehaved, ProtocolVersion};
 use tokio::sync::Semaphore;
 
 use super::choice;
@@ -103,6 +103,8 @@ pub(super) struct Buffers {
     written: usize,
     /// How many bytes of `incoming`, in whole records, the session has seen.
     given: usize,
+    /// Bytes of refused 0-RTT data, in whole records.
+    passed_over: usize,
     pub(super) session: Option<SessionId>,
     pub(super) seen: Verdict,
 }
@@ -120,6 +122,8 @@ enum Step {
 /// itself, and its answer would be lost with it.
 fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Error> {
     let mut end = buffers.given;
+    // Another handshake of this thread may have failed on one.
+    early_data::take_unreadable();
     loop {
         let UnbufferedStatus { discard, state } = session.process(&mut buffers.incoming[..end]);
         let done = match state {
@@ -140,12 +144,23 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
             Ok(_) => Some(Ok(Step::PeerClosed)),
             Err(error) => Some(Err(error)),
         };
-        let passed_over = early_data::take_unreadable() && !matches!(done, Some(Err(_)));
+        let unreadable = early_data::take_unreadable();
         // A record that is not all there yet is looked at, but never taken.
-        let discard = if passed_over { discard.max(buffers.given) } else { discard };
+        let discard = if unreadable && matches!(done, Some(Ok(Step::More))) {
+            buffers.passed_over += buffers.given;
+            discard.max(buffers.given)
+        } else {
+            discard
+        };
         buffers.incoming.advance(discard);
         buffers.given = buffers.given.saturating_sub(discard);
         end = end.saturating_sub(discard);
+        // rustls counts what is in the records only, and there may be nothing in them.
+        let done = if buffers.passed_over > MAX_INCOMING {
+            Some(Err(PeerMisbehaved::TooMuchEarlyDataReceived.into()))
+        } else {
+            done
+        };
         if let Some(Ok(Step::More)) = done {
             let (next, is_whole) = record::end(&buffers.incoming, buffers.given);
             if is_whole {
@@ -168,12 +183,13 @@ fn step<S: Session>(session: &mut S, buffers: &mut Buffers) -> Result<Step, Erro
     }
 }
 
-/// What rustls has for the peer after an error. It looks at the same bytes again: they have to be there.
+/// What rustls has for the peer after an error. It is not asked for more than that: it would look at the same bytes
+/// again, and find the same fault.
 fn take_alert<S: Session>(session: &mut S, buffers: &mut Buffers) {
-    loop {
+    while session.common().wants_write() {
         let UnbufferedStatus { discard, state } = session.process(&mut buffers.incoming);
         let at = buffers.outgoing.len();
-        let more = match state {
+        let is_taken = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => match data.encode(&mut []) {
                 Err(EncodeError::InsufficientSize(size)) => {
                     buffers.outgoing.resize(at + size.required_size, 0);
@@ -184,7 +200,7 @@ fn take_alert<S: Session>(session: &mut S, buffers: &mut Buffers) {
             _ => false,
         };
         buffers.incoming.advance(discard);
-        if !more {
+        if !is_taken {
             return;
         }
     }

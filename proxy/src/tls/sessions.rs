@@ -16,11 +16,16 @@ use super::verify::PeerVerifier;
 
 thread_local! {
     static ADMITTED: Cell<Option<bool>> = const { Cell::new(None) };
+    static JUDGED: Cell<usize> = const { Cell::new(0) };
 }
+
+/// Sessions that are judged of all that a ClientHello offers: to judge one is to verify a chain of certificates.
+const MAX_JUDGED: usize = 2;
 
 /// Whether the client's chain was found good in the session that the last step of a handshake on this thread took up,
 /// if it looked at one.
 pub(super) fn take_admitted() -> Option<bool> {
+    JUDGED.set(0);
     ADMITTED.take()
 }
 
@@ -82,6 +87,9 @@ impl StoresServerSessions for JudgedSessions {
 /// One that cannot be read is no session.
 fn admits(verifier: &PeerVerifier, session: &[u8]) -> bool {
     let Some(chain) = client_chain(session) else { return false };
+    if JUDGED.replace(JUDGED.get() + 1) >= MAX_JUDGED || (chain.is_empty() && verifier.mandatory) {
+        return false;
+    }
     let judged = verifier.judge_resumed(&chain, None);
     // What was let in untrusted was counted with its first handshake.
     OVERLOOKED.set(None);

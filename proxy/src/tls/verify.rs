@@ -48,7 +48,7 @@ pub struct Expected {
 pub struct PeerVerifier {
     context: Arc<ValidationContext>,
     peer: Peer,
-    mandatory: bool,
+    pub(super) mandatory: bool,
     expected: Expected,
     anchors: Arc<[TrustAnchor<'static>]>,
     /// What these certificates say besides: webpki takes a trust anchor for a name and a key.

@@ -112,36 +112,65 @@ fn pass(
     }
 }
 
-/// The limit is one of the data, not of how often it is looked at.
-#[tokio::test]
-async fn early_data_for_another_server_is_passed_over() {
-    let ca = ca("root");
-    let named = leaf(&ca, ALICE, |params| {
+/// A certificate for the name that `client_of` asks for.
+fn named(ca: &Ca) -> Arc<TlsCertificate> {
+    leaf(ca, ALICE, |params| {
         params.subject_alt_names.push(RcSan::DnsName("alice.example".try_into().unwrap()));
-    });
-    let mut other = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*named.key).clone())));
-    other.max_early_data_size = 14 * 1024;
-    other.session_storage = ServerSessionMemoryCache::new(32);
+    })
+}
+
+/// One that asks nobody for a certificate.
+fn open_server(certificate: Arc<TlsCertificate>, ca: &Ca) -> Arc<ServerContext> {
+    let mut context = common(&[certificate], trusting(ca));
+    context.validation = Validation { fixed: Some(Arc::default()), secret: None };
+    server_of(context, false)
+}
+
+/// A client of rustls' own.
+fn config(ca: &Ca, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from(ca.der().to_vec())).unwrap();
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let builder = ClientConfig::builder_with_protocol_versions(versions);
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
+
+fn client_of(config: Arc<ClientConfig>) -> ClientConnection {
+    ClientConnection::new(config, ServerName::try_from("alice.example").unwrap()).unwrap()
+}
+
+fn flight(client: &mut ClientConnection) -> Vec<u8> {
+    let mut flight = Vec::new();
+    while client.write_tls(&mut flight).unwrap() > 0 {}
+    flight
+}
+
+/// One that offers 0-RTT data by another server's ticket.
+fn early_client(ca: &Ca, certificate: &TlsCertificate) -> ClientConnection {
+    let certified = rustls::sign::SingleCertAndKey::from((*certificate.key).clone());
+    let mut other =
+        ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(certified));
+    other.max_early_data_size = 14 * 1024;
+    other.session_storage = ServerSessionMemoryCache::new(32);
+    let mut config = config(ca, rustls::ALL_VERSIONS);
     config.enable_early_data = true;
     config.max_fragment_size = Some(512);
     let config = Arc::new(config);
-    let name = ServerName::try_from("alice.example").unwrap();
-    let mut first = ClientConnection::new(config.clone(), name.clone()).unwrap();
+    let mut first = client_of(config.clone());
     let mut other = ServerConnection::new(Arc::new(other)).unwrap();
     while first.is_handshaking() || other.is_handshaking() {
         pass(&mut first, &mut other);
         pass(&mut other, &mut first);
     }
+    client_of(config)
+}
 
-    let mut context = common(&[named], trusting(&ca));
-    context.validation = Validation { fixed: Some(Arc::default()), secret: None };
-    let server = server_of(context, false);
-    let mut client = ClientConnection::new(config, name).unwrap();
+/// The limit is one of the data, not of how often it is looked at.
+#[tokio::test]
+async fn early_data_for_another_server_is_passed_over() {
+    let ca = ca("root");
+    let named = named(&ca);
+    let mut client = early_client(&ca, &named);
+    let server = open_server(named, &ca);
     assert_eq!(client.early_data().unwrap().write(&[7; 13 * 1024]).unwrap(), 13 * 1024);
     let (io, mut peer) = Io::pair(64 * 1024);
     let down = async {
@@ -149,10 +178,8 @@ async fn early_data_for_another_server_is_passed_over() {
         assert_eq!(&receive(&mut down, 4).await.unwrap()[..], b"ping");
     };
     let up = async {
-        let mut flight = Vec::new();
         while client.is_handshaking() {
-            while client.write_tls(&mut flight).unwrap() > 0 {}
-            send(&mut peer, std::mem::take(&mut flight).into()).await;
+            send(&mut peer, flight(&mut client).into()).await;
             if client.is_handshaking() {
                 let bytes = receive(&mut peer, 1).await.unwrap();
                 assert!(!bytes.is_empty(), "refused");
@@ -162,8 +189,76 @@ async fn early_data_for_another_server_is_passed_over() {
         }
         assert!(!client.is_early_data_accepted());
         client.writer().write_all(b"ping").unwrap();
-        while client.write_tls(&mut flight).unwrap() > 0 {}
-        send(&mut peer, flight.into()).await;
+        send(&mut peer, flight(&mut client).into()).await;
+    };
+    tokio::join!(down, up);
+}
+
+/// What rustls' limit does not count: records with nothing in them.
+#[tokio::test]
+async fn early_data_without_data_has_an_end() {
+    let ca = ca("root");
+    let named = named(&ca);
+    let mut client = early_client(&ca, &named);
+    let server = open_server(named, &ca);
+    let (io, mut peer) = Io::pair(64 * 1024);
+    let mut bytes = flight(&mut client);
+    bytes.extend([0x17, 3, 3, 0, 0].repeat(20_000));
+    let (accepted, ()) =
+        tokio::join!(accept(io, BytesMut::new(), &server, None), send(&mut peer, bytes.into()));
+    assert!(accepted.is_err());
+}
+
+/// Handshakes take turns on a thread: what one cannot read says nothing of another, whose message is cut in two.
+#[tokio::test]
+async fn what_one_client_sends_is_not_held_against_another() {
+    let ca = ca("root");
+    let named = named(&ca);
+    let server = open_server(named, &ca);
+    let good = Arc::new(config(&ca, &[&rustls::version::TLS12]));
+    let (io, mut peer) = Io::pair(64 * 1024);
+    let down = async {
+        let mut down = Io::from(accept(io, BytesMut::new(), &server, None).await.unwrap().0);
+        assert_eq!(&receive(&mut down, 4).await.unwrap()[..], b"ping");
+    };
+    let up = async {
+        let mut client = client_of(good);
+        send(&mut peer, flight(&mut client).into()).await;
+        let mut key_exchange = Vec::new();
+        while key_exchange.is_empty() {
+            let bytes = receive(&mut peer, 1).await.unwrap();
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+            key_exchange = flight(&mut client);
+        }
+        let (first, rest) = key_exchange.split_at(5 + 8);
+        let length = u16::from_be_bytes([first[3], first[4]]);
+        let mut cut = [&first[..3], &[0, 8], &first[5..], &first[..3]].concat();
+        cut.extend((length - 8).to_be_bytes());
+        let (first, second) = cut.split_at(13);
+        send(&mut peer, Bytes::copy_from_slice(first)).await;
+
+        let (io, mut bad) = Io::pair(64 * 1024);
+        let mut bytes = flight(&mut client_of(Arc::new(config(&ca, rustls::ALL_VERSIONS))));
+        bytes.extend([0x17, 3, 3, 0, 32]);
+        bytes.extend([7; 32]);
+        send(&mut bad, bytes.into()).await;
+        accept(io, BytesMut::new(), &server, None).await.unwrap_err();
+
+        // First the record's head alone: it is looked at when it is not all there.
+        for part in [&second[..1], &second[1..], rest] {
+            send(&mut peer, Bytes::copy_from_slice(part)).await;
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+        while client.is_handshaking() {
+            let bytes = receive(&mut peer, 1).await.unwrap();
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        client.writer().write_all(b"ping").unwrap();
+        send(&mut peer, flight(&mut client).into()).await;
     };
     tokio::join!(down, up);
 }

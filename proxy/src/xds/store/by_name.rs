@@ -76,7 +76,7 @@ impl<S> ByName<S> {
     /// source has heard of it, which would then see no reason to say it again.
     pub fn unwant(&mut self, key: Key) {
         if let Some(entry) = self.0.get_mut(&key) {
-            entry.users -= 1;
+            entry.users = entry.users.saturating_sub(1);
             if entry.users == 0 {
                 self.1.push(key);
             }
