@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,11 +213,17 @@ impl State {
         match self.resolver.lookup_ip(host).await {
             Ok(lookup) => {
                 let mut seen = HashSet::new();
-                let most = if self.options().single_endpoint { 1 } else { usize::MAX };
-                let addresses = lookup.iter().filter(|ip| seen.insert(*ip)).take(most);
+                let mut addresses: Vec<_> = lookup.iter().filter(|ip| seen.insert(*ip)).collect();
+                if self.options().single_endpoint {
+                    // Of two families asked for at once, the one that was quicker would come first, now this, now that.
+                    if self.options().lookup_family == DnsLookupFamily::All {
+                        addresses.sort_by_key(IpAddr::is_ipv6);
+                    }
+                    addresses.truncate(1);
+                }
                 let ttls = lookup.as_lookup().records().iter().map(|record| record.ttl());
                 Ok(Answer {
-                    addresses: addresses.map(|ip| SocketAddr::new(ip, port)).collect(),
+                    addresses: addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
                     ttl: Duration::from_secs(ttls.min().unwrap_or(0).into()),
                 })
             }

@@ -157,6 +157,10 @@ fn compile_transport(
 
 fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery> {
     use pb_cluster::{ClusterDiscoveryType, DiscoveryType};
+    let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
+    if pb.eds_cluster_config.is_some() && pb.cluster_discovery_type != Some(eds) {
+        path.field("eds_cluster_config").error("set in a cluster that is not of type EDS");
+    }
     let kind = match &pb.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::Type(value)) => {
@@ -171,9 +175,6 @@ fn compile_discovery(pb: &pb::Cluster, path: &FieldPath<'_>) -> Option<Discovery
             return Some(Discovery::Dns(Box::new(options)));
         }
     };
-    if pb.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
-        path.field("eds_cluster_config").error("set in a cluster that is not of type EDS");
-    }
     match kind {
         DiscoveryType::Static => Some(Discovery::Static),
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
