@@ -54,6 +54,7 @@ areas! {
     tls_inspector,
     upgrades,
     upstreams,
+    virtual_clusters,
 }
 
 /// No file is forgotten.

@@ -108,8 +108,13 @@ impl WorkerHcm {
     }
 }
 
-/// Makes the statistics exist that the filters' per-route configurations name.
+/// Makes the statistics exist that routes, virtual clusters and the filters' per-route configurations name.
 fn declare_routes(routes: &RouteTable, scope: &HcmScope) {
+    for host in &routes.virtual_hosts {
+        let clusters = host.virtual_clusters.iter().map(|cluster| &cluster.stats);
+        let routes = host.routes.iter().filter_map(|route| route.stats.as_ref());
+        clusters.chain(routes).for_each(|stats| stats.declare(&scope.registry));
+    }
     routes.for_each_filter_config(|config| local_ratelimit::declare_per_route(config, scope));
 }
 

@@ -12,10 +12,13 @@ use futures_util::future::LocalBoxFuture;
 use super::live::WorkerHcm;
 use super::local_reply::LocalReply;
 use super::stream_timers::StreamTimers;
+use smallvec::SmallVec;
+
 use crate::cluster::WorkerCluster;
 use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::queue::FrameQueue;
 use crate::codec::{Fault, Frame, ServerStream};
+use crate::config::route::stats::RouteStats;
 use crate::format;
 use crate::http_filters::chain::FilterChain;
 use crate::http_filters::{FilterContext, Flow};
@@ -104,6 +107,8 @@ pub struct ActiveStream<'a> {
     pub(super) operation: Option<Arc<str>>,
     /// The cluster of the route as matched first.
     pub cluster: Option<Rc<WorkerCluster>>,
+    /// What counts a request beside its cluster: its virtual cluster, its route.
+    pub(crate) route_stats: SmallVec<[Arc<RouteStats>; 1]>,
     /// The client did: the flag for it is set when the stream ends, after any reply to it was made.
     pub(super) broke_protocol: bool,
     /// The head was read whole: without, logs know nothing of a request.
@@ -255,6 +260,7 @@ impl<'a> ActiveStream<'a> {
             response_trailers: None,
             local_reply_body: bytes::Bytes::new(),
             cluster: None,
+            route_stats: SmallVec::new(),
             broke_protocol: false,
             head_read: true,
             stripped_port: None,

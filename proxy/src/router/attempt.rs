@@ -25,7 +25,7 @@ use crate::hcm::frames::Interrupt;
 use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
 use crate::hcm::stream_timers::Expired;
 use crate::load_balancer::PickContext;
-use crate::stats::names::ClusterStat;
+use crate::stats::names::{ClusterStat, RouteStat};
 use crate::upstream::proxy_header::proxy_header;
 
 /// A request on an upstream connection.
@@ -105,6 +105,7 @@ impl Attempt {
             Ok(lease) => lease,
             Err(end) => return Ok(end),
         };
+        charge::count(s, RouteStat::UpstreamRqTotal);
         note_host(s, &host);
         note_connection(s, &lease);
         fw.set_host(s, &host);

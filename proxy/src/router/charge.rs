@@ -7,8 +7,26 @@ use http::StatusCode;
 use crate::cluster::{Tracked, WorkerCluster};
 use crate::codec::head::ResponseHead;
 use crate::codec::name::names;
+use crate::config::route::{Route, VirtualHost};
 use crate::hcm::stream::ActiveStream;
-use crate::stats::names::{ClusterBudgetStat, ClusterSizeStat, ClusterStat};
+use crate::stats::names::{ClusterBudgetStat, ClusterSizeStat, ClusterStat, RouteStat};
+
+/// What counts the request beside its cluster, from here on.
+pub(super) fn note_route(s: &mut ActiveStream<'_>, host: &VirtualHost, route: &Route) {
+    s.route_stats.clear();
+    if let Some(cluster) = host.virtual_cluster(&s.request) {
+        // The rest has no name but in statistics.
+        let named = !cluster.headers.is_empty();
+        s.info.virtual_cluster_name = named.then(|| cluster.name.clone());
+        s.route_stats.push(cluster.stats.clone());
+    }
+    s.route_stats.extend(route.stats.clone());
+}
+
+/// Counts for the request's virtual cluster and route.
+pub(super) fn count(s: &ActiveStream<'_>, stat: RouteStat) {
+    s.route_stats.iter().for_each(|stats| stats.inc(stat));
+}
 
 /// An upstream's response head.
 pub(super) fn response(
@@ -36,6 +54,7 @@ pub(super) fn time(s: &ActiveStream<'_>, cluster: &WorkerCluster, canary: bool) 
     let Some(took) = service_time(s) else { return };
     cluster.stats.record(ClusterStat::UpstreamRqTime, took);
     cluster.codes.time(s.info.is_internal, canary, took);
+    s.route_stats.iter().for_each(|stats| stats.time(took));
 }
 
 /// A reply in the place of an upstream's response.
@@ -54,6 +73,7 @@ fn codes(s: &ActiveStream<'_>, cluster: &WorkerCluster, status: StatusCode, cana
     }
     cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
     cluster.codes.charge(status.as_u16(), s.info.is_internal, canary);
+    s.route_stats.iter().for_each(|stats| stats.charge(status.as_u16()));
 }
 
 /// Whether the response says that a canary made it.

@@ -53,6 +53,7 @@ pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         Action::Route(action) => {
             let cluster = find_cluster(s, &table, matched, action)?;
             note_cluster(s, &cluster);
+            charge::note_route(s, table.virtual_host(matched), route);
             if let Some(drop) = cluster.shared.drops(|| s.worker.random()) {
                 return Err(drop_overload(s, &cluster, drop));
             }

@@ -14,7 +14,7 @@ use crate::hcm::frames::Interrupt;
 use crate::hcm::local_reply::LocalReply;
 use crate::hcm::stream::{ActiveStream, StreamEnd};
 use crate::hcm::stream_timers::Expired;
-use crate::stats::names::ClusterStat;
+use crate::stats::names::{ClusterStat, RouteStat};
 use crate::stream_info::ResponseFlags;
 
 impl Forwarding<'_> {
@@ -31,6 +31,7 @@ impl Forwarding<'_> {
         let (verdict, success) = retry.on_response(head, s.worker.random());
         if success {
             self.cluster.stats.inc(ClusterStat::UpstreamRqRetrySuccess);
+            charge::count(s, RouteStat::UpstreamRqRetrySuccess);
         }
         match verdict {
             Verdict::Accept => Ok(None),
@@ -96,6 +97,7 @@ impl Forwarding<'_> {
             }
             _ => {
                 stats.inc(ClusterStat::UpstreamRqTimeout);
+                charge::count(s, RouteStat::UpstreamRqTimeout);
                 false
             }
         };
@@ -165,6 +167,7 @@ impl Forwarding<'_> {
 
     fn note_exhausted(&self, s: &mut ActiveStream<'_>) {
         self.cluster.stats.inc(ClusterStat::UpstreamRqRetryLimitExceeded);
+        charge::count(s, RouteStat::UpstreamRqRetryLimitExceeded);
         s.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
     }
 
@@ -175,9 +178,11 @@ impl Forwarding<'_> {
             Ok(guard) => {
                 self.retry_guard = Some(guard);
                 self.cluster.stats.inc(ClusterStat::UpstreamRqRetry);
+                charge::count(s, RouteStat::UpstreamRqRetry);
                 true
             }
             Err(_) => {
+                charge::count(s, RouteStat::UpstreamRqRetryOverflow);
                 s.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
                 false
             }

@@ -3,12 +3,13 @@
 use std::task::{Context, Poll, ready};
 
 use super::attempt::Attempt;
+use super::charge;
 use super::forward::Forwarding;
 use crate::codec::Frame;
 use crate::hcm::frames::ResponseSource;
 use crate::hcm::stream::{ActiveStream, StreamEnd, reset_code};
 use crate::hcm::stream_timers::Expired;
-use crate::stats::names::ClusterStat;
+use crate::stats::names::{ClusterStat, RouteStat};
 use crate::stream_info::ResponseFlags;
 
 pub(super) struct Relay<'f, 'r> {
@@ -65,6 +66,9 @@ impl ResponseSource for Relay<'_, '_> {
             _ => (ClusterStat::UpstreamRqTimeout, "response_timeout", timeout),
         };
         self.fw.cluster.stats.inc(stat);
+        if stat == ClusterStat::UpstreamRqTimeout {
+            charge::count(stream, RouteStat::UpstreamRqTimeout);
+        }
         stream.info.flags.insert(flag);
         stream.info.set_details(details);
         Some(StreamEnd::Reset(reset_code::INTERNAL_ERROR))

@@ -279,14 +279,9 @@ impl Conditions {
 }
 
 impl VirtualHost {
-    /// The name under which a request counts in `vhost.<name>.vcluster.`; `None` when the virtual host
-    /// has no virtual clusters.
-    pub fn virtual_cluster(&self, head: &RequestHead) -> Option<&str> {
-        if self.virtual_clusters.is_empty() {
-            return None;
-        }
-        let matches = |cluster: &&VirtualCluster| all_match(&cluster.headers, head);
-        Some(self.virtual_clusters.iter().find(matches).map_or("other", |cluster| &cluster.name))
+    /// The one that a request counts for; `None` when the virtual host has no virtual clusters.
+    pub fn virtual_cluster(&self, head: &RequestHead) -> Option<&VirtualCluster> {
+        self.virtual_clusters.iter().find(|cluster| all_match(&cluster.headers, head))
     }
 }
 

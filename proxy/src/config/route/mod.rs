@@ -7,6 +7,7 @@ pub mod path_index;
 pub mod prefix_tree;
 pub mod retry;
 pub mod slot;
+pub mod stats;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use self::action::Action;
 use self::domains::DomainIndex;
 use self::path_index::PathIndex;
+use self::stats::RouteStats;
 use crate::codec::name::HeaderName;
 use crate::config::core::{Metadata, RuntimeFraction};
 use crate::config::header_ops::HeaderOps;
@@ -70,6 +72,7 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// Retries after a timeout carry `x-envoy-is-timeout-retry`.
     pub include_is_timeout_retry_header: bool,
+    /// The last one, `other`, takes every request; none where the configuration has none.
     pub virtual_clusters: Box<[VirtualCluster]>,
     /// As `RouteAction::cors`, for what the route's does not say.
     pub cors: Option<Arc<CorsPolicy>>,
@@ -94,6 +97,7 @@ pub enum RequireTls {
 pub struct VirtualCluster {
     pub name: Arc<str>,
     pub headers: Box<[HeaderMatcher]>,
+    pub stats: Arc<RouteStats>,
 }
 
 /// `envoy.config.route.v3.Route`.
@@ -106,8 +110,8 @@ pub struct Route {
     pub request_headers: HeaderOps,
     pub response_headers: HeaderOps,
     pub decorator: Option<Decorator>,
-    /// Statistics under `vhost.<virtual host>.route.<stat_prefix>`; empty for none.
-    pub stat_prefix: Arc<str>,
+    /// Of a `stat_prefix`, under `vhost.<virtual host>.route.<stat_prefix>`.
+    pub stats: Option<Arc<RouteStats>>,
     /// Bytes of a request's body kept for retries and mirrors; default: the connection's buffer limit.
     pub request_body_buffer_limit: Option<u64>,
     pub per_filter: PerFilterConfigs,

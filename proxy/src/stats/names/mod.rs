@@ -3,6 +3,7 @@
 mod cluster;
 mod http;
 mod listener;
+mod route;
 mod server;
 mod tls;
 mod xds;
@@ -16,6 +17,7 @@ pub use listener::{
     HttpInspectorStat, ListenerConfigStat, ListenerHttpStat, ListenerManagerStat, ListenerStat,
     ListenerWorkerStat, ProxyProtocolErrorStat, ProxyProtocolStat, TcpProxyStat, TlsInspectorStat,
 };
+pub use route::{RouteStat, RouteTimeStat};
 pub use server::{
     ClusterManagerStat, DnsStat, FilesystemStat, OverloadStat, RuntimeStat, ServerStat,
     ThreadClusterStat, WatchdogStat,

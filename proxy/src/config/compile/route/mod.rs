@@ -27,6 +27,7 @@ use crate::config::route::action::{Action, ClusterSpecifier, MirrorPolicy};
 use crate::config::route::domains::DomainIndexBuilder;
 use crate::config::route::path_index::PathIndex;
 use crate::config::route::retry::RetryPolicy;
+use crate::config::route::stats::RouteStats;
 use crate::config::route::{
     CorsPolicy, PerFilterConfigs, RequireTls, RouteTable, VirtualCluster, VirtualHost,
 };
@@ -212,7 +213,7 @@ fn compile_virtual_host(
         .iter()
         .enumerate()
         .filter_map(|(i, route)| {
-            route_entry::compile_route(route, &scope, &path.index("routes", i))
+            route_entry::compile_route(route, &host.name, &scope, &path.index("routes", i))
         })
         .collect();
     VirtualHost {
@@ -241,7 +242,7 @@ fn compile_virtual_host(
         include_request_attempt_count: host.include_request_attempt_count,
         include_attempt_count_in_response: host.include_attempt_count_in_response,
         include_is_timeout_retry_header: host.include_is_timeout_retry_header,
-        virtual_clusters: compile_virtual_clusters(&host.virtual_clusters, path),
+        virtual_clusters: compile_virtual_clusters(host, path),
         cors: deprecated_cors(host, path),
         rate_limits: compile_rate_limits_of_route(&host.rate_limits, path),
         per_filter: per_filter::compile(&host.typed_per_filter_config, scope.cx, path),
@@ -280,10 +281,11 @@ fn body_buffer_limit(limit: Option<u64>, older: Option<u32>) -> Option<u64> {
     limit.or(older.map(u64::from))
 }
 
-fn compile_virtual_clusters(
-    clusters: &[pb::VirtualCluster],
-    path: &FieldPath<'_>,
-) -> Box<[VirtualCluster]> {
+fn compile_virtual_clusters(host: &pb::VirtualHost, path: &FieldPath<'_>) -> Box<[VirtualCluster]> {
+    let virtual_cluster = |name: &str, headers| {
+        let stats = RouteStats::new(format!("vhost.{}.vcluster.{name}", host.name));
+        VirtualCluster { name: Arc::from(name), headers, stats: Arc::new(stats) }
+    };
     let compile = |(i, cluster): (usize, &pb::VirtualCluster)| {
         let path = path.index("virtual_clusters", i);
         if cluster.name.is_empty() {
@@ -294,9 +296,12 @@ fn compile_virtual_clusters(
             return None;
         }
         let headers = compile_header_matchers(&cluster.headers, "headers", &path)?;
-        Some(VirtualCluster { name: Arc::from(cluster.name.as_str()), headers })
+        Some(virtual_cluster(&cluster.name, headers))
     };
-    clusters.iter().enumerate().filter_map(compile).collect()
+    let named = host.virtual_clusters.iter().enumerate().filter_map(compile);
+    let rest =
+        (!host.virtual_clusters.is_empty()).then(|| virtual_cluster("other", Box::default()));
+    named.chain(rest).collect()
 }
 
 fn request_ops(

@@ -11,6 +11,7 @@ use crate::config::compile::matcher::{
 };
 use crate::config::pb::envoy::config::route::v3 as pb;
 use crate::config::route::action::Action;
+use crate::config::route::stats::RouteStats;
 use crate::config::route::{
     Conditions, Decorator, PathSpecifier, Route, RouteMatcher, TlsContextMatch,
 };
@@ -18,6 +19,7 @@ use crate::config::route::{
 /// `None` after an error that leaves no route to speak of.
 pub(super) fn compile_route(
     route: &pb::Route,
+    virtual_host: &str,
     scope: &Scope<'_>,
     path: &FieldPath<'_>,
 ) -> Option<Route> {
@@ -50,7 +52,10 @@ pub(super) fn compile_route(
             path,
         ),
         decorator: compile_decorator(route.decorator.as_ref(), path),
-        stat_prefix: Arc::from(route.stat_prefix.as_str()),
+        stats: (!route.stat_prefix.is_empty()).then(|| {
+            let prefix = format!("vhost.{virtual_host}.route.{}", route.stat_prefix);
+            Arc::new(RouteStats::new(prefix))
+        }),
         request_body_buffer_limit: body_buffer_limit(
             route.request_body_buffer_limit.as_ref().map(|v| v.value),
             per_request_limit(route),
