@@ -1,6 +1,6 @@
 //! Compiled HTTP connection manager. From pb `HttpConnectionManager`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,6 +164,16 @@ pub struct InternalAddresses {
 }
 
 impl InternalAddresses {
+    /// What an `internal_address_config` without ranges means: RFC 1918, RFC 4193 and loopback.
+    pub fn private() -> Vec<Cidr> {
+        let v4 = [([10, 0, 0, 0], 8), ([172, 16, 0, 0], 12), ([192, 168, 0, 0], 16)];
+        let v4 = v4.into_iter().chain([([127, 0, 0, 1], 32)]);
+        let v6 = [(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7), (Ipv6Addr::LOCALHOST, 128)];
+        v4.map(|(ip, len)| Cidr::new(ip.into(), len))
+            .chain(v6.map(|(ip, len)| Cidr::new(ip.into(), len)))
+            .collect()
+    }
+
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.contains(ip))
     }

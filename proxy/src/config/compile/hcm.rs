@@ -345,11 +345,12 @@ fn compile_internal_addresses(pb: &Pb, path: &FieldPath<'_>) -> InternalAddresse
     match &pb.internal_address_config {
         Some(config) => InternalAddresses {
             unix_sockets: config.unix_sockets,
-            ranges: compile_cidrs(
-                &config.cidr_ranges,
-                "cidr_ranges",
-                &path.field("internal_address_config"),
-            ),
+            ranges: if config.cidr_ranges.is_empty() {
+                InternalAddresses::private()
+            } else {
+                let path = path.field("internal_address_config");
+                compile_cidrs(&config.cidr_ranges, "cidr_ranges", &path)
+            },
         },
         None => InternalAddresses::default(),
     }
