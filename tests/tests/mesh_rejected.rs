@@ -130,9 +130,9 @@ fn entry(log: &str, with: &str) -> Option<String> {
     Some(std::iter::once(first).chain(more).collect::<Vec<_>>().join("; "))
 }
 
-fn three_of_a_hundred(variant: &str, delta: &str) {
+fn three_of_a_hundred(name_of_mesh: &str, variant: &str, delta: &str) {
     let setup = Setup { environment: &[("ISTIO_DELTA_XDS", delta)], ..Setup::default() };
-    let mut mesh = Mesh::of_outriggers("mesh-fn", &setup).unwrap();
+    let mut mesh = Mesh::of_outriggers(name_of_mesh, &setup).unwrap();
     mesh.push(&set(1, false)).unwrap();
     serves(&mesh, 1, [vec![], vec![]]);
 
@@ -179,10 +179,10 @@ fn three_of_a_hundred(variant: &str, delta: &str) {
 
 #[test]
 fn of_a_hundred_resources_three_are_refused_by_name() {
-    three_of_a_hundred("delta", "true");
+    three_of_a_hundred("mesh-nd", "delta", "true");
 }
 
 #[test]
 fn of_a_hundred_resources_three_are_refused_by_name_state_of_the_world() {
-    three_of_a_hundred("state of the world", "false");
+    three_of_a_hundred("mesh-ns", "state of the world", "false");
 }
