@@ -309,9 +309,9 @@ fn each_family_that_has_rules_is_validated() -> Result<()> {
            flags=\"$redirect -p 15101 -z 15106 --dual-stack $backend --run-validation --probe-timeout 100s\"
            $INIT $flags
          done
-         flags=\"$redirect -p 15101 -z 15106 --run-validation --skip-rule-apply --probe-timeout 200ms\"
-         nft delete table ip6 istio-proxy-nat; $INIT $flags
-         status=0; $INIT $flags --dual-stack --dry-run || status=$?; test $status = 126",
+         flags=\"$redirect -p 15101 -z 15106 --run-validation --skip-rule-apply\"
+         nft delete table ip6 istio-proxy-nat; $INIT $flags --probe-timeout 100s
+         status=0; $INIT $flags --probe-timeout 200ms --dual-stack --dry-run || status=$?; test $status = 126",
     )
 }
 

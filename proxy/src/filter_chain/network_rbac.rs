@@ -54,6 +54,14 @@ pub fn compile(any: &Any, path: &FieldPath<'_>) -> Option<Arc<NetworkRbac>> {
         path.field("stat_prefix").error("value length must be at least 1 characters");
     }
     // A matcher takes the place of rules, as in Envoy.
+    for (name, replaced) in [
+        ("rules", pb.matcher.is_some() && pb.rules.is_some()),
+        ("shadow_rules", pb.shadow_matcher.is_some() && pb.shadow_rules.is_some()),
+    ] {
+        if replaced {
+            path.field(name).ignored("a matcher takes its place");
+        }
+    }
     let rules = match (&pb.matcher, &pb.rules) {
         (Some(matcher), _) => Some(compile_rbac_matcher(matcher, false, &path.field("matcher"))),
         (None, rules) => rules.as_ref().map(|rules| compile_rbac(rules, &path.field("rules"))),

@@ -108,7 +108,7 @@ pub struct ActiveStream<'a> {
     /// The cluster of the route as matched first.
     pub cluster: Option<Rc<WorkerCluster>>,
     /// What counts a request beside its cluster: its virtual cluster, its route.
-    pub(crate) route_stats: SmallVec<[Arc<RouteStats>; 1]>,
+    pub(crate) route_stats: SmallVec<[Arc<RouteStats>; 2]>,
     /// The client did: the flag for it is set when the stream ends, after any reply to it was made.
     pub(super) broke_protocol: bool,
     /// The head was read whole: without, logs know nothing of a request.

@@ -177,6 +177,14 @@ pub fn compile_per_route(any: &Any, path: &FieldPath<'_>) -> Option<PerRouteConf
 
 fn compile_engines(config: &pb::Rbac, path: &FieldPath<'_>) -> Option<Engines> {
     // A matcher takes the place of rules, as in Envoy.
+    for (name, replaced) in [
+        ("rules", config.matcher.is_some() && config.rules.is_some()),
+        ("shadow_rules", config.shadow_matcher.is_some() && config.shadow_rules.is_some()),
+    ] {
+        if replaced {
+            path.field(name).ignored("a matcher takes its place");
+        }
+    }
     let rules = match (&config.matcher, &config.rules) {
         (Some(matcher), _) => Some(compile_rbac_matcher(matcher, true, &path.field("matcher"))?),
         (None, Some(rules)) => Some(compile_rbac(rules, &path.field("rules"))?),

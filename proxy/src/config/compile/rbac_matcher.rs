@@ -46,6 +46,10 @@ pub fn compile_rbac_matcher(
         None => {}
         Some(MatcherType::MatcherList(list)) => {
             let path = path.field("matcher_list");
+            if list.matchers.is_empty() {
+                path.field("matchers").error("value must contain at least 1 item(s)");
+                return None;
+            }
             for (i, entry) in list.matchers.iter().enumerate() {
                 let path = path.index("matchers", i);
                 let rule =
@@ -232,6 +236,13 @@ fn compile_ip(
                 return None;
             }
             let ip = unpack_any::<Ip>(any, &path)?;
+            if ip.cidr_ranges.is_empty() {
+                path.field("cidr_ranges").error("value must contain at least 1 item(s)");
+                return None;
+            }
+            if ip.stat_prefix.is_empty() {
+                path.field("stat_prefix").error("value length must be at least 1 characters");
+            }
             let ranges = ip.cidr_ranges.iter().enumerate();
             let rules = ranges
                 .map(|(i, range)| compile_cidr(range, &path.index("cidr_ranges", i)).map(&rule));

@@ -216,6 +216,27 @@ fn what_cannot_be_checked_is_refused() {
     );
 }
 
+/// Nothing to match is nothing that could match: a rule that denies by it would let everybody pass.
+#[test]
+fn matchers_of_nothing_are_refused() {
+    let allow =
+        "action: {name: a, typed_config: {'@type': t/envoy.config.rbac.v3.Action, name: p}}";
+    let ip = "'@type': t/envoy.extensions.matching.input_matchers.ip.v3.Ip";
+    let address = "'@type': t/envoy.extensions.matching.common_inputs.network.v3.SourceIPInput";
+    let of_nothing = format!(
+        "{{matcher_list: {{matchers: [{{predicate: {{single_predicate: {{input: {{name: i, typed_config: {{{address}}}}}, \
+         custom_match: {{name: ip, typed_config: {{{ip}, stat_prefix: x}}}}}}}}, on_match: {{{allow}}}}}]}}}}"
+    );
+    let empty = format!("{{matcher_list: {{}}, on_no_match: {{{allow}}}}}");
+    for (matcher, place) in [(of_nothing, "cidr_ranges"), (empty, "matcher_list.matchers")] {
+        let matcher: pb_xds::Matcher = crate::config::json::from_yaml(&matcher).unwrap();
+        let found = Diagnostics::new("t");
+        assert!(compile_rbac_matcher(&matcher, false, &found.root()).is_none());
+        let found = found.into_vec();
+        assert!(found.iter().any(|one| one.path.ends_with(place)), "{found:?}");
+    }
+}
+
 /// Whether a matcher lets the connection pass that asks for this alone.
 fn matches(input: &str, matcher: &str) -> bool {
     const INPUTS: &str = "t/envoy.extensions.matching.common_inputs";
