@@ -4,6 +4,7 @@ use crate::codec::head::{HeaderList, RequestHead};
 use crate::codec::name::names;
 use crate::config::access_log::Filter;
 use crate::format::{Ctx, grpc};
+use crate::stream_info::TraceReason;
 
 /// Whether the filter lets the stream through.
 pub fn matches(filter: &Filter, ctx: &Ctx<'_>) -> bool {
@@ -18,8 +19,10 @@ pub fn matches(filter: &Filter, ctx: &Ctx<'_>) -> bool {
             comparison.holds(elapsed.as_millis() as u64)
         }
         Filter::NotHealthCheck => !info.is_health_check,
-        // There is no tracer, and Envoy without one traces nothing.
-        Filter::Traceable => false,
+        // Only what a service forces: other reasons are sampled.
+        Filter::Traceable => {
+            !info.is_health_check && info.trace_reason == Some(TraceReason::ServiceForced)
+        }
         Filter::Runtime { percent, independent } => {
             let of_request = ctx.request.filter(|_| !independent).and_then(request_random);
             percent.is_hit(of_request.unwrap_or_else(rand::random))
