@@ -203,14 +203,18 @@ fn is_peer(connection: &ConnectionInfo, kind: PeerName, matcher: &StringMatcher)
     let Some(certificate) = connection.tls.get().and_then(|tls| tls.peer_certificate()) else {
         return false;
     };
-    let mut names: Box<dyn Iterator<Item = &str>> = match kind {
-        PeerName::UriSan => Box::new(certificate.uri_sans()),
-        PeerName::DnsSan => Box::new(certificate.dns_sans()),
+    match kind {
+        PeerName::UriSan => joined_match(certificate.uri_sans(), matcher),
+        PeerName::DnsSan => joined_match(certificate.dns_sans(), matcher),
         PeerName::Subject => {
             let subject = &*certificate.subject;
-            return !subject.is_empty() && matcher.matches(subject.as_bytes());
+            !subject.is_empty() && matcher.matches(subject.as_bytes())
         }
-    };
+    }
+}
+
+/// Several names are one text, joined by commas; none match nothing.
+fn joined_match<'a>(mut names: impl Iterator<Item = &'a str>, matcher: &StringMatcher) -> bool {
     let Some(first) = names.next() else { return false };
     let Some(second) = names.next() else { return matcher.matches(first.as_bytes()) };
     let mut all = format!("{first},{second}");

@@ -41,6 +41,19 @@ fn connection() -> ConnectionInfo {
     }
 }
 
+/// Of a peer with such names in its certificate.
+fn named(names: &[&str], uris: &[&str]) -> ConnectionInfo {
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
+    let uris = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()));
+    params.subject_alt_names.extend(uris);
+    let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let peer = CertificateChain::new(vec![certificate.der().clone()]).map(Arc::new);
+    let connection = connection();
+    let _ = connection.tls.set(Arc::new(TlsInfo { peer, ..TlsInfo::default() }));
+    connection
+}
+
 fn permission(rule: Rule) -> pb::Permission {
     pb::Permission { rule: Some(rule) }
 }
@@ -136,17 +149,6 @@ fn principals() {
 
 #[test]
 fn peers_by_their_certificates() {
-    let named = |names: &[&str], uris: &[&str]| {
-        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        let mut params = rcgen::CertificateParams::new(names).unwrap();
-        let uris = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()));
-        params.subject_alt_names.extend(uris);
-        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-        let peer = CertificateChain::new(vec![certificate.der().clone()]).map(Arc::new);
-        let connection = connection();
-        let _ = connection.tls.set(Arc::new(TlsInfo { peer, ..TlsInfo::default() }));
-        connection
-    };
     let admits = |connection: &ConnectionInfo, pattern: Option<MatchPattern>| {
         let principal_name = pattern.map(text);
         let who = Identifier::Authenticated(pb::principal::Authenticated { principal_name });
@@ -239,6 +241,10 @@ fn matchers_of_nothing_are_refused() {
 
 /// Whether a matcher lets the connection pass that asks for this alone.
 fn matches(input: &str, matcher: &str) -> bool {
+    admits(&connection(), input, matcher)
+}
+
+fn admits(connection: &ConnectionInfo, input: &str, matcher: &str) -> bool {
     const INPUTS: &str = "t/envoy.extensions.matching.common_inputs";
     let matcher: pb_xds::Matcher = crate::config::json::from_yaml(&format!(
         "{{matcher_list: {{matchers: [{{predicate: {{single_predicate: {{input: {{name: i, typed_config: {{'@type': \
@@ -249,9 +255,8 @@ fn matches(input: &str, matcher: &str) -> bool {
     let found = Diagnostics::new("t");
     let engine = compile_rbac_matcher(&matcher, false, &found.root());
     assert_eq!(found.into_vec(), []);
-    let connection = connection();
     let remote = address("1.2.3.4:0");
-    let subject = RbacSubject { head: None, connection: &connection, remote: &remote };
+    let subject = RbacSubject { head: None, connection, remote: &remote };
     engine.unwrap().evaluate(&subject).allowed
 }
 
@@ -274,5 +279,15 @@ fn matchers_of_addresses_and_names() {
     let name = "network.v3.ServerNameInput";
     assert!(matches(name, "value_match: {exact: a.example}"));
     assert!(!matches(name, "value_match: {exact: b.example}"));
-    assert!(!matches("ssl.v3.DnsSanInput", "value_match: {exact: b.example}"));
+    let exact = |name: &str| format!("value_match: {{exact: '{name}'}}");
+    assert!(!matches("ssl.v3.DnsSanInput", &exact("b.example")));
+    let peer = named(&["d.example"], &["spiffe://td/a", "spiffe://td/b"]);
+    for (input, name) in [
+        ("ssl.v3.DnsSanInput", "d.example"),
+        ("ssl.v3.UriSanInput", "spiffe://td/a,spiffe://td/b"),
+        ("ssl.v3.SubjectInput", "CN=rcgen self signed cert"),
+    ] {
+        assert!(admits(&peer, input, &exact(name)), "{input}");
+        assert!(!admits(&peer, input, &exact("spiffe://td/a")), "{input}");
+    }
 }
