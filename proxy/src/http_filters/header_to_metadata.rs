@@ -115,6 +115,9 @@ fn compile_rule(pb: &pb_config::Rule, path: &FieldPath<'_>) -> Option<Rule> {
         }
         (name, "") => {
             let name = path.field("header").ok_or_error(HeaderName::parse(name))?;
+            if pb.remove && (name.is_pseudo() || name == names::HOST) {
+                path.field("remove").ignored("what a request is made of stays");
+            }
             Source::Header { name, remove: pb.remove }
         }
         ("", cookie) => {
