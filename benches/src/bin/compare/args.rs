@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::floor;
 use crate::handshakes;
 use crate::open_loop;
 use crate::scenario::{Kind, Scenario};
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "SCENARIO")]
     pub only: Vec<String>,
 
-    /// Only these of envoy, haproxy, outrigger and before.
+    /// Only these of envoy, haproxy, outrigger, before and floor (a relay that looks at nothing: what the kernel costs).
     #[arg(long, value_delimiter = ',', value_name = "PEER")]
     pub peers: Vec<String>,
 
@@ -69,6 +70,8 @@ pub enum Command {
     OpenLoop(open_loop::Spec),
     /// Makes full mutual TLS handshakes and prints their number as JSON (used by `handshake`).
     Handshakes(handshakes::Spec),
+    /// Relays bytes and looks at nothing (the peer `floor`).
+    Floor(floor::Spec),
 }
 
 impl Args {

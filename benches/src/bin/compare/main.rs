@@ -9,6 +9,7 @@ mod args;
 mod backend;
 mod certificates;
 mod child;
+mod floor;
 mod handshakes;
 mod idle;
 mod idle_tls;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match &args.command {
         Some(Command::OpenLoop(spec)) => open_loop::main(spec),
         Some(Command::Handshakes(spec)) => handshakes::main(spec),
+        Some(Command::Floor(spec)) => floor::main(spec),
         None => compare(&args),
     };
     child::kill_all();

@@ -40,6 +40,8 @@ pub enum Name {
     Outrigger,
     /// Another Outrigger, to compare with.
     Before,
+    /// A relay that looks at nothing.
+    Floor,
 }
 
 impl fmt::Display for Name {
@@ -50,6 +52,7 @@ impl fmt::Display for Name {
             Self::Haproxy => "haproxy",
             Self::Outrigger => "outrigger",
             Self::Before => "before",
+            Self::Floor => "floor",
         })
     }
 }
@@ -103,7 +106,7 @@ impl Peer {
                 },
                 Name::Haproxy => args.haproxy_bin.clone(),
                 Name::Before => args.before_bin.clone().unwrap_or_default(),
-                Name::Envoy | Name::Direct => args.envoy_bin.clone(),
+                Name::Envoy | Name::Direct | Name::Floor => args.envoy_bin.clone(),
             };
             match identify(name, &binary, directory) {
                 Ok(peer) => {
@@ -117,6 +120,27 @@ impl Peer {
             bail!("no proxy to measure");
         }
         Ok(peers)
+    }
+
+    /// The relay that looks at nothing, unless `--peers` leaves it out.
+    pub fn floor(args: &Args) -> Result<Option<Self>> {
+        let name = Name::Floor;
+        if !args.peers.is_empty() && !args.peers.iter().any(|peer| *peer == name.to_string()) {
+            return Ok(None);
+        }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Some(Self { name, binary: std::env::current_exe()?, version }))
+    }
+
+    /// Starts the relay in front of the backend; returns when it listens.
+    pub fn start_floor(&self, lab: &Lab) -> Result<Running> {
+        let (port, backend) = (free_port()?, lab.backend.port);
+        let (listen, to) = (format!("--listen={port}"), format!("--backend={backend}"));
+        let args = ["floor", &listen, &to];
+        let mut child = Child::start(&lab.cores(1), &self.binary, args, &self.log(lab))?;
+        wait_for_port(port, &mut child, Duration::from_secs(20))
+            .with_context(|| tail(&self.log(lab)))?;
+        Ok(Running { name: self.name, port, child, behind: None })
     }
 
     /// Writes the configuration for `job` and starts the proxy; returns when it listens.

@@ -119,7 +119,12 @@ impl Report {
     /// An empty report about the proxies of `lab`.
     pub fn new(lab: &Lab) -> Self {
         Self {
-            peers: lab.peers.iter().map(|peer| (peer.name, peer.version.clone())).collect(),
+            peers: lab
+                .peers
+                .iter()
+                .chain(&lab.floor)
+                .map(|peer| (peer.name, peer.version.clone()))
+                .collect(),
             rounds: lab.rounds,
             seconds: lab.duration.as_secs_f64(),
             measured: Vec::new(),
@@ -192,7 +197,7 @@ impl Report {
         for (name, version) in &self.peers {
             write!(out, "{:>20}", format!("{name} {version}"))?;
         }
-        writeln!(out, "{:>10}{:>10}{:>10}", "/envoy", "/haproxy", "/before")?;
+        writeln!(out, "{:>10}{:>10}{:>10}{:>10}", "/envoy", "/haproxy", "/before", "/floor")?;
         let mut rows: Vec<(&str, &str, Unit)> = Vec::new();
         for m in &self.measured {
             let row = (m.scenario, m.metric, m.unit);
@@ -206,7 +211,7 @@ impl Report {
                 let value = self.median(scenario, metric, *name);
                 write!(out, "{:>20}", value.map_or("-".into(), number))?;
             }
-            for other in [Name::Envoy, Name::Haproxy, Name::Before] {
+            for other in [Name::Envoy, Name::Haproxy, Name::Before, Name::Floor] {
                 let ours = self.median(scenario, metric, Name::Outrigger);
                 let ratio = ours.zip(self.median(scenario, metric, other)).map(|(a, b)| a / b);
                 write!(out, "{:>10}", ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")))?;
@@ -220,7 +225,14 @@ impl Report {
         writeln!(out, "\n{:<16} {:<32}{:>20}{:>12}{:>12}", "scenario", "bar", "", "is", "limit")?;
         for bar in BARS {
             let Some((value, limit)) = self.judge(bar) else { continue };
-            let verdict = if value <= limit { "pass" } else { "FAIL" };
+            let floor = self.median(bar.0, bar.1, Name::Floor);
+            let verdict = match floor {
+                _ if value <= limit => "pass".to_owned(),
+                Some(floor) if limit < floor => {
+                    format!("FAIL (the kernel alone: {})", number(floor))
+                }
+                _ => "FAIL".to_owned(),
+            };
             writeln!(
                 out,
                 "{:<16} {:<32}{:>20}{:>12}{:>12}  {verdict}",

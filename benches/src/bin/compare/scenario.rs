@@ -222,6 +222,8 @@ pub const SCENARIOS: &[Scenario] = &[
 pub struct Lab {
     pub backend: Backend,
     pub peers: Vec<Peer>,
+    /// What the kernel alone costs, beside proxies that forward small HTTP/1 requests.
+    pub floor: Option<Peer>,
     pub rounds: usize,
     pub duration: Duration,
     pub clusters: usize,
@@ -244,6 +246,7 @@ impl Lab {
         Ok(Self {
             backend,
             peers,
+            floor: Peer::floor(args)?,
             rounds: args.rounds.max(1),
             duration: args.duration,
             clusters: args.clusters,
@@ -284,6 +287,7 @@ impl Lab {
         Ok(Self {
             backend: Backend::start(&cores, &directory)?,
             peers: self.peers.clone(),
+            floor: None,
             rounds: self.rounds,
             duration: self.duration,
             clusters: self.clusters,

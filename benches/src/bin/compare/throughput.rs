@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::load;
-use crate::peer::Running;
+use crate::peer::{Job, Running};
 use crate::report::{Measurement, Unit};
 use crate::scenario::{Lab, Scenario, Work};
 
@@ -13,6 +13,12 @@ use crate::scenario::{Lab, Scenario, Work};
 pub fn run(lab: &Lab, scenario: &Scenario, work: &Work) -> Result<Vec<Measurement>> {
     let cores = lab.load_cores(scenario.workers);
     let mut running = start_all(lab, scenario)?;
+    if let (Some(floor), Work::Wrk { path: "/", .. }, Job::Router | Job::Sidecar) =
+        (&lab.floor, work, scenario.job)
+        && scenario.workers == 1
+    {
+        running.push(floor.start_floor(lab)?);
+    }
     for proxy in &running {
         load::run(lab, work, proxy.port, &cores, Duration::from_secs(1))
             .with_context(|| format!("{} does not answer", proxy.name))?;
