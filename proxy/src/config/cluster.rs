@@ -246,8 +246,8 @@ pub struct Cluster {
     pub close_connections_on_host_set_change: bool,
     /// Default 5 s.
     pub connect_timeout: Duration,
-    /// Default 1 MiB.
-    pub per_connection_buffer_limit: u32,
+    /// Bytes that may wait for one upstream stream; default 1 MiB, `usize::MAX` where there is no limit.
+    pub per_connection_buffer_limit: usize,
     pub circuit_breakers: Arc<CircuitBreakers>,
     pub http: Arc<UpstreamHttpOptions>,
     pub socket: Arc<SocketOptions>,

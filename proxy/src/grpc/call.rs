@@ -16,11 +16,11 @@ use crate::cluster::WorkerCluster;
 use crate::codec::head::{Protocol, RequestHead, Scheme};
 use crate::codec::name::{HeaderName, names};
 use crate::codec::{Fault, Frame};
-use crate::config::cluster::RoutingPriority;
 use crate::conn_pool::Lease;
 use crate::hcm::request_headers::mark_as_ours;
 use crate::hcm::stream::reset_code;
 use crate::load_balancer::PickContext;
+use crate::router::transport;
 use crate::stats::names::{ClusterStat, RouterStat};
 use crate::worker::WorkerContext;
 
@@ -68,9 +68,8 @@ impl Call {
         let Ok(host) = cluster.pick(&PickContext::default()) else {
             return Err(unavailable("no healthy upstream"));
         };
-        let protocol = cluster.config.http.protocol(Protocol::Http2, None);
-        let acquired = host.pools.acquire(protocol, RoutingPriority::Default, None).await;
-        let mut lease = match acquired {
+        let head = head(target, path, timeout);
+        let mut lease = match transport::acquire(&host, &head).await {
             Ok(lease) => lease,
             Err(failure) => {
                 cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
@@ -85,7 +84,7 @@ impl Call {
                 return Err(unavailable(&reason));
             }
         };
-        lease.send_head(&head(target, path, timeout), false);
+        lease.send_head(&head, false);
         let decoder = Decoder::new(target.max_message);
         Ok(Self { lease: Some(lease), cluster, decoder, has_head: false, end: None, begin })
     }

@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 use super::frame::{Decoder, encode};
 use crate::access_log::{AccessLogWriter, FlushOptions};
 use crate::cluster::{ClusterMap, SharedCluster};
-use crate::config::cluster::LbPolicy;
+use crate::config::cluster::{Cluster, LbPolicy};
 use crate::config::core::ConfigAddress;
 use crate::config::endpoint::HealthStatus;
 use crate::config::protocol_options::{UpstreamHttpOptions, UpstreamProtocolChoice};
@@ -68,20 +68,29 @@ impl Peer {
 
     /// The control thread's context with the cluster `c`, whose one host this is.
     pub(crate) fn context(&self) -> (Rc<WorkerContext>, Arc<SharedCluster>) {
-        let healthy: &[HealthStatus] = &[HealthStatus::Healthy];
-        let mut config = crate::cluster::tests::cluster(&[healthy], LbPolicy::RoundRobin);
-        config.load_assignment.localities[0].endpoints[0].address =
-            ConfigAddress::Ip { addr: self.address, ipv4_compat: false };
-        config.http = Arc::new(UpstreamHttpOptions {
-            choice: UpstreamProtocolChoice::Http2,
-            ..UpstreamHttpOptions::default()
-        });
-        let registry = Registry::default();
-        let shared = Arc::new(SharedCluster::new(Arc::new(config), &registry));
-        let map = Arc::new(ClusterMap::new([shared.clone()]));
-        let log = AccessLogWriter::start(FlushOptions::default(), &registry).unwrap();
-        (start_context(0, map, registry, log, Arc::default()), shared)
+        context(self.address, |_| {})
     }
+}
+
+/// A context with the cluster `c`, which speaks HTTP/2 with its one host.
+pub(crate) fn context(
+    address: SocketAddr,
+    change: impl FnOnce(&mut Cluster),
+) -> (Rc<WorkerContext>, Arc<SharedCluster>) {
+    let healthy: &[HealthStatus] = &[HealthStatus::Healthy];
+    let mut config = crate::cluster::tests::cluster(&[healthy], LbPolicy::RoundRobin);
+    config.load_assignment.localities[0].endpoints[0].address =
+        ConfigAddress::Ip { addr: address, ipv4_compat: false };
+    config.http = Arc::new(UpstreamHttpOptions {
+        choice: UpstreamProtocolChoice::Http2,
+        ..UpstreamHttpOptions::default()
+    });
+    change(&mut config);
+    let registry = Registry::default();
+    let shared = Arc::new(SharedCluster::new(Arc::new(config), &registry));
+    let map = Arc::new(ClusterMap::new([shared.clone()]));
+    let log = AccessLogWriter::start(FlushOptions::default(), &registry).unwrap();
+    (start_context(0, map, registry, log, Arc::default()), shared)
 }
 
 impl PeerCall {

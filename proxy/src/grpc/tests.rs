@@ -1,8 +1,13 @@
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
-use super::testing::{Peer, value};
+use super::testing::{Peer, context, value};
 use super::*;
+use crate::config::protocol_options::{AutoSni, UpstreamHttpOptions, UpstreamProtocolChoice};
 use crate::stats::names::ClusterStat;
+use crate::tls::context::{ClientContext, ClientSettings, CommonTls, Validation};
+use crate::tls::suites;
 
 fn target() -> Target {
     Target {
@@ -120,6 +125,50 @@ async fn a_message_that_is_too_long_resets_the_call() {
         let (answer, _call) = tokio::join!(answer, serve);
         assert_eq!(answer.unwrap_err().code, Code::RESOURCE_EXHAUSTED);
         assert_eq!(value(&cluster, ClusterStat::UpstreamRqTxReset), 1);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// What a call sends first to a cluster that leaves protocol and names to the request: its client's hello.
+#[tokio::test]
+async fn a_call_asks_for_the_name_of_its_service() {
+    let test = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let common = CommonTls {
+            tls12: true,
+            tls13: true,
+            suites: suites::default_tls12_suites(),
+            groups: suites::default_groups(),
+            alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            certificates: Vec::new(),
+            validation: Validation::default(),
+        };
+        let settings = ClientSettings {
+            common,
+            sni: "".into(),
+            auto_host_sni: false,
+            auto_sni_san_validation: false,
+            max_session_keys: 0,
+        };
+        let (worker, _) = context(listener.local_addr().unwrap(), |config| {
+            config.transport.default = Some(ClientContext::new(settings).unwrap());
+            config.http = Arc::new(UpstreamHttpOptions {
+                choice: UpstreamProtocolChoice::Auto,
+                auto_sni: Some(AutoSni { sni: true, validate: true, header: None }),
+                ..UpstreamHttpOptions::default()
+            });
+        });
+        let named = Target { authority: Some("planes.test:15012".into()), ..target() };
+        let client = Client::new(worker, named);
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = Vec::new();
+            while !hello.windows(11).any(|name| name == b"planes.test") {
+                assert!(stream.read_buf(&mut hello).await.unwrap() > 0, "a hello without the name");
+            }
+        };
+        let (call, ()) = tokio::join!(client.stream("/p.S/M"), serve);
+        assert_eq!(call.unwrap_err().code, Code::UNAVAILABLE);
     };
     LocalSet::new().run_until(test).await;
 }

@@ -276,8 +276,9 @@ impl Attempt {
         s: &mut ActiveStream<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd> {
+        let limit = fw.cluster.config.per_connection_buffer_limit;
         loop {
-            while !self.request_done && !self.write_failed && self.stream().buffered() < s.limit {
+            while !self.request_done && !self.write_failed && self.stream().buffered() < limit {
                 let frame = match fw.early.pop() {
                     Some((frame, ())) => frame,
                     None => match s.poll_request(cx) {
@@ -290,7 +291,7 @@ impl Attempt {
             if self.write_failed {
                 return Ok(());
             }
-            let full = self.stream().buffered() >= s.limit;
+            let full = self.stream().buffered() >= limit;
             match self.stream().poll_flush(cx) {
                 // There is room again: the client may have more.
                 Poll::Ready(Ok(())) if full && !self.request_done => {}
@@ -473,13 +474,14 @@ impl Forwarding<'_> {
         })
     }
 
-    /// Takes in what comes of the request meanwhile, up to the buffer's limit.
+    /// Takes in what comes of the request meanwhile, up to the limit of either side's buffer.
     fn take_early(
         &mut self,
         s: &mut ActiveStream<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd> {
-        while !s.request_is_empty() && self.early.held() < s.limit {
+        let limit = s.limit.min(self.cluster.config.per_connection_buffer_limit);
+        while !s.request_is_empty() && self.early.held() < limit {
             let Poll::Ready(frame) = s.poll_request(cx) else { break };
             self.early.push(frame?, ());
             if s.take_end() {

@@ -269,6 +269,11 @@ impl<'r> Forwarding<'r> {
             .and_then(|r| r.request_body_buffer_limit)
             .map_or(s.limit, |l| l as usize);
         let mirrors = shadow::Mirrors::choose(s, action);
+        // Where nothing but a stale connection could ask for a repetition, not more is kept than may wait for one.
+        let limit = match retry.is_none() && mirrors.is_empty() {
+            true => limit.min(cluster.config.per_connection_buffer_limit),
+            false => limit,
+        };
         Self {
             replay: Replay::new(limit),
             answer: None,

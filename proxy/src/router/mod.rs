@@ -12,7 +12,7 @@ pub mod rewrite;
 pub mod route_table;
 mod shadow;
 pub mod timeouts;
-mod transport;
+pub(crate) mod transport;
 
 use std::sync::Arc;
 
@@ -85,3 +85,6 @@ impl RouteState {
         self.table.filter_disabled(self.matched()?, slot)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,6 @@ use crate::cluster::WorkerCluster;
 use crate::cluster::original_dst::Asking;
 use crate::codec::Frame;
 use crate::codec::head::RequestHead;
-use crate::config::cluster::RoutingPriority;
 use crate::config::route::action::{ClusterName, RouteAction};
 use crate::hcm::request_headers::mark_as_ours;
 use crate::hcm::stream::{ActiveStream, reset_code};
@@ -122,9 +121,7 @@ impl Mirror {
         let asking = Asking { stream: None, head: Some(&self.head) };
         let context = PickContext { asking, ..PickContext::default() };
         let host = self.cluster.pick(&context).ok()?;
-        let protocol = self.cluster.config.http.protocol(self.head.protocol, None);
-        let Ok(mut lease) = host.pools.acquire(protocol, RoutingPriority::Default, None).await
-        else {
+        let Ok(mut lease) = super::transport::acquire(&host, &self.head).await else {
             return Some((StatusCode::SERVICE_UNAVAILABLE, false));
         };
         let stream = &mut *lease;

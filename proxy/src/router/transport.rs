@@ -1,10 +1,15 @@
-//! What a request asks of the upstream transport socket: the options that choose its pool.
+//! What a request asks of the upstream transport socket: the options that choose its pool; and connections for requests
+//! of our own.
 //!
 //! Envoy: `UpstreamHttpProtocolOptions` of a cluster.
 
 use std::sync::Arc;
 
 use crate::cluster::WorkerHost;
+use crate::codec::head::RequestHead;
+use crate::config::cluster::RoutingPriority;
+use crate::config::protocol_options::UpstreamProtocolChoice;
+use crate::conn_pool::{Acquire, Lease, PoolFailure};
 use crate::hcm::stream::ActiveStream;
 use crate::upstream::TransportSocketOptions;
 
@@ -15,12 +20,35 @@ pub(super) fn transport_options(
     host: &WorkerHost,
 ) -> Option<Arc<TransportSocketOptions>> {
     let general = s.info.connection.upstream_options.as_ref();
-    by_host(s, host, general).or_else(|| general.cloned())
+    by_host(&s.request, host, general).or_else(|| general.cloned())
+}
+
+/// A connection or stream for a request that has no client's connection behind it: a mirror, a gRPC call.
+///
+/// # Errors
+/// See `PoolFailure`.
+pub(crate) async fn acquire(host: &WorkerHost, head: &RequestHead) -> Result<Lease, PoolFailure> {
+    let http = &host.context.cluster.config.http;
+    let transport = by_host(head, host, None);
+    let transport = transport.as_ref();
+    let acquired = match http.choice {
+        UpstreamProtocolChoice::Auto => {
+            host.pools.try_acquire_negotiated(RoutingPriority::Default, transport)
+        }
+        _ => {
+            let protocol = http.protocol(head.protocol, None);
+            host.pools.try_acquire(protocol, RoutingPriority::Default, transport)
+        }
+    };
+    match acquired? {
+        Acquire::Ready(lease) => Ok(lease),
+        Acquire::Wait(wait) => wait.await,
+    }
 }
 
 /// `None` where the host of the request makes no difference.
 fn by_host(
-    s: &ActiveStream<'_>,
+    request: &RequestHead,
     host: &WorkerHost,
     general: Option<&Arc<TransportSocketOptions>>,
 ) -> Option<Arc<TransportSocketOptions>> {
@@ -28,9 +56,9 @@ fn by_host(
     if !host.context.host.is_tls() {
         return None;
     }
-    let by_header = auto.header.as_ref().and_then(|name| s.request.headers.get(name));
+    let by_header = auto.header.as_ref().and_then(|name| request.headers.get(name));
     // Without a name that could be one there is nothing to check a certificate by, and so none that fits.
-    let value = by_header.or_else(|| s.request.authority()).unwrap_or_default();
+    let value = by_header.or_else(|| request.authority()).unwrap_or_default();
     let value = String::from_utf8_lossy(value);
     let name = host_of(&value);
     let is_ip = name.parse::<std::net::IpAddr>().is_ok();

@@ -100,4 +100,6 @@ impl WorkerContext {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

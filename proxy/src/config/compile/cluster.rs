@@ -92,10 +92,11 @@ pub fn compile_cluster(
             .as_ref()
             .is_some_and(|c| c.close_connections_on_host_set_change),
         connect_timeout: connect_timeout?,
-        per_connection_buffer_limit: pb
-            .per_connection_buffer_limit_bytes
-            .as_ref()
-            .map_or(BUFFER_LIMIT, |v| v.value),
+        // Zero is no limit, as in Envoy.
+        per_connection_buffer_limit: match &pb.per_connection_buffer_limit_bytes {
+            Some(limit) if limit.value == 0 => usize::MAX,
+            limit => limit.as_ref().map_or(BUFFER_LIMIT, |v| v.value) as usize,
+        },
         circuit_breakers: shared(
             compile_circuit_breakers(pb.circuit_breakers.as_ref(), path),
             &DEFAULT_BREAKERS,
