@@ -254,6 +254,15 @@ impl ClientStream {
         }
     }
 
+    /// Whether an upgrade or CONNECT was refused, so that nothing of the request goes any more. In HTTP/2 its frames
+    /// do no harm.
+    pub fn has_refused_tunnel(&self) -> bool {
+        match self {
+            Self::H1(s) => s.has_refused_tunnel(),
+            Self::H2(_) | Self::Raw(_) => false,
+        }
+    }
+
     /// Ends the stream where it is. HTTP/1: the connection cannot be used again.
     pub fn reset(&mut self, code: u32) {
         match self {

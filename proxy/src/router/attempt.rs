@@ -333,7 +333,10 @@ impl Attempt {
                 true
             }
         };
-        if done {
+        if done && self.stream().has_refused_tunnel() {
+            // All of it has come, and none of it went.
+            self.write_failed = true;
+        } else if done {
             fw.start_route_timer(s);
             self.note_request_done(fw, s);
         }

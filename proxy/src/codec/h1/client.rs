@@ -32,6 +32,9 @@ enum Request {
     /// None sent yet, or the last one is complete.
     Done,
     Body(BodyEncoder),
+    /// An upgrade or CONNECT that was not granted, or not yet: the server would take bytes behind it for its next
+    /// request, so that none leave.
+    NoTunnel,
 }
 
 #[derive(Debug)]
@@ -130,6 +133,7 @@ impl ClientConn {
     pub fn is_reusable(&self) -> bool {
         !self.close
             && !self.tunnel
+            && !self.finish
             && self.request == Request::Done
             && self.is_end()
             && self.out.len() == 0
@@ -179,7 +183,7 @@ impl ClientConn {
         );
         let sent = self.out.len() as u64;
         self.meter = ByteMeter { wire_sent: sent, header_sent: sent, ..ByteMeter::default() };
-        self.request = Request::Body(body);
+        self.request = if self.asked.is_tunnel() { Request::NoTunnel } else { Request::Body(body) };
         if end {
             self.send_data(Bytes::new(), true);
         }
@@ -202,11 +206,12 @@ impl ClientConn {
         end: bool,
         send: impl FnOnce(&mut BodyEncoder, &mut WriteQueue) -> Sent,
     ) {
-        let Request::Body(body) = &mut self.request else { return };
         let before = self.out.len();
-        let sent = send(body, &mut self.out);
-        // The end of an upgraded request is its connection's; CONNECT has a half-close.
-        let until_eof = *body == BodyEncoder::Eof && self.asked.connect;
+        let sent = match &mut self.request {
+            Request::Done => return,
+            Request::NoTunnel => Sent::Fits,
+            Request::Body(body) => send(body, &mut self.out),
+        };
         self.meter.wire_sent += (self.out.len() - before) as u64;
         if sent == Sent::Mismatch {
             // The peer must not take a cut request for a whole one, nor the rest for the next.
@@ -215,8 +220,14 @@ impl ClientConn {
         }
         if end {
             self.request = Request::Done;
-            self.finish |= until_eof;
+            // The end of an upgraded request is its connection's; CONNECT has a half-close.
+            self.finish |= self.asked.connect && !self.has_refused_tunnel();
         }
+    }
+
+    /// The answer to an upgrade or CONNECT was no: the connection takes nothing more, and has no other exchange.
+    pub(in crate::codec) fn has_refused_tunnel(&self) -> bool {
+        self.asked.is_tunnel() && !self.tunnel && matches!(self.response, Response::Body(_))
     }
 
     pub(in crate::codec) fn buffered(&self) -> usize {
@@ -306,7 +317,10 @@ impl ClientConn {
         self.tunnel = parsed.tunnel;
         self.said_close = parsed.says_close;
         self.protocol = parsed.head.protocol;
-        self.close |= !parsed.keep_alive;
+        self.close |= !parsed.keep_alive || self.asked.is_tunnel();
+        if self.tunnel && self.request == Request::NoTunnel {
+            self.request = Request::Body(BodyEncoder::Eof);
+        }
         self.response = Response::Body(BodyDecoder::new(parsed.framing));
         let is_alone = !self.tunnel && !self.is_end() && self.read.bytes.is_empty();
         if is_alone && self.lone_heads < LONE_HEADS {

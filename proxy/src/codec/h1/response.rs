@@ -24,6 +24,13 @@ pub(super) struct Asked {
     pub(super) upgrade: bool,
 }
 
+impl Asked {
+    /// For raw bytes both ways, behind a head that grants them.
+    pub(super) fn is_tunnel(self) -> bool {
+        self.connect || self.upgrade
+    }
+}
+
 /// A response head with what it means for its connection.
 #[derive(Debug)]
 pub(super) struct ParsedResponse {

@@ -54,7 +54,7 @@ fn percent_encoded(path: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// A response's head. A 101 answers an extended CONNECT as 200; what opens a `tunnel` has no length.
+/// A response's head. A 101 answers an extended CONNECT as 200; what opens a `tunnel` has no length (RFC 9113 §8.5).
 pub(super) fn response(
     encoder: &mut Encoder,
     out: &mut Vec<u8>,
@@ -64,7 +64,7 @@ pub(super) fn response(
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let status = if switching { StatusCode::OK } else { head.status };
     encoder.encode(out, Name::Pseudo(Pseudo::Status), status.as_str().as_bytes(), false);
-    list(encoder, out, &head.headers, switching || tunnel && status.is_success());
+    list(encoder, out, &head.headers, switching || tunnel);
 }
 
 /// Trailers.

@@ -19,7 +19,7 @@ use super::connection::{Connection, Event, Going, Shared};
 use super::counters::Counters;
 use super::fault::Http2Fault;
 use super::frame::code;
-use super::server_stream::{RESET_BYTES, ServerStream, head_bytes};
+use super::server_stream::{Asked, RESET_BYTES, ServerStream, head_bytes};
 use super::transport::{Transport, Turn};
 
 /// RFC 9113 §3.4.
@@ -146,8 +146,8 @@ impl ServerConn {
                     header_received: size,
                     ..ByteMeter::default()
                 };
-                let tunnel = head.upgrade.is_some() || head.method == Method::CONNECT;
-                (head, end, ServerStream::new(key, &self.shared, meter, tunnel, end))
+                let asked = Asked::of(&head);
+                (head, end, ServerStream::new(key, &self.shared, meter, asked, end))
             }
             Event::Refused { fault, told } => {
                 let sent = if told { RESET_BYTES } else { 0 };

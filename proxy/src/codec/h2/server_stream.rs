@@ -6,8 +6,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::{Method, StatusCode};
 
-use crate::codec::head::{HeaderList, ResponseHead};
+use crate::codec::head::{HeaderList, RequestHead, ResponseHead};
 use crate::codec::{Fault, Frame};
 use crate::stats::names::Http2Stat;
 use crate::stream_info::ByteMeter;
@@ -41,11 +42,41 @@ pub struct ServerStream {
     rejected: Option<Http2Fault>,
     /// Of an extended CONNECT or CONNECT.
     early: Option<Box<Early>>,
-    /// A success makes a tunnel of it, in which a length has no meaning (RFC 9113 §8.5).
-    tunnel: bool,
+    asked: Asked,
     meter: ByteMeter,
     shared: Shared,
     reset_noted: bool,
+}
+
+/// What a request asks for, in the proxy's own form: an answer to an extended CONNECT is one to an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Exchange,
+    /// An extended CONNECT (RFC 8441): 101 grants it.
+    Upgrade,
+    /// Any success grants it (RFC 9110 §9.3.6).
+    Connect,
+}
+
+impl Asked {
+    pub(super) fn of(head: &RequestHead) -> Self {
+        if head.upgrade.is_some() {
+            Self::Upgrade
+        } else if head.method == Method::CONNECT {
+            Self::Connect
+        } else {
+            Self::Exchange
+        }
+    }
+
+    /// Whether an answer of this status makes a tunnel of the stream.
+    fn is_granted_by(self, status: StatusCode) -> bool {
+        match self {
+            Self::Exchange => false,
+            Self::Upgrade => status == StatusCode::SWITCHING_PROTOCOLS,
+            Self::Connect => status.is_success(),
+        }
+    }
 }
 
 /// Bytes of an extended CONNECT or CONNECT that has no answer yet: they are held back.
@@ -55,6 +86,7 @@ struct Early {
     bytes: usize,
     /// When the stream's end had come behind them.
     ended: Option<Instant>,
+    /// They may be taken; where the answer is no, the upstream's codec sends none of them.
     answered: bool,
 }
 
@@ -70,19 +102,19 @@ impl Drop for ServerStream {
 }
 
 impl ServerStream {
-    /// What comes of a `tunnel`, a CONNECT, waits for the answer, unless its `end` has come with the head.
+    /// What comes of a CONNECT waits for the answer, unless its `end` has come with the head.
     pub(super) fn new(
         key: Key,
         shared: &Shared,
         meter: ByteMeter,
-        tunnel: bool,
+        asked: Asked,
         end: bool,
     ) -> Self {
         Self {
             key: Some(key),
             rejected: None,
-            early: (tunnel && !end).then(Box::default),
-            tunnel,
+            early: (asked != Asked::Exchange && !end).then(Box::default),
+            asked,
             meter,
             shared: Rc::clone(shared),
             reset_noted: false,
@@ -94,7 +126,7 @@ impl ServerStream {
             key: None,
             rejected: Some(fault),
             early: None,
-            tunnel: false,
+            asked: Asked::Exchange,
             meter,
             shared: Rc::clone(shared),
             reset_noted: false,
@@ -209,7 +241,8 @@ impl ServerStream {
         self.meter.wire_sent += size;
         self.meter.header_sent += size;
         if let Some(key) = self.key {
-            self.shared.borrow_mut().send_response(key, head, self.tunnel, end);
+            let tunnel = self.asked.is_granted_by(head.status);
+            self.shared.borrow_mut().send_response(key, head, tunnel, end);
         }
     }
 

@@ -56,8 +56,8 @@ fn requests_are_framed_by_what_they_are() {
         "POST /p?q HTTP/1.1\r\nhost: h:1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
     );
     assert_eq!(
-        sent(request(Method::CONNECT, &[]), Some("raw")),
-        "CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\nraw"
+        sent(request(Method::CONNECT, &[]), Some("before it is granted")),
+        "CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\n"
     );
 }
 
@@ -228,4 +228,40 @@ fn a_switched_client_is_a_tunnel() {
         peer.read_to_string(&mut got).await.unwrap();
         assert!(got.ends_with("\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw"), "{got}");
     });
+}
+
+#[test]
+fn nothing_follows_a_tunnel_that_was_refused() {
+    let mut upgrade = request(Method::GET, &[("upgrade", "websocket"), ("connection", "upgrade")]);
+    upgrade.upgrade = Some(upgrade.headers.store(b"websocket"));
+    for (head, answer, granted) in [
+        (upgrade.clone(), "403 Forbidden\r\ncontent-length: 2\r\n\r\nno", false),
+        (upgrade.clone(), "200 OK\r\ncontent-length: 2\r\n\r\nno", false),
+        (upgrade, "101 Switching Protocols\r\nupgrade: websocket\r\n\r\n", true),
+        (request(Method::CONNECT, &[]), "407 Who\r\ncontent-length: 2\r\n\r\nno", false),
+        (request(Method::CONNECT, &[]), "200 OK\r\n\r\n", true),
+    ] {
+        for ends_with_head in [false, true] {
+            let (mut conn, mut peer) = client();
+            block_on(async {
+                conn.send_head(&head, ends_with_head);
+                let answer = format!("HTTP/1.1 {answer}");
+                poll_fn(|cx| peer.poll_write(cx, answer.as_bytes())).await.unwrap();
+                poll_fn(|cx| conn.poll_head(cx)).await.unwrap();
+                assert_eq!(conn.has_refused_tunnel(), !granted, "{answer}");
+                if !granted {
+                    assert_eq!(response_body(&mut conn).await.unwrap(), b"no");
+                }
+                conn.send_data(Bytes::from_static(b"GET /inside"), false);
+                conn.send_data(Bytes::new(), true);
+                poll_fn(|cx| conn.poll_flush(cx)).await.unwrap();
+                assert!(!conn.is_reusable(), "{answer}");
+                drop(conn);
+                let mut got = String::new();
+                peer.read_to_string(&mut got).await.unwrap();
+                let passes = granted && !ends_with_head;
+                assert_eq!(got.ends_with("GET /inside"), passes, "{answer}: {got}");
+            });
+        }
+    }
 }
