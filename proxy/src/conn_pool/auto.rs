@@ -5,7 +5,7 @@
 //! protocol, which has no queue of its own then, and tells this one when there is something to be had. Envoy:
 //! `HttpConnPoolImplMixed`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -16,11 +16,20 @@ use super::http1::{Http1Pool, Ready};
 use super::http2::{Http2Pool, StreamSlot};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard};
-use super::{Lease, PoolFailure, Seat};
+use super::seat::{Seat, SeatSlot};
+use super::{Lease, PoolFailure};
 use crate::cluster::HostContext;
+use crate::codec::h2::{ClientConn, Driver};
 use crate::config::cluster::RoutingPriority;
+use crate::io::Io;
 use crate::stats::names::ClusterStat;
 use crate::upstream::TransportSocketOptions;
+
+/// A connection that knows what it speaks.
+enum Established {
+    Http1(Io),
+    Http2(ClientConn, Driver),
+}
 
 /// What serves a request.
 pub(super) enum Free {
@@ -36,8 +45,7 @@ pub(super) struct AutoPool {
     http2: Rc<Http2Pool>,
     pending: PendingQueue<Free>,
     connecting: Cell<usize>,
-    /// The pool's place among pools, while it has connections or requests wait for one.
-    seat: RefCell<Weak<Seat>>,
+    pub(super) seat: SeatSlot,
 }
 
 impl fmt::Debug for AutoPool {
@@ -60,12 +68,16 @@ impl AutoPool {
             transport: Transport { options, protocols: &["h2", "http/1.1"] },
             pending: PendingQueue::default(),
             connecting: Cell::new(0),
-            seat: RefCell::default(),
+            seat: SeatSlot::default(),
         })
     }
 
     pub(super) fn is_used(&self) -> bool {
         !self.pending.is_empty() || self.has_connections()
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.pending.is_empty() || self.http1.is_busy() || self.http2.is_busy()
     }
 
     pub(super) fn is_waited_for(&self) -> bool {
@@ -82,9 +94,7 @@ impl AutoPool {
     }
 
     /// Waits for a new connection, or for something that comes free before.
-    pub(super) async fn wait(self: Rc<Self>) -> Result<Lease, PoolFailure> {
-        // Without a connection the pool was given up, as far as its place among pools goes.
-        let _seat = self.seat()?;
+    pub(super) async fn wait(self: Rc<Self>, _seat: Rc<Seat>) -> Result<Lease, PoolFailure> {
         let pending =
             PendingGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
         let place = Place { ticket: self.pending.join(), pool: &self };
@@ -96,15 +106,6 @@ impl AutoPool {
             Free::Http1(ready) => self.http1.lease(ready),
             Free::Http2(slot) => self.http2.lease(slot),
         }
-    }
-
-    fn seat(&self) -> Result<Rc<Seat>, PoolFailure> {
-        if let Some(seat) = self.seat.borrow().upgrade() {
-            return Ok(seat);
-        }
-        let seat = Seat::take(&self.host, self.priority)?;
-        self.seat.replace(Rc::downgrade(&seat));
-        Ok(seat)
     }
 
     /// A connection of HTTP/1 is free: for who waits longest.
@@ -126,7 +127,7 @@ impl AutoPool {
     }
 
     /// Opens connections until as many are on their way as requests wait, or the limit is reached.
-    fn open_connections(self: &Rc<Self>) {
+    pub(super) fn open_connections(self: &Rc<Self>) {
         while self.connecting.get() < self.pending.len() {
             // Without any connection those who wait would wait for ever: one is opened whatever the limit.
             let anyway = !self.has_connections();
@@ -134,35 +135,37 @@ impl AutoPool {
             let Ok(mut record) = CxRecord::new(host, self.priority, CxKind::Tcp, anyway) else {
                 return;
             };
-            record.seat = self.seat.borrow().upgrade();
+            record.seat = self.seat.held();
             self.connecting.set(self.connecting.get() + 1);
             tokio::task::spawn_local(self.clone().open_connection(Box::new(record)));
         }
     }
 
     async fn open_connection(self: Rc<Self>, mut record: Box<CxRecord>) {
-        let outcome = connect(&self.host, &self.transport, &mut record).await;
-        let outcome = match outcome {
-            Ok(io) if io.tls().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) => {
-                record.speak(CxKind::Http2);
-                self.http2.adopt(io, record).await
-            }
-            Ok(io) => {
-                record.speak(CxKind::Http1);
-                self.http1.adopt(io, record);
-                Ok(())
-            }
-            Err(failure) => {
-                drop(record);
-                Err(failure)
-            }
-        };
+        let outcome = self.establish(&mut record).await;
+        // Those who still wait when this one has served whom it can are counted without it.
         self.connecting.set(self.connecting.get() - 1);
-        if let Err(failure) = outcome {
-            // As in Envoy: whoever waits decides anew, by its retry policy.
-            let ejected = self.pending.fail_all(&failure) as u64;
-            let stats = &self.host.cluster.stats;
-            stats.add(ClusterStat::UpstreamRqPendingFailureEject, ejected);
+        match outcome {
+            Ok(Established::Http1(io)) => self.http1.adopt(io, record),
+            Ok(Established::Http2(handle, driver)) => self.http2.adopt(handle, driver, *record),
+            Err(failure) => {
+                // As in Envoy: whoever waits decides anew, by its retry policy.
+                let ejected = self.pending.fail_all(&failure) as u64;
+                let stats = &self.host.cluster.stats;
+                stats.add(ClusterStat::UpstreamRqPendingFailureEject, ejected);
+            }
+        }
+    }
+
+    async fn establish(&self, record: &mut CxRecord) -> Result<Established, PoolFailure> {
+        let io = connect(&self.host, &self.transport, record).await?;
+        if io.tls().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
+            record.speak(CxKind::Http2);
+            let (handle, driver) = self.http2.greet(io, record).await?;
+            Ok(Established::Http2(handle, driver))
+        } else {
+            record.speak(CxKind::Http1);
+            Ok(Established::Http1(io))
         }
     }
 

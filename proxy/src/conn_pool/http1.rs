@@ -15,7 +15,8 @@ use super::auto::AutoPool;
 use super::connect::{Transport, connect};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
-use super::{Lease, PoolFailure, Seat};
+use super::seat::{Seat, SeatSlot};
+use super::{Lease, PoolFailure};
 use crate::cluster::HostContext;
 use crate::codec::h1::{ClientConn, ClientSettings, IdleEnd};
 use crate::config::cluster::RoutingPriority;
@@ -53,8 +54,7 @@ pub(super) struct Http1Pool {
     /// A deadline is set, maybe for a connection that is no longer there.
     armed: Cell<bool>,
     draining: Cell<bool>,
-    /// The pool's place among pools, while it has connections or requests wait for one.
-    seat: RefCell<Weak<Seat>>,
+    pub(super) seat: SeatSlot,
     /// Who has the queue, where ALPN decides what connections speak.
     auto: Weak<AutoPool>,
 }
@@ -85,7 +85,7 @@ impl Http1Pool {
             watcher: RefCell::default(),
             armed: Cell::new(false),
             draining: Cell::new(false),
-            seat: RefCell::default(),
+            seat: SeatSlot::default(),
             auto,
         })
     }
@@ -94,14 +94,9 @@ impl Http1Pool {
         self.open.get() > 0 || !self.pending.is_empty()
     }
 
-    /// The pool's place among pools, taken where it has none.
-    fn seat(&self) -> Result<Rc<Seat>, PoolFailure> {
-        if let Some(seat) = self.seat.borrow().upgrade() {
-            return Ok(seat);
-        }
-        let seat = Seat::take(&self.host, self.priority)?;
-        self.seat.replace(Rc::downgrade(&seat));
-        Ok(seat)
+    pub(super) fn is_busy(&self) -> bool {
+        let without_request = self.idle.borrow().len() + self.connecting.get();
+        self.open.get() > without_request || !self.pending.is_empty()
     }
 
     /// An idle connection, newest first; `None` where there is none.
@@ -118,9 +113,7 @@ impl Http1Pool {
     }
 
     /// Waits for a connection: a new one, or one that comes free before.
-    pub(super) async fn wait(self: Rc<Self>) -> Result<Lease, PoolFailure> {
-        // Without a connection the pool was given up, as far as its place among pools goes.
-        let _seat = self.seat()?;
+    pub(super) async fn wait(self: Rc<Self>, _seat: Rc<Seat>) -> Result<Lease, PoolFailure> {
         let pending =
             PendingGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
         let place = Place { ticket: self.pending.join(), pool: &self };
@@ -153,7 +146,7 @@ impl Http1Pool {
             let Ok(mut record) = CxRecord::new(host, self.priority, CxKind::Http1, anyway) else {
                 return;
             };
-            record.seat = self.seat.borrow().upgrade();
+            record.seat = self.seat.held();
             self.connecting.set(self.connecting.get() + 1);
             self.open.set(self.open.get() + 1);
             tokio::task::spawn_local(self.clone().open_connection(Box::new(record)));
@@ -225,7 +218,7 @@ impl Http1Pool {
         };
         if let Some(auto) = self.auto.upgrade() {
             match auto.serve(ready) {
-                Ok(()) => return,
+                Ok(()) => return auto.open_connections(),
                 Err(back) => ready = back,
             }
         }

@@ -18,6 +18,7 @@ use super::auto::AutoPool;
 use super::connect::{Transport, connect};
 use super::pending::{Left, PendingQueue, Ticket};
 use super::record::{CxKind, CxRecord, PendingGuard, RqGuard};
+use super::seat::{Seat, SeatSlot};
 use super::{Lease, PoolFailure};
 use crate::cluster::HostContext;
 use crate::codec::h2::{ClientConn, ClientStream, Driver, Settings};
@@ -43,9 +44,14 @@ pub(super) struct Http2Connection {
     /// Streams so far; the driver reads it at the end.
     requests: Rc<Cell<u32>>,
     idle_since: Cell<Instant>,
+    /// In the pool's list: it takes streams.
+    listed: Cell<bool>,
+    idle_timeout: Option<Duration>,
     driver: RefCell<Option<Waker>>,
-    /// The driver's timer is set.
-    armed: Cell<bool>,
+    /// When the driver looks at what time has done; `None`: never.
+    looks: Cell<Option<Instant>>,
+    /// It has to look before what its timer is armed for.
+    looks_earlier: Cell<bool>,
 }
 
 impl fmt::Debug for Http2Connection {
@@ -74,19 +80,26 @@ impl StreamSlot {
     pub(super) fn open(&self) -> ClientStream {
         self.connection.handle.open()
     }
+
+    /// The exchange is complete.
+    pub(super) fn complete(self) {
+        let connection = &self.connection;
+        if connection.active.get() == 1 && !connection.listed.get() {
+            connection.count_end_in_reading();
+        }
+    }
 }
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
         let connection = &self.connection;
         connection.active.set(connection.active.get() - 1);
+        if !connection.listed.get() {
+            // It serves nobody else; its end may leave a place to who waits.
+            return;
+        }
         if connection.active.get() == 0 {
-            connection.idle_since.set(Instant::now());
-            if !connection.armed.replace(true)
-                && let Some(driver) = &*connection.driver.borrow()
-            {
-                driver.wake_by_ref();
-            }
+            connection.note_idle(Instant::now());
         }
         if let Some(pool) = connection.pool.upgrade() {
             pool.serve_pending();
@@ -103,6 +116,9 @@ pub(super) struct Http2Pool {
     connections: RefCell<Vec<Rc<Http2Connection>>>,
     pending: PendingQueue<StreamSlot>,
     connecting: Cell<usize>,
+    /// All connections: connecting, listed, and those that end with their last stream.
+    open: Cell<usize>,
+    pub(super) seat: SeatSlot,
     draining: Cell<bool>,
     /// Who has the queue, where ALPN decides what connections speak.
     auto: Weak<AutoPool>,
@@ -135,15 +151,22 @@ impl Http2Pool {
             connections: RefCell::default(),
             pending: PendingQueue::default(),
             connecting: Cell::new(0),
+            open: Cell::new(0),
+            seat: SeatSlot::default(),
             draining: Cell::new(false),
             auto,
         })
     }
 
     pub(super) fn is_used(&self) -> bool {
-        self.connecting.get() > 0
-            || !self.pending.is_empty()
-            || !self.connections.borrow().is_empty()
+        self.open.get() > 0 || !self.pending.is_empty()
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        let connections = self.connections.borrow();
+        !self.pending.is_empty()
+            || self.open.get() > self.connecting.get() + connections.len()
+            || connections.iter().any(|connection| connection.active.get() > 0)
     }
 
     /// A stream on a connection that has room; `None` where none has.
@@ -153,7 +176,7 @@ impl Http2Pool {
     }
 
     /// Waits for a new connection, or for a stream to end before.
-    pub(super) async fn wait(self: Rc<Self>) -> Result<Lease, PoolFailure> {
+    pub(super) async fn wait(self: Rc<Self>, _seat: Rc<Seat>) -> Result<Lease, PoolFailure> {
         let pending =
             PendingGuard::new(&self.host, self.priority).map_err(PoolFailure::Overflow)?;
         let place = Place { ticket: self.pending.join(), pool: &self };
@@ -189,6 +212,7 @@ impl Http2Pool {
         let limit = self.host.cluster.config.http.common.max_requests_per_connection;
         if limit.is_some_and(|limit| requests >= limit) {
             connections.pop();
+            connection.listed.set(false);
             self.host.cluster.stats.inc(ClusterStat::UpstreamCxMaxRequests);
         }
         Some(StreamSlot { connection, first: requests == 1 })
@@ -208,30 +232,30 @@ impl Http2Pool {
     }
 
     fn open_connections(self: &Rc<Self>) {
-        let streams = self.settings.options.max_concurrent_streams as usize;
+        let at_once = self.settings.options.max_concurrent_streams;
+        let in_all = self.host.cluster.config.http.common.max_requests_per_connection;
+        let streams = in_all.map_or(at_once, |in_all| in_all.min(at_once)) as usize;
         while self.connecting.get().saturating_mul(streams) < self.pending.len() {
-            let anyway = self.connecting.get() == 0 && self.connections.borrow().is_empty();
+            let anyway = self.open.get() == 0;
             let host = self.host.clone();
-            let Ok(record) = CxRecord::new(host, self.priority, CxKind::Http2, anyway) else {
+            let Ok(mut record) = CxRecord::new(host, self.priority, CxKind::Http2, anyway) else {
                 return;
             };
+            record.seat = self.seat.held();
             self.connecting.set(self.connecting.get() + 1);
+            self.open.set(self.open.get() + 1);
             tokio::task::spawn_local(self.clone().open_connection(record));
         }
     }
 
     /// Takes a connection that was opened for whichever protocol it would negotiate.
-    pub(super) async fn adopt(
-        self: &Rc<Self>,
-        io: Io,
-        mut record: Box<CxRecord>,
-    ) -> Result<(), PoolFailure> {
-        let (handle, driver) = self.greet(io, &mut record).await?;
-        self.add(handle, driver, *record);
-        Ok(())
+    pub(super) fn adopt(self: &Rc<Self>, handle: ClientConn, driver: Driver, record: CxRecord) {
+        self.open.set(self.open.get() + 1);
+        self.add(handle, driver, record);
     }
 
-    async fn greet(
+    /// The beginning of HTTP/2 on a new connection.
+    pub(super) async fn greet(
         &self,
         io: Io,
         record: &mut CxRecord,
@@ -255,6 +279,7 @@ impl Http2Pool {
                 let ejected = self.pending.fail_all(&failure) as u64;
                 let stats = &self.host.cluster.stats;
                 stats.add(ClusterStat::UpstreamRqPendingFailureEject, ejected);
+                self.closed(record);
             }
         }
     }
@@ -271,14 +296,19 @@ impl Http2Pool {
             active: Cell::new(0),
             requests: Rc::default(),
             idle_since: Cell::new(Instant::now()),
+            listed: Cell::new(false),
+            idle_timeout: self.host.cluster.config.http.common.idle_timeout,
             driver: RefCell::default(),
-            armed: Cell::new(true),
+            looks: Cell::new(None),
+            looks_earlier: Cell::new(true),
         });
         let timer = self.host.cluster.timers.timer();
-        tokio::task::spawn_local(drive(driver, Rc::downgrade(&connection), record, timer));
+        let (pool, weak) = (Rc::downgrade(self), Rc::downgrade(&connection));
+        tokio::task::spawn_local(drive(driver, pool, weak, record, timer));
         let is_waited_for = !self.pending.is_empty()
             || self.auto.upgrade().is_some_and(|auto| auto.is_waited_for());
         if !self.draining.get() || is_waited_for {
+            connection.listed.set(true);
             self.connections.borrow_mut().push(connection);
         }
         self.serve_pending();
@@ -291,18 +321,47 @@ impl Http2Pool {
     fn unlist(self: &Rc<Self>, connection: &Rc<Http2Connection>) -> bool {
         let mut connections = self.connections.borrow_mut();
         let at = connections.iter().position(|listed| Rc::ptr_eq(listed, connection));
+        connection.listed.set(false);
         at.map(|at| connections.remove(at)).is_some()
+    }
+
+    /// A connection is gone; those who wait because of the limit may have its place.
+    fn closed(self: &Rc<Self>, record: CxRecord) {
+        drop(record);
+        self.open.set(self.open.get() - 1);
+        self.serve_pending();
     }
 
     /// Connections end with their last stream.
     pub(super) fn drain(&self) {
         self.draining.set(true);
         let connections = std::mem::take(&mut *self.connections.borrow_mut());
-        drop(connections);
+        connections.iter().for_each(|connection| connection.listed.set(false));
     }
 }
 
 impl Http2Connection {
+    /// What it reads leads to its end. Envoy closes in the middle of reading then, and counts the rest as an error.
+    fn count_end_in_reading(&self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.host.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
+        }
+    }
+
+    /// Its last stream has ended: the driver looks no later than when it has been idle for too long.
+    fn note_idle(&self, now: Instant) {
+        self.idle_since.set(now);
+        let Some(expires) = self.idle_timeout.map(|timeout| now + timeout) else { return };
+        if self.looks.get().is_some_and(|at| at <= expires) {
+            return;
+        }
+        self.looks.set(Some(expires));
+        self.looks_earlier.set(true);
+        if let Some(driver) = &*self.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+
     /// Closes what is closed, idle or open for too long; sets the timer to the next deadline.
     fn check(self: &Rc<Self>, cx: &mut Context<'_>, timer: &mut Timer) {
         let Some(pool) = self.pool.upgrade() else { return };
@@ -314,20 +373,21 @@ impl Http2Connection {
         if self.handle.is_closed() {
             if pool.unlist(self) {
                 stats.inc(ClusterStat::UpstreamCxCloseNotify);
-                // Those who wait for one of its streams to end need another connection.
-                pool.serve_pending();
+                if self.active.get() == 0 {
+                    self.count_end_in_reading();
+                }
             }
             return;
         }
         let fired = timer.poll(cx).is_ready();
-        if !fired && timer.is_armed() {
+        if !self.looks_earlier.take() && !fired {
             return;
         }
         let config = &pool.host.cluster.config.http.common;
         let now = Instant::now();
-        let is_idle = self.active.get() == 0;
-        let expires = config.idle_timeout.filter(|_| is_idle);
-        let expires = expires.map(|timeout| self.idle_since.get() + timeout);
+        // With streams on it the next look may be late, so that one in turn with idle moments does not wake the driver.
+        let idle_since = if self.active.get() == 0 { self.idle_since.get() } else { now };
+        let expires = self.idle_timeout.map(|timeout| idle_since + timeout);
         let ends = config.max_connection_duration.map(|limit| self.opened + limit);
         let over = if expires.is_some_and(|at| at <= now) {
             Some(ClusterStat::UpstreamCxIdleTimeout)
@@ -343,7 +403,7 @@ impl Http2Connection {
             return;
         }
         let next = [expires, ends].into_iter().flatten().min();
-        self.armed.set(next.is_some() || config.idle_timeout.is_none());
+        self.looks.set(next);
         if let Some(deadline) = next {
             timer.arm(deadline);
             let _ = timer.poll(cx);
@@ -354,6 +414,7 @@ impl Http2Connection {
 /// Drives a connection until it ends.
 async fn drive(
     mut driver: Driver,
+    pool: Weak<Http2Pool>,
     connection: Weak<Http2Connection>,
     mut record: CxRecord,
     mut timer: Timer,
@@ -369,10 +430,9 @@ async fn drive(
         Poll::Pending
     })
     .await;
-    let mut after = None;
+    let pool = pool.upgrade();
     // Ended by us when nobody held it any more, by the peer otherwise.
     if let Some(connection) = connection.upgrade() {
-        let pool = connection.pool.upgrade();
         let handle = &connection.handle;
         let answered = connection.active.get() == 0 || handle.is_all_answered();
         match (answered, handle.has_goaway()) {
@@ -381,18 +441,19 @@ async fn drive(
             (true, false) => record.end_by_peer(),
             (false, _) => record.end_with_request(true),
         }
-        if let Some(pool) = pool {
-            if pool.unlist(&connection) && handle.has_goaway() {
-                pool.host.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
+        if let Some(pool) = &pool
+            && pool.unlist(&connection)
+            && handle.has_goaway()
+        {
+            pool.host.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
+            if connection.active.get() == 0 {
+                connection.count_end_in_reading();
             }
-            after = Some(pool);
         }
     }
     record.requests = requests.map_or(0, |requests| requests.get());
-    // Those who wait because of the limit may have its place.
-    drop(record);
-    if let Some(pool) = after {
-        pool.serve_pending();
+    if let Some(pool) = pool {
+        pool.closed(record);
     }
 }
 

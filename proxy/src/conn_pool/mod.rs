@@ -11,6 +11,7 @@ mod http2;
 mod pending;
 mod pools;
 mod record;
+mod seat;
 mod tcp;
 
 use std::cell::RefCell;
@@ -41,6 +42,7 @@ use http1::{Http1Pool, Ready};
 use http2::{Http2Pool, StreamSlot};
 use pools::Pools;
 use record::{CxRecord, RqGuard};
+use seat::{Seat, SeatSlot};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,20 +117,46 @@ impl HttpPool {
         }
     }
 
-    fn try_acquire(self) -> Result<Acquire, PoolFailure> {
-        let ready = match &self {
+    fn try_acquire(&self) -> Option<Result<Lease, PoolFailure>> {
+        match self {
             Self::Http1(pool) => pool.try_acquire(),
             Self::Http2(pool) => pool.try_acquire(),
             Self::Auto(pool) => pool.try_acquire(),
-        };
-        if let Some(result) = ready {
-            return result.map(Acquire::Ready);
         }
-        Ok(Acquire::Wait(match self {
-            Self::Http1(pool) => Box::pin(pool.wait()),
-            Self::Http2(pool) => Box::pin(pool.wait()),
-            Self::Auto(pool) => Box::pin(pool.wait()),
-        }))
+    }
+
+    fn wait(self, seat: Rc<Seat>) -> LocalBoxFuture<'static, Result<Lease, PoolFailure>> {
+        match self {
+            Self::Http1(pool) => Box::pin(pool.wait(seat)),
+            Self::Http2(pool) => Box::pin(pool.wait(seat)),
+            Self::Auto(pool) => Box::pin(pool.wait(seat)),
+        }
+    }
+
+    fn seat(&self) -> &SeatSlot {
+        match self {
+            Self::Http1(pool) => &pool.seat,
+            Self::Http2(pool) => &pool.seat,
+            Self::Auto(pool) => &pool.seat,
+        }
+    }
+
+    /// Whether a request is on one of its connections, or waits for one.
+    fn is_busy(&self) -> bool {
+        match self {
+            Self::Http1(pool) => pool.is_busy(),
+            Self::Http2(pool) => pool.is_busy(),
+            Self::Auto(pool) => pool.is_busy(),
+        }
+    }
+
+    /// Closes idle connections; busy ones close when their requests are done.
+    fn drain(&self) {
+        match self {
+            Self::Http1(pool) => pool.drain(),
+            Self::Http2(pool) => pool.drain(),
+            Self::Auto(pool) => pool.drain(),
+        }
     }
 }
 
@@ -136,8 +164,6 @@ impl HttpPool {
 struct Entry {
     priority: RoutingPriority,
     pool: HttpPool,
-    /// HTTP/2: for as long as the pool is there. Elsewhere its connections hold it.
-    seat: Option<Rc<Seat>>,
 }
 
 impl Entry {
@@ -148,6 +174,11 @@ impl Entry {
             HttpPool::Http2(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
             HttpPool::Auto(pool) => Rc::strong_count(pool) > 1 || pool.is_used(),
         }
+    }
+
+    /// Whether it holds a place among pools for nobody.
+    fn is_spare(&self) -> bool {
+        self.pool.seat().held().is_some() && !self.pool.is_busy()
     }
 
     fn is(&self, kind: PoolKind, priority: RoutingPriority) -> bool {
@@ -184,33 +215,6 @@ impl fmt::Debug for HostPools {
     }
 }
 
-/// One pool's place in `max_connection_pools`.
-#[derive(Debug)]
-struct Seat {
-    host: Rc<HostContext>,
-    priority: RoutingPriority,
-}
-
-impl Seat {
-    fn take(host: &Rc<HostContext>, priority: RoutingPriority) -> Result<Rc<Self>, PoolFailure> {
-        let cluster = &host.cluster;
-        match cluster.shared.breakers.try_acquire(Resource::ConnectionPools, priority) {
-            Ok(()) => Ok(Rc::new(Self { host: host.clone(), priority })),
-            Err(overflow) => {
-                cluster.stats.inc(ClusterStat::UpstreamCxPoolOverflow);
-                Err(PoolFailure::Overflow(overflow))
-            }
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let breakers = &self.host.cluster.shared.breakers;
-        breakers.release(Resource::ConnectionPools, self.priority);
-    }
-}
-
 impl HostPools {
     pub(crate) fn new(host: Rc<HostContext>) -> Self {
         Self { host, http: RefCell::default() }
@@ -230,7 +234,7 @@ impl HostPools {
             Protocol::Http2 => PoolKind::Http2,
             _ => PoolKind::Http1,
         };
-        self.pool(kind, priority, options)?.try_acquire()
+        self.acquire_of(kind, priority, options)
     }
 
     /// As `try_acquire` for a cluster that leaves the protocol to ALPN: each connection finds out.
@@ -242,7 +246,41 @@ impl HostPools {
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
     ) -> Result<Acquire, PoolFailure> {
-        self.pool(PoolKind::Auto, priority, options)?.try_acquire()
+        self.acquire_of(PoolKind::Auto, priority, options)
+    }
+
+    fn acquire_of(
+        &self,
+        kind: PoolKind,
+        priority: RoutingPriority,
+        options: Option<&Arc<TransportSocketOptions>>,
+    ) -> Result<Acquire, PoolFailure> {
+        let pool = self.pool(kind, priority, options);
+        if let Some(result) = pool.try_acquire() {
+            return result.map(Acquire::Ready);
+        }
+        let seat = self.seat(&pool, priority)?;
+        Ok(Acquire::Wait(pool.wait(seat)))
+    }
+
+    /// The pool's place among pools; where none is left, that of another of the host's that has nothing to do.
+    fn seat(&self, pool: &HttpPool, priority: RoutingPriority) -> Result<Rc<Seat>, PoolFailure> {
+        let slot = pool.seat();
+        if let Some(seat) = slot.held() {
+            return Ok(seat);
+        }
+        let taken = slot.take(&self.host, priority).or_else(|overflow| {
+            let Some(spare) = self.http.borrow_mut().take_spare(priority) else {
+                return Err(overflow);
+            };
+            spare.pool.drain();
+            spare.pool.seat().give_back();
+            slot.take(&self.host, priority)
+        });
+        taken.map_err(|overflow| {
+            self.host.cluster.stats.inc(ClusterStat::UpstreamCxPoolOverflow);
+            PoolFailure::Overflow(overflow)
+        })
     }
 
     /// As `try_acquire`, with the wait.
@@ -296,33 +334,25 @@ impl HostPools {
         kind: PoolKind,
         priority: RoutingPriority,
         options: Option<&Arc<TransportSocketOptions>>,
-    ) -> Result<HttpPool, PoolFailure> {
+    ) -> HttpPool {
         let mut pools = self.http.borrow_mut();
         if let Some(entry) = pools.find(kind, priority, options) {
-            return Ok(entry.pool.clone());
+            return entry.pool.clone();
         }
-        let seat = match kind {
-            PoolKind::Http2 => Some(Seat::take(&self.host, priority)?),
-            PoolKind::Http1 | PoolKind::Auto => None,
-        };
         let (host, owned, alone) = (self.host.clone(), options.cloned(), Weak::new());
         let pool = match kind {
             PoolKind::Http1 => HttpPool::Http1(Http1Pool::new(host, priority, owned, alone)),
             PoolKind::Http2 => HttpPool::Http2(Http2Pool::new(host, priority, owned, alone)),
             PoolKind::Auto => HttpPool::Auto(AutoPool::new(host, priority, owned)),
         };
-        pools.insert(Entry { priority, pool: pool.clone(), seat }, options);
-        Ok(pool)
+        pools.insert(Entry { priority, pool: pool.clone() }, options);
+        pool
     }
 
     /// Closes idle connections; busy ones close when their requests are done.
     pub fn drain(&self) {
         for entry in self.http.borrow().iter() {
-            match &entry.pool {
-                HttpPool::Http1(pool) => pool.drain(),
-                HttpPool::Http2(pool) => pool.drain(),
-                HttpPool::Auto(pool) => pool.drain(),
-            }
+            entry.pool.drain();
         }
     }
 }
@@ -330,9 +360,6 @@ impl HostPools {
 impl Drop for HostPools {
     fn drop(&mut self) {
         self.drain();
-        for entry in self.http.get_mut().iter_mut() {
-            drop(entry.seat.take());
-        }
     }
 }
 
@@ -455,7 +482,7 @@ impl Lease {
                 let remote = matches!(&stream, ClientStream::Raw(c) if c.peer_closed_last());
                 record.end_closed(remote);
             }
-            Base::Http2(_) => {}
+            Base::Http2(slot) => slot.complete(),
         }
     }
 

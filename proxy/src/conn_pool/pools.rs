@@ -56,16 +56,22 @@ impl Pools {
         wishes.pools.insert((entry.pool.kind(), entry.priority, options.clone()), entry);
     }
 
+    /// Takes out a pool that holds a place among pools and has nothing to do.
+    pub(super) fn take_spare(&mut self, priority: RoutingPriority) -> Option<Entry> {
+        let is_spare = |entry: &Entry| entry.priority == priority && entry.is_spare();
+        if let Some(at) = self.plain.iter().position(is_spare) {
+            return Some(self.plain.remove(at));
+        }
+        let pools = &mut self.wishes.as_mut()?.pools;
+        let key = pools.iter().find_map(|(key, entry)| is_spare(entry).then(|| key.clone()))?;
+        pools.remove(&key)
+    }
+
     fn wishes(&self) -> impl Iterator<Item = &Entry> {
         self.wishes.iter().flat_map(|wishes| wishes.pools.values())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.plain.iter().chain(self.wishes())
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        let wishes = self.wishes.iter_mut().flat_map(|wishes| wishes.pools.values_mut());
-        self.plain.iter_mut().chain(wishes)
     }
 }

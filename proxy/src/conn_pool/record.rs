@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use super::seat::Seat;
 use crate::cluster::HostContext;
 use crate::cluster::circuit_breaker::{Overflow, Resource};
 use crate::codec::h1::IdleEnd;
@@ -48,7 +49,7 @@ pub(super) struct CxRecord {
     kind: CxKind,
     end: End,
     /// Of the pool that it belongs to.
-    pub(super) seat: Option<Rc<super::Seat>>,
+    pub(super) seat: Option<Rc<Seat>>,
 }
 
 impl CxRecord {
@@ -221,11 +222,22 @@ impl RqGuard {
             cluster.stats.inc(ClusterStat::UpstreamRqActiveOverflow);
             return Err(overflow);
         }
+        Ok(Self::counted(host, priority))
+    }
+
+    /// Of a plain connection, which counts as a request and is never one too many: so Envoy.
+    pub(super) fn unlimited(host: &Rc<HostContext>, priority: RoutingPriority) -> Self {
+        host.cluster.shared.breakers.acquire_anyway(Resource::Requests, priority);
+        Self::counted(host, priority)
+    }
+
+    fn counted(host: &Rc<HostContext>, priority: RoutingPriority) -> Self {
+        let cluster = &host.cluster;
         host.host.stats.rq_total.fetch_add(1, Relaxed);
         host.host.stats.rq_active.fetch_add(1, Relaxed);
         cluster.stats.inc(ClusterStat::UpstreamRqTotal);
         cluster.stats.gauge_inc(ClusterStat::UpstreamRqActive);
-        Ok(Self { host: host.clone(), priority })
+        Self { host: host.clone(), priority }
     }
 
     pub(super) fn host(&self) -> &Rc<HostContext> {

@@ -73,7 +73,7 @@ pub(super) async fn connect(
         }
     };
     drop(pending);
-    let rq = RqGuard::new(host, priority).map_err(PoolFailure::Overflow)?;
+    let rq = RqGuard::unlimited(host, priority);
     record.requests = 1;
     record.end_with_request(false);
     Ok(TcpLease { io, record, rq })

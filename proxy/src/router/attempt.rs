@@ -451,6 +451,7 @@ impl Forwarding<'_> {
         let mut wait = match acquired {
             Ok(Acquire::Ready(lease)) => return Ok(Ok(lease)),
             Ok(Acquire::Wait(wait)) => wait,
+            // Without a pool there is no upstream to speak of.
             Err(failure) if failure.is_of_pools() => return Err(self.no_healthy_upstream(s)),
             Err(failure) => return Ok(Err(pool_failed(s, host, failure))),
         };
@@ -470,8 +471,6 @@ impl Forwarding<'_> {
         .inspect_err(|_| note_host(s, host))?;
         Ok(match outcome {
             Ok(Ok(lease)) => Ok(lease),
-            // Without a pool there is no upstream to speak of.
-            Ok(Err(failure)) if failure.is_of_pools() => return Err(self.no_healthy_upstream(s)),
             Ok(Err(failure)) => Err(pool_failed(s, host, failure)),
             Err(expired) => Err(AttemptEnd::TimedOut(expired)),
         })

@@ -35,6 +35,8 @@ async fn requests_wait_where_no_more_connections_may_be_opened() {
         assert!(is_pending(second.as_mut()).await);
         assert!(is_pending(third.as_mut()).await);
         let lease = first.await.unwrap();
+        // Once for each of the others as it came, and once when the connection had served the first.
+        assert_eq!(bench.value(ClusterStat::UpstreamCxOverflow), 3);
         assert!(is_pending(second.as_mut()).await);
         // One that comes free serves who waits longest.
         exchange_and_release(lease).await;

@@ -18,15 +18,15 @@ struct Orders {
     held: RefCell<Vec<SendResponse<Bytes>>>,
 }
 
-struct Http2Peer {
-    address: SocketAddr,
+pub(super) struct Http2Peer {
+    pub(super) address: SocketAddr,
     accepted: Rc<Cell<usize>>,
     orders: Rc<Orders>,
 }
 
 impl Http2Peer {
     /// Answers every request at once with 200; admits `streams` at a time on a connection.
-    async fn start(streams: u32) -> Self {
+    pub(super) async fn start(streams: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = Self {
             address: listener.local_addr().unwrap(),
@@ -188,6 +188,15 @@ async fn idle_connections_and_those_at_their_request_limit_end() {
         eventually(|| bench.value(ClusterStat::UpstreamCxDestroyLocal) == 1).await;
         assert_eq!(bench.value(ClusterStat::UpstreamCxIdleTimeout), 1);
 
+        // A limit to their age, which is far, does not keep the driver from looking before.
+        let bench = Bench::new_http2(&peer, |http| {
+            http.common.idle_timeout = short;
+            http.common.max_connection_duration = Some(Duration::from_secs(3600));
+        });
+        bench.warm_up().await;
+        bench.warm_up().await;
+        eventually(|| bench.value(ClusterStat::UpstreamCxIdleTimeout) > 0).await;
+
         let limit = |http: &mut UpstreamHttpOptions| {
             http.common.max_requests_per_connection = Some(1);
         };
@@ -233,6 +242,119 @@ async fn many_waiters_open_no_more_connections_than_they_need() {
         }
         assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 1);
         assert_eq!(peer.accepted.get(), 1);
+    })
+    .await;
+}
+
+/// One stream at a time on a connection, and so many connections.
+fn narrow(
+    connections: u32,
+    change: impl FnOnce(&mut UpstreamHttpOptions),
+) -> impl FnOnce(&mut Cluster) {
+    move |config| {
+        let thresholds = Thresholds { max_connections: connections, ..Thresholds::default() };
+        with_thresholds(config, thresholds);
+        with_http(config, |http| {
+            http.http2.max_concurrent_streams = 1;
+            change(http);
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_no_more_streams_counts_until_it_ends() {
+    on_local(async {
+        let peer = Http2Peer::start(100).await;
+        let once = |http: &mut UpstreamHttpOptions| {
+            http.common.max_requests_per_connection = Some(1);
+        };
+        let bench = Bench::new(peer.address, narrow(1, once));
+        let first = bench.h2().await;
+        assert_eq!(bench.value(ClusterStat::UpstreamCxMaxRequests), 1);
+        let host = bench.host();
+        let waiting = host.pools.acquire(Protocol::Http2, DEFAULT, None);
+        let mut waiting = std::pin::pin!(waiting);
+        assert!(is_pending(waiting.as_mut()).await);
+        assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 1);
+        assert_eq!(bench.value(ClusterStat::UpstreamCxOverflow), 1);
+        exchange_and_release(first).await;
+        assert!(!waiting.await.unwrap().is_reused());
+        assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_waits_has_the_place_of_a_connection_that_took_no_more_streams() {
+    on_local(async {
+        let peer = Http2Peer::start(100).await;
+        let bench = Bench::new(peer.address, narrow(2, |_| {}));
+        peer.orders.hold.set(true);
+        let mut unlisted = bench.h2().await;
+        unlisted.send_head(&get(), true);
+        poll_fn(|cx| unlisted.poll_flush(cx)).await.unwrap();
+        eventually(|| peer.orders.held.borrow().len() == 1).await;
+        peer.orders.go_away.notify_waiters();
+        eventually(|| bench.value(ClusterStat::UpstreamCxCloseNotify) == 1).await;
+        let full = bench.h2().await;
+        let host = bench.host();
+        let waiting = host.pools.acquire(Protocol::Http2, DEFAULT, None);
+        let mut waiting = std::pin::pin!(waiting);
+        assert!(is_pending(waiting.as_mut()).await);
+        drop(unlisted);
+        let third = waiting.await.unwrap();
+        assert!(!third.is_reused());
+        assert_ne!(third.connection_id(), full.connection_id());
+        assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_open_for_as_many_as_each_may_serve() {
+    on_local(async {
+        let peer = Http2Peer::start(100).await;
+        let bench =
+            Bench::new_http2(&peer, |http| http.common.max_requests_per_connection = Some(2));
+        let host = bench.host();
+        let mut waiting: Vec<_> =
+            (0..5).map(|_| Box::pin(host.pools.acquire(Protocol::Http2, DEFAULT, None))).collect();
+        for waiting in &mut waiting {
+            assert!(is_pending(waiting.as_mut()).await);
+        }
+        assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 3);
+        let mut leases = Vec::new();
+        for waiting in waiting {
+            leases.push(waiting.await.unwrap());
+        }
+        assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 3);
+    })
+    .await;
+}
+
+/// A pool's place among pools is free when its last connection has ended, whoever asks for it.
+#[tokio::test]
+async fn a_pool_without_connections_leaves_its_place_to_other_hosts() {
+    on_local(async {
+        let (peer, other) = (Http2Peer::start(100).await, Http2Peer::start(100).await);
+        let bench = Bench::new(peer.address, |config| {
+            one_pool(config);
+            let endpoints = &mut config.load_assignment.localities[0].endpoints;
+            let mut second = endpoints[0].clone();
+            second.address = ConfigAddress::Ip { addr: other.address, ipv4_compat: false };
+            *endpoints = [endpoints[0].clone(), second].into();
+        });
+        let (first, second) = (bench.host(), bench.host());
+        assert_ne!(first.address, second.address);
+        let lease = first.pools.acquire(Protocol::Http2, DEFAULT, None).await.unwrap();
+        exchange_and_release(lease).await;
+        assert!(second.pools.acquire(Protocol::Http2, DEFAULT, None).await.is_err());
+        peer.orders.cut.notify_waiters();
+        other.orders.cut.notify_waiters();
+        eventually(|| bench.value(ClusterStat::UpstreamCxActive) == 0).await;
+        let lease = second.pools.acquire(Protocol::Http2, DEFAULT, None).await.unwrap();
+        exchange_and_release(lease).await;
+        assert_eq!(bench.value(ClusterStat::UpstreamCxPoolOverflow), 1);
     })
     .await;
 }

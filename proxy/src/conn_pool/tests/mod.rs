@@ -147,7 +147,7 @@ async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
 
 /// Lets the runtime run until `done`.
 pub(super) async fn eventually(done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !done() {
         assert!(Instant::now() < deadline, "it never happened");
         tokio::task::yield_now().await;
@@ -432,6 +432,45 @@ async fn pools_that_nobody_uses_go() {
         }
         let left = host.pools.http.borrow().iter().count();
         assert!(left <= pools::KEPT, "{left}");
+    })
+    .await;
+}
+
+fn named(name: &str) -> Arc<TransportSocketOptions> {
+    Arc::new(TransportSocketOptions { server_name: Some(name.into()), ..Default::default() })
+}
+
+fn one_pool(config: &mut Cluster) {
+    with_thresholds(config, Thresholds { max_connection_pools: 1, ..Thresholds::default() });
+}
+
+/// What a name has left behind does not keep the next name from a pool; requests in flight do.
+async fn an_idle_pool_makes_room(address: SocketAddr, protocol: Protocol) {
+    let bench = Bench::new(address, one_pool);
+    let (host, first, second) = (bench.host(), named("a.test"), named("b.test"));
+    let lease = host.pools.acquire(protocol, DEFAULT, Some(&first)).await.unwrap();
+    assert!(host.pools.acquire(protocol, DEFAULT, Some(&second)).await.unwrap_err().is_of_pools());
+    assert_eq!(bench.value(ClusterStat::UpstreamCxPoolOverflow), 1);
+    exchange_and_release(lease).await;
+    for name in [&second, &first, &second] {
+        let lease = host.pools.acquire(protocol, DEFAULT, Some(name)).await.unwrap();
+        assert!(!lease.is_reused());
+        exchange_and_release(lease).await;
+    }
+    assert_eq!(bench.value(ClusterStat::UpstreamCxPoolOverflow), 1);
+    eventually(|| bench.value(ClusterStat::UpstreamCxActive) == 1).await;
+    assert_eq!(bench.shared.breakers.count(Resource::ConnectionPools, DEFAULT), 1);
+    host.pools.drain();
+    eventually(|| bench.shared.breakers.count(Resource::ConnectionPools, DEFAULT) == 0).await;
+}
+
+#[tokio::test]
+async fn idle_pools_make_room_for_others_of_their_host() {
+    on_local(async {
+        let peer = Peer::start(OK).await;
+        an_idle_pool_makes_room(peer.address, Protocol::Http11).await;
+        let peer = http2::Http2Peer::start(100).await;
+        an_idle_pool_makes_room(peer.address, Protocol::Http2).await;
     })
     .await;
 }
