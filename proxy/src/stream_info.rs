@@ -221,6 +221,36 @@ pub struct Timing {
 /// Dynamic metadata: namespace, then a struct; a handful at most.
 pub type Metadata = SmallVec<[(Arc<str>, Arc<serde_json::Map<String, serde_json::Value>>); 1]>;
 
+/// The struct of a namespace, made where there is none.
+pub fn fields_mut<'m>(
+    metadata: &'m mut Metadata,
+    namespace: &str,
+) -> &'m mut serde_json::Map<String, serde_json::Value> {
+    let at = match metadata.iter().position(|(ns, _)| &**ns == namespace) {
+        Some(at) => at,
+        None => {
+            metadata.push((Arc::from(namespace), Arc::default()));
+            metadata.len() - 1
+        }
+    };
+    Arc::make_mut(&mut metadata[at].1)
+}
+
+/// Adds fields that were made before to the struct of a namespace; without an allocation where it is the first.
+pub fn add_fields(
+    metadata: &mut Metadata,
+    namespace: &Arc<str>,
+    fields: &Arc<serde_json::Map<String, serde_json::Value>>,
+) {
+    match metadata.iter_mut().find(|(of, _)| of == namespace) {
+        Some((_, known)) => {
+            let fields = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
+            Arc::make_mut(known).extend(fields);
+        }
+        None => metadata.push((namespace.clone(), fields.clone())),
+    }
+}
+
 /// What the listener filter `tls_inspector` makes of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TlsInspection {
@@ -261,8 +291,10 @@ pub struct ConnectionInfo {
     pub listener_name: Arc<str>,
     /// Filter state of the connection: parent of every stream's.
     pub state: FilterState,
-    /// What listener filters have found: the metadata that a TCP stream begins with.
-    pub metadata: Metadata,
+    /// What listener filters have found.
+    pub found: Metadata,
+    /// That, and what network filters have left, where they have left anything.
+    pub left: OnceCell<Box<Metadata>>,
     /// What it asks of every upstream connection: whose address it is to come from.
     pub upstream_options: Option<Arc<TransportSocketOptions>>,
     /// What its connection manager speaks; bytes on the wire of the streams that have ended.
@@ -272,6 +304,11 @@ pub struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
+    /// The metadata that a TCP stream begins with.
+    pub fn metadata(&self) -> &Metadata {
+        self.left.get().map_or(&self.found, |left| left)
+    }
+
     /// Adds a stream that has ended.
     pub fn count_stream(&self, protocol: Option<Protocol>, bytes: &ByteMeter) {
         self.protocol.set(protocol.or(self.protocol.get()));
@@ -301,7 +338,8 @@ impl Default for ConnectionInfo {
             filter_chain_name: "".into(),
             listener_name: "".into(),
             state: FilterState::default(),
-            metadata: Metadata::new(),
+            found: Metadata::new(),
+            left: OnceCell::new(),
             upstream_options: None,
             protocol: Cell::new(None),
             wire_received: Cell::new(0),
@@ -509,29 +547,7 @@ impl StreamInfo {
         &mut self,
         namespace: &str,
     ) -> &mut serde_json::Map<String, serde_json::Value> {
-        let at = match self.metadata.iter().position(|(ns, _)| &**ns == namespace) {
-            Some(at) => at,
-            None => {
-                self.metadata.push((Arc::from(namespace), Arc::default()));
-                self.metadata.len() - 1
-            }
-        };
-        Arc::make_mut(&mut self.metadata[at].1)
-    }
-
-    /// Adds fields that were made before to the struct of a namespace; without an allocation where it is the first.
-    pub fn add_metadata(
-        &mut self,
-        namespace: &Arc<str>,
-        fields: &Arc<serde_json::Map<String, serde_json::Value>>,
-    ) {
-        match self.metadata.iter_mut().find(|(of, _)| of == namespace) {
-            Some((_, known)) => {
-                let fields = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
-                Arc::make_mut(known).extend(fields);
-            }
-            None => self.metadata.push((namespace.clone(), fields.clone())),
-        }
+        fields_mut(&mut self.metadata, namespace)
     }
 
     /// Looks in the stream's state, then in its connection's.

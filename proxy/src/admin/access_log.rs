@@ -25,7 +25,7 @@ pub(super) fn connection(id: u64, remote: Address, local: Address) -> Rc<Connect
         filter_chain_name: Arc::from("admin"),
         listener_name: Arc::from("admin"),
         state: FilterState::default(),
-        metadata: Default::default(),
+        found: Default::default(),
         ..ConnectionInfo::default()
     })
 }

@@ -53,7 +53,7 @@ pub(super) fn destination(
     let state = || asking.stream?.filter_state_string(FILTER_STATE)?.parse().ok();
     let metadata = || {
         let (key, stream) = (config.metadata_key.as_deref()?, asking.stream?);
-        let value = [&stream.metadata, &stream.connection.metadata]
+        let value = [&stream.metadata, stream.connection.metadata()]
             .into_iter()
             .find_map(|metadata| text_at(metadata, key));
         parse(value?)

@@ -237,7 +237,13 @@ impl Entered {
     /// Asks the chain's network filters.
     fn denial(&self, chain: &Arc<FilterChain>) -> Option<Denial> {
         let filters = self.listener.chains.filters.get(&chain.id)?;
-        filters.iter().find_map(|rbac| rbac.denial(&self.info))
+        let mut metadata = self.info.found.clone();
+        let denial = filters.iter().find_map(|rbac| rbac.denial(&self.info, &mut metadata));
+        if !metadata.is_empty() {
+            // Nobody else sets it.
+            let _ = self.info.left.set(Box::new(metadata));
+        }
+        denial
     }
 
     /// Closed by a network filter; counted and logged as its terminal filter would have.
@@ -341,7 +347,7 @@ fn connection_info(
         filter_chain_name: chain.map_or_else(|| "".into(), |c| c.name.clone()),
         listener_name: listener.config.name.clone(),
         state: FilterState::default(),
-        metadata: found.metadata,
+        found: found.metadata,
         ..ConnectionInfo::default()
     })
 }
@@ -355,7 +361,7 @@ fn as_client(source: OriginalSource) -> Arc<TransportSocketOptions> {
 fn stream_info(info: &Rc<ConnectionInfo>) -> StreamInfo {
     let wall = SystemTime::now() - info.started.elapsed();
     let mut stream = StreamInfo::new(info.clone(), info.id, info.started, wall);
-    stream.metadata.clone_from(&info.metadata);
+    stream.metadata.clone_from(info.metadata());
     stream
 }
 

@@ -20,16 +20,19 @@ use crate::config::compile::rbac::compile_rbac;
 use crate::config::compile::rbac_matcher::compile_rbac_matcher;
 use crate::config::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 use crate::config::pb::google::protobuf::Any;
-use crate::config::rbac::{RbacEngine, RbacSubject};
-use crate::http_filters::rbac::{RbacShadowStat, RbacStat, denied_details};
+use crate::config::rbac::{RbacEngine, RbacSubject, RbacVerdict};
+use crate::http_filters::rbac::{Left, RbacShadowStat, RbacStat, Side, denied_details, leave_hint};
 use crate::io::Io;
 use crate::stats::Block;
-use crate::stream_info::ConnectionInfo;
+use crate::stream_info::{ConnectionInfo, Metadata};
 use crate::worker::WorkerContext;
 use crate::worker::connections::{ConnectionHandle, Drain, LastCall};
 
 /// Full name of the filter's message.
 pub const TYPE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+
+/// The namespace of what the shadow rules leave.
+const METADATA: &str = "envoy.filters.network.rbac";
 
 /// How long a denied connection may be silent before it is closed.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -44,6 +47,8 @@ pub struct NetworkRbac {
     shadow_rules: Option<RbacEngine>,
     stat_prefix: String,
     shadow_stat_prefix: String,
+    shadow: Side,
+    shadow_left: Left,
     delay_deny: Option<Duration>,
 }
 
@@ -83,6 +88,8 @@ pub fn compile(any: &Any, path: &FieldPath<'_>) -> Option<Arc<NetworkRbac>> {
             "" => String::new(),
             prefix => dotted(prefix),
         },
+        shadow: Side::new(METADATA, &pb.shadow_rules_stat_prefix, "shadow"),
+        shadow_left: Left::default(),
         delay_deny: compile_optional_duration(pb.delay_deny.as_ref(), &path.field("delay_deny")),
     }))
 }
@@ -121,15 +128,25 @@ impl WorkerRbac {
         }
     }
 
-    /// Why the connection may not go on, if so. What passes is counted, and what the shadow rules say.
-    pub fn denial(self: &Rc<Self>, info: &ConnectionInfo) -> Option<Denial> {
+    /// Why the connection may not go on, if so. What passes is counted, and what the shadow rules say; they and the
+    /// action LOG leave it in the connection's metadata.
+    pub fn denial(
+        self: &Rc<Self>,
+        info: &ConnectionInfo,
+        metadata: &mut Metadata,
+    ) -> Option<Denial> {
         let subject = RbacSubject::of_connection(info);
-        if let Some(engine) = &self.config.shadow_rules {
-            let allowed = engine.evaluate(&subject).allowed;
+        let config = &self.config;
+        if let Some(engine) = &config.shadow_rules {
+            let RbacVerdict { allowed, at, .. } = engine.evaluate(&subject);
             let stat = if allowed { RbacShadowStat::Allowed } else { RbacShadowStat::Denied };
             self.shadow_stats.inc(stat);
+            config.shadow_left.leave(&config.shadow, engine, at, metadata);
         }
-        let verdict = self.config.rules.as_ref()?.evaluate(&subject);
+        let verdict = config.rules.as_ref()?.evaluate(&subject);
+        if let Some(log) = verdict.log {
+            leave_hint(log, metadata);
+        }
         if verdict.allowed {
             self.stats.inc(RbacStat::Allowed);
             return None;

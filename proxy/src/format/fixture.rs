@@ -29,7 +29,7 @@ pub(crate) fn connection() -> Rc<ConnectionInfo> {
         filter_chain_name: "chain1".into(),
         listener_name: "l".into(),
         state: FilterState::default(),
-        metadata: Default::default(),
+        found: Default::default(),
         ..ConnectionInfo::default()
     })
 }

@@ -19,7 +19,7 @@ use crate::config::rbac::{RbacEngine, RbacSubject};
 use crate::hcm::HcmScope;
 use crate::hcm::local_reply::LocalReply;
 use crate::stats::{FilterStats, Scope};
-use crate::stream_info::StreamInfo;
+use crate::stream_info::{Metadata, add_fields, fields_mut};
 
 pub const TYPE: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 pub const PER_ROUTE_TYPE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
@@ -75,7 +75,7 @@ impl Config {
 
 /// Names of one kind of rules: what they count under and leave in the metadata.
 #[derive(Debug)]
-struct Side {
+pub(crate) struct Side {
     /// Empty, or with a dot at its end.
     stat_prefix: String,
     namespace: Arc<str>,
@@ -85,14 +85,14 @@ struct Side {
 }
 
 impl Side {
-    fn new(prefix: &str, kind: &str) -> Self {
+    pub(crate) fn new(namespace: &str, prefix: &str, kind: &str) -> Self {
         let stat_prefix = match prefix.strip_suffix('.').unwrap_or(prefix) {
             "" => String::new(),
             prefix => format!("{prefix}."),
         };
         Self {
             stat_prefix,
-            namespace: METADATA.into(),
+            namespace: namespace.into(),
             policy_field: format!("{prefix}{kind}_effective_policy_id").into(),
             result_field: format!("{prefix}{kind}_engine_result"),
         }
@@ -131,23 +131,29 @@ struct Engines {
 /// What an engine's verdicts leave in the metadata: by policy, and at the end for none. A route's engine learns on its
 /// first request how its filter calls the fields.
 #[derive(Debug, Default)]
-struct Left(OnceLock<FieldsByPolicy>);
+pub(crate) struct Left(OnceLock<FieldsByPolicy>);
 
 /// Under the name of a policy's field, one for each policy and the last for none.
 type FieldsByPolicy = (Arc<str>, Box<[Arc<Fields>]>);
 
 impl Left {
-    fn leave(&self, side: &Side, engine: &RbacEngine, at: Option<usize>, info: &mut StreamInfo) {
+    pub(crate) fn leave(
+        &self,
+        side: &Side,
+        engine: &RbacEngine,
+        at: Option<usize>,
+        metadata: &mut Metadata,
+    ) {
         let count = engine.policies.len();
         let (of, all) = self.0.get_or_init(|| {
             let policies = (0..count).map(|at| side.fields(engine, Some(at)));
             (side.policy_field.clone(), policies.chain([side.fields(engine, None)]).collect())
         });
         if *of == side.policy_field {
-            info.add_metadata(&side.namespace, &all[at.unwrap_or(count)]);
+            add_fields(metadata, &side.namespace, &all[at.unwrap_or(count)]);
         } else {
             // Two filters with one name and different prefixes.
-            info.add_metadata(&side.namespace, &side.fields(engine, at));
+            add_fields(metadata, &side.namespace, &side.fields(engine, at));
         }
     }
 }
@@ -159,8 +165,8 @@ pub fn compile(any: &Any, _stat_prefix: &str, path: &FieldPath<'_>) -> Option<Ar
     let config: pb::Rbac = unpack_any(any, path)?;
     Some(Arc::new(Config {
         engines: compile_engines(&config, path)?,
-        rules: Side::new(&config.rules_stat_prefix, "enforced"),
-        shadow: Side::new(&config.shadow_rules_stat_prefix, "shadow"),
+        rules: Side::new(METADATA, &config.rules_stat_prefix, "enforced"),
+        shadow: Side::new(METADATA, &config.shadow_rules_stat_prefix, "shadow"),
         stats: FilterStats::default(),
         shadow_stats: FilterStats::default(),
     }))
@@ -232,12 +238,12 @@ impl HttpFilter for Filter {
             };
             stats.inc(stat);
             charge_policy(engines, verdict.policy, policy_stat, &config.shadow, cx);
-            engines.shadow_left.leave(&config.shadow, engine, verdict.at, cx.info);
+            engines.shadow_left.leave(&config.shadow, engine, verdict.at, &mut cx.info.metadata);
         }
         let Some(engine) = &engines.rules else { return Flow::Continue };
         let verdict = engine.evaluate(&RbacSubject::of_request(cx.request, cx.info));
         if let Some(log) = verdict.log {
-            cx.info.metadata_mut("envoy.common").insert("access_log_hint".into(), log.into());
+            leave_hint(log, &mut cx.info.metadata);
         }
         let scope = || config.rules.scope(&cx.hcm_stats.scope, "");
         let stats = config.stats.block(cx.worker.index, scope);
@@ -247,7 +253,7 @@ impl HttpFilter for Filter {
         };
         stats.inc(stat);
         charge_policy(engines, verdict.policy, policy_stat, &config.rules, cx);
-        engines.left.leave(&config.rules, engine, verdict.at, cx.info);
+        engines.left.leave(&config.rules, engine, verdict.at, &mut cx.info.metadata);
         if verdict.allowed {
             return Flow::Continue;
         }
@@ -255,6 +261,11 @@ impl HttpFilter for Filter {
         let reply = LocalReply::new(StatusCode::FORBIDDEN, Cow::Owned(details));
         Flow::Reply(Box::new(reply.body("RBAC: access denied")))
     }
+}
+
+/// What the action LOG leaves: whether a policy matches.
+pub(crate) fn leave_hint(log: bool, metadata: &mut Metadata) {
+    fields_mut(metadata, "envoy.common").insert("access_log_hint".into(), log.into());
 }
 
 fn charge_policy(

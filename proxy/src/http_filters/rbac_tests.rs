@@ -138,8 +138,8 @@ fn log_only_leaves_a_hint() {
 fn names_of_statistics() {
     let registry = crate::stats::Registry::new(Default::default());
     let hcm = registry.scope("http.t");
-    assert_eq!(Side::new("", "enforced").scope(&hcm, "").prefix(), "http.t.rbac");
-    let named = Side::new("rp.", "shadow");
+    assert_eq!(Side::new(METADATA, "", "enforced").scope(&hcm, "").prefix(), "http.t.rbac");
+    let named = Side::new(METADATA, "rp.", "shadow");
     assert_eq!(named.scope(&hcm, "").prefix(), "http.t.rbac.rp");
     assert_eq!(named.scope(&hcm, "policy.p one").prefix(), "http.t.rbac.rp.policy.p one");
 }

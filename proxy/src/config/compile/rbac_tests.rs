@@ -36,7 +36,7 @@ fn connection() -> ConnectionInfo {
         filter_chain_name: "".into(),
         listener_name: "".into(),
         state: FilterState::default(),
-        metadata: Default::default(),
+        found: Default::default(),
         ..ConnectionInfo::default()
     }
 }
