@@ -47,6 +47,7 @@ areas! {
     rewrites,
     router_options,
     routing,
+    runtime,
     stats_config,
     tcp,
     timeouts,

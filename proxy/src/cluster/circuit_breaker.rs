@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::config::cluster::{CircuitBreakers, RoutingPriority, Thresholds};
+use crate::config::runtime::{self, Own};
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,15 +43,19 @@ pub struct Overflow {
 
 impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let priority = match self.priority {
-            RoutingPriority::Default => "default",
-            RoutingPriority::High => "high",
-        };
+        let priority = name_of(self.priority);
         write!(f, "circuit_breakers.{priority}.{} of {}", self.resource.as_str(), self.limit)
     }
 }
 
 impl std::error::Error for Overflow {}
+
+fn name_of(priority: RoutingPriority) -> &'static str {
+    match priority {
+        RoutingPriority::Default => "default",
+        RoutingPriority::High => "high",
+    }
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -85,37 +90,53 @@ impl Counts {
 /// The counts of one cluster.
 #[derive(Debug)]
 pub struct Breakers {
+    /// The cluster's name.
+    name: Arc<str>,
     config: Arc<CircuitBreakers>,
     counts: [Counts; 2],
 }
 
 impl Breakers {
-    pub fn new(config: Arc<CircuitBreakers>) -> Self {
-        Self { config, counts: Default::default() }
+    pub fn new(name: Arc<str>, config: Arc<CircuitBreakers>) -> Self {
+        Self { name, config, counts: Default::default() }
     }
 
     pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
         self.config.of(priority)
     }
 
-    /// The present limit; that of retries moves with the traffic where there is a retry budget.
+    /// The present limit: the runtime's where it has one. That of retries moves with the traffic where there is a retry
+    /// budget.
     pub fn limit(&self, resource: Resource, priority: RoutingPriority) -> u32 {
         let thresholds = self.config.of(priority);
-        match resource {
+        let configured = match resource {
             Resource::Connections => thresholds.max_connections,
             Resource::PendingRequests => thresholds.max_pending_requests,
             Resource::Requests => thresholds.max_requests,
             Resource::ConnectionPools => thresholds.max_connection_pools,
-            Resource::Retries => match thresholds.retry_budget {
-                None => thresholds.max_retries,
-                Some(budget) => {
+            Resource::Retries => {
+                let in_runtime = |field| self.in_runtime(priority, field);
+                let percent = in_runtime("retry_budget.budget_percent");
+                let least = in_runtime("retry_budget.min_retry_concurrency").map(|n| n as u32);
+                let budget = thresholds.retry_budget;
+                if budget.is_some() || percent.is_some() || least.is_some() {
+                    let budget = budget.unwrap_or_default();
                     let active = self.count(Resource::Requests, priority)
                         + self.count(Resource::PendingRequests, priority);
-                    let share = budget.percent / 100.0 * f64::from(active);
-                    (share as u32).max(budget.min_retry_concurrency)
+                    let percent = percent.unwrap_or(budget.percent);
+                    let share = percent / 100.0 * f64::from(active);
+                    return (share as u32).max(least.unwrap_or(budget.min_retry_concurrency));
                 }
-            },
-        }
+                thresholds.max_retries
+            }
+        };
+        self.in_runtime(priority, resource.as_str()).map_or(configured, |limit| limit as u32)
+    }
+
+    fn in_runtime(&self, priority: RoutingPriority, field: &str) -> Option<f64> {
+        runtime::has(Own::CircuitBreakers)
+            .then(|| runtime::breaker(&self.name, name_of(priority), field))
+            .flatten()
     }
 
     pub fn count(&self, resource: Resource, priority: RoutingPriority) -> u32 {
@@ -188,7 +209,8 @@ mod tests {
     const DEFAULT: RoutingPriority = RoutingPriority::Default;
 
     fn breakers(thresholds: Thresholds) -> Breakers {
-        Breakers::new(Arc::new(CircuitBreakers { default: thresholds, ..Default::default() }))
+        let config = CircuitBreakers { default: thresholds, ..Default::default() };
+        Breakers::new("c".into(), Arc::new(config))
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::membership::{Change, merge};
 use crate::config::cluster::Cluster;
 use crate::config::core::{ConfigAddress, Locality, Metadata, MetadataMap};
 use crate::config::endpoint::{HealthStatus, LoadAssignment, LocalityEndpoints};
+use crate::config::runtime;
 use crate::load_balancer::priority::{PriorityHealth, PriorityLoads};
 use crate::stream_info::Address;
 use crate::tls::ClientContext;
@@ -340,7 +341,7 @@ impl HostSet {
         let loads = PriorityLoads::new(
             &health,
             assignment.overprovisioning_factor,
-            cluster.healthy_panic_threshold,
+            runtime::panic_threshold().unwrap_or(cluster.healthy_panic_threshold),
         );
         let weighted = hosts.iter().any(|host| host.weight() != hosts[0].weight());
         let policy = policy_hash(assignment);

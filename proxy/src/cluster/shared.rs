@@ -79,7 +79,7 @@ impl SharedCluster {
             config.transport.contexts().for_each(|context| context.count_in(&scope));
         }
         let cluster = Self {
-            breakers: Breakers::new(config.circuit_breakers.clone()),
+            breakers: Breakers::new(config.name.clone(), config.circuit_breakers.clone()),
             drop_overload: AtomicU32::new(config.load_assignment.drop_overload),
             config,
             scope,
@@ -183,7 +183,7 @@ impl SharedCluster {
         if share == 0 {
             return None;
         }
-        let limit = runtime::integer("load_balancing_policy.drop_overload_limit");
+        let limit = runtime::integer(runtime::DROP_OVERLOAD_LIMIT);
         let limit = limit.map_or(MILLION, |percent| percent.min(100) * MILLION / 100);
         match u64::from(share).min(limit) {
             MILLION => Some(DropOverload::All),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::SharedCluster;
+use super::circuit_breaker::{Breakers, Resource};
 use super::host::{Host, HostSet};
 use crate::admin::{ClusterStatus, HostHealth, HostStats, HostStatus, Thresholds};
-use crate::config::cluster::{self, Discovery};
+use crate::config::cluster::{Discovery, RoutingPriority};
 use crate::config::endpoint::{HealthStatus, LoadAssignment};
 
 impl SharedCluster {
@@ -40,19 +41,20 @@ impl SharedCluster {
             observability_name: config.observability_name().to_string(),
             added_via_api: false,
             eds_service_name,
-            default_thresholds: thresholds(&config.circuit_breakers.default),
-            high_thresholds: thresholds(&config.circuit_breakers.high),
+            default_thresholds: thresholds(&self.breakers, RoutingPriority::Default),
+            high_thresholds: thresholds(&self.breakers, RoutingPriority::High),
             hosts,
         }
     }
 }
 
-fn thresholds(config: &cluster::Thresholds) -> Thresholds {
+fn thresholds(breakers: &Breakers, priority: RoutingPriority) -> Thresholds {
+    let limit = |resource| u64::from(breakers.limit(resource, priority));
     Thresholds {
-        max_connections: config.max_connections.into(),
-        max_pending_requests: config.max_pending_requests.into(),
-        max_requests: config.max_requests.into(),
-        max_retries: config.max_retries.into(),
+        max_connections: limit(Resource::Connections),
+        max_pending_requests: limit(Resource::PendingRequests),
+        max_requests: limit(Resource::Requests),
+        max_retries: limit(Resource::Retries),
     }
 }
 

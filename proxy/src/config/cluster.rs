@@ -124,6 +124,12 @@ pub struct RetryBudget {
     pub min_retry_concurrency: u32,
 }
 
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20.0, min_retry_concurrency: 3 }
+    }
+}
+
 /// `CircuitBreakers.Thresholds` of one priority; defaults 1024, 1024, 1024, 3, unlimited pools.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thresholds {

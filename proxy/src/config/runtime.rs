@@ -1,10 +1,12 @@
 //! Runtime values: `layered_runtime` of the bootstrap, later layers over earlier ones, and what `/runtime_modify` adds.
 //!
-//! A value is looked up by whoever has a runtime key in its configuration (`RuntimeFraction`, `RuntimeFlag`, `RuntimeDouble`), and by the
-//! flags of `HONOURED`; all other keys are kept and listed at `/runtime`. The values in force are one immutable
-//! `Runtime`, process-wide as in Envoy, swapped when the admin layer changes.
+//! A value is looked up by whoever has a runtime key in its configuration (`RuntimeFraction`, `RuntimeFlag`, `RuntimeDouble`), and
+//! under the names that Envoy itself has given (`Own`); all other keys are kept and listed at `/runtime`, and reported
+//! where they are Envoy's. The values in force are one immutable `Runtime`, process-wide as in Envoy, swapped when the
+//! admin layer changes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
@@ -16,9 +18,86 @@ use crate::config::core::{Fraction, RuntimeDouble, RuntimeFlag, RuntimeFraction}
 use crate::config::pb::envoy::config::bootstrap::v3 as pb;
 use crate::config::pb::google::protobuf::{Struct, Value as PbValue, value::Kind};
 
-/// Flags that the data path asks for, each with its default. Envoy's other flags choose between old and new behaviour of
-/// Envoy itself; they are accepted and change nothing.
-pub const HONOURED: [(&str, bool); 0] = [];
+/// Keys with names that Envoy has given, of which the data path asks for those of its clusters and listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// `upstream.maintenance_mode.<cluster>`: percent of its requests that are answered 503.
+    MaintenanceMode,
+    /// `circuit_breakers.<cluster>.<default|high>.<limit>`
+    CircuitBreakers,
+    /// `overload.global_downstream_max_connections`, `envoy.resource_limits.listener.<name>.connection_limit`
+    ConnectionLimits,
+    /// `fault.http.<cluster>.…`: a fault's for the clients of one cluster.
+    Faults,
+    /// `upstream.healthy_panic_threshold`: in percent, for every cluster; asked when hosts change.
+    PanicThreshold,
+    /// `load_balancing_policy.drop_overload_limit`: in percent.
+    DropOverloadLimit,
+}
+
+/// See `Own::ConnectionLimits`.
+pub const GLOBAL_CONNECTIONS: &str = "overload.global_downstream_max_connections";
+const PANIC_THRESHOLD: &str = "upstream.healthy_panic_threshold";
+/// In percent: see `SharedCluster::drops`.
+pub const DROP_OVERLOAD_LIMIT: &str = "load_balancing_policy.drop_overload_limit";
+const MAINTENANCE_MODE: &str = "upstream.maintenance_mode.";
+const CIRCUIT_BREAKERS: &str = "circuit_breakers.";
+const LISTENER: &str = "envoy.resource_limits.listener.";
+const CONNECTION_LIMIT: &str = ".connection_limit";
+
+/// Names of circuit breakers behind cluster and priority.
+const BREAKERS: [&str; 7] = [
+    ".max_connections",
+    ".max_pending_requests",
+    ".max_requests",
+    ".max_retries",
+    ".max_connection_pools",
+    ".retry_budget.budget_percent",
+    ".retry_budget.min_retry_concurrency",
+];
+
+/// Where the keys begin that Envoy asks for unnamed by any configuration: those that are not `Own` do nothing here.
+const ENVOYS: [&str; 8] = [
+    "envoy.reloadable_features.",
+    "envoy.restart_features.",
+    "envoy.deprecated_features",
+    "envoy.resource_limits.",
+    "upstream.",
+    "circuit_breakers.",
+    "overload.",
+    "outlier_detection.",
+];
+
+impl Own {
+    fn of(key: &str) -> Option<Self> {
+        let is_breaker = |key: &str| {
+            BREAKERS.iter().any(|end| {
+                key.strip_suffix(end)
+                    .and_then(|key| key.strip_suffix(".default").or(key.strip_suffix(".high")))
+                    .is_some()
+            })
+        };
+        let is_limit = |key: &str| {
+            key.strip_prefix(LISTENER).is_some_and(|key| key.ends_with(CONNECTION_LIMIT))
+        };
+        match key {
+            GLOBAL_CONNECTIONS => Some(Self::ConnectionLimits),
+            PANIC_THRESHOLD => Some(Self::PanicThreshold),
+            DROP_OVERLOAD_LIMIT => Some(Self::DropOverloadLimit),
+            _ if key.starts_with(MAINTENANCE_MODE) => Some(Self::MaintenanceMode),
+            _ if key.starts_with(CIRCUIT_BREAKERS) && is_breaker(key) => {
+                Some(Self::CircuitBreakers)
+            }
+            _ if is_limit(key) => Some(Self::ConnectionLimits),
+            _ if is_fault_of_cluster(key) => Some(Self::Faults),
+            _ => None,
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
 
 /// A value, in all the readings that it has.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,13 +139,23 @@ struct Layer {
     values: BTreeMap<String, RuntimeValue>,
 }
 
+impl Layer {
+    fn report_ignored(&self, path: &FieldPath<'_>) {
+        for key in self.values.keys() {
+            if Own::of(key).is_none() && ENVOYS.iter().any(|begin| key.starts_with(begin)) {
+                path.field(key).ignored("nothing asks for this runtime key");
+            }
+        }
+    }
+}
+
 /// All values in force.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Runtime {
     layers: Vec<Layer>,
     merged: FxHashMap<Box<str>, RuntimeValue>,
-    /// Some key is a fault's for the clients of one cluster.
-    faults_by_cluster: bool,
+    /// A bit for each of `Own` that there is a key of.
+    own: u8,
 }
 
 /// A key of `/runtime`.
@@ -81,6 +170,9 @@ pub struct RuntimeEntry {
 
 static CURRENT: LazyLock<ArcSwap<Runtime>> = LazyLock::new(ArcSwap::default);
 
+/// Those of `Own` that `CURRENT` has a key of.
+static OWN: AtomicU8 = AtomicU8::new(0);
+
 /// The process's values.
 pub fn current() -> Arc<Runtime> {
     CURRENT.load_full()
@@ -91,9 +183,35 @@ pub fn integer(key: &str) -> Option<u64> {
     CURRENT.load().get(key).and_then(RuntimeValue::integer)
 }
 
-/// Whether there is any key `fault.http.<cluster>.…`, so that requests look for theirs.
-pub fn has_faults_by_cluster() -> bool {
-    CURRENT.load().faults_by_cluster
+/// Whether there is any key of a kind, so that nobody looks for its own where there is none.
+#[inline]
+pub fn has(own: Own) -> bool {
+    OWN.load(Relaxed) & own.bit() != 0
+}
+
+/// Whether a request to the cluster is one of those that maintenance mode answers; asks for a random number where there
+/// is such a mode.
+#[inline]
+pub fn is_in_maintenance(cluster: &str, random: impl FnOnce() -> u64) -> bool {
+    has(Own::MaintenanceMode)
+        && integer(&format!("{MAINTENANCE_MODE}{cluster}"))
+            .is_some_and(|percent| random() % 100 < percent)
+}
+
+/// The limit of a circuit breaker, `max_requests` for one, of the priority `default` or `high`.
+pub fn breaker(cluster: &str, priority: &str, limit: &str) -> Option<f64> {
+    let key = format!("{CIRCUIT_BREAKERS}{cluster}.{priority}.{limit}");
+    CURRENT.load().number(&key).filter(|number| *number >= 0.0)
+}
+
+/// In percent, for every cluster.
+pub fn panic_threshold() -> Option<u8> {
+    integer(PANIC_THRESHOLD).map(|percent| percent.min(100) as u8)
+}
+
+/// The key of a listener's limit.
+pub fn listener_connections(name: &str) -> String {
+    format!("{LISTENER}{name}{CONNECTION_LIMIT}")
 }
 
 /// Keys of a fault behind `fault.http.` and the name of a cluster.
@@ -113,7 +231,9 @@ fn is_fault_of_cluster(key: &str) -> bool {
 
 /// Puts values in force for the process: once at start, and after each change of the admin layer.
 pub fn publish(runtime: Runtime) {
+    let own = runtime.own;
     CURRENT.store(Arc::new(runtime));
+    OWN.store(own, Relaxed);
 }
 
 impl RuntimeFraction {
@@ -166,7 +286,9 @@ impl Runtime {
             let mut compiled = Layer { name: layer.name.clone(), ..Layer::default() };
             match &layer.layer_specifier {
                 Some(pb::runtime_layer::LayerSpecifier::StaticLayer(values)) => {
-                    compile_values(values, "", &mut compiled.values, &path.field("static_layer"));
+                    let path = path.field("static_layer");
+                    compile_values(values, "", &mut compiled.values, &path);
+                    compiled.report_ignored(&path);
                 }
                 Some(pb::runtime_layer::LayerSpecifier::AdminLayer(_)) => {
                     if runtime.layers.iter().any(|layer| layer.is_admin) {
@@ -190,7 +312,8 @@ impl Runtime {
                 self.merged.insert(key.as_str().into(), value.clone());
             }
         }
-        self.faults_by_cluster = self.merged.keys().any(|key| is_fault_of_cluster(key));
+        self.own =
+            self.merged.keys().filter_map(|key| Own::of(key)).fold(0, |all, own| all | own.bit());
     }
 
     /// These values with others in the admin layer: an empty one is taken out.
@@ -234,13 +357,6 @@ impl Runtime {
                 .map(|number| Fraction { numerator: number.min(100) as u32, denominator: 100 })
         };
         value.fraction.or_else(percent).unwrap_or(default)
-    }
-
-    /// A flag of `HONOURED`; any other key is off.
-    pub fn flag(&self, key: &str) -> bool {
-        let default =
-            HONOURED.iter().find(|(name, _)| *name == key).is_some_and(|(_, default)| *default);
-        self.boolean(key, default)
     }
 
     /// Lowest first.
@@ -342,7 +458,7 @@ layers:
 - name: base
   static_layer:
     a: {b: true, c: 12, d: \"1.5\", e: x, f: {numerator: 3, denominator: TEN_THOUSAND}}
-    envoy.reloadable_features.http_reject_path_with_fragment: false
+    other.http_reject_path_with_fragment: false
 - name: over
   static_layer: {a.c: 13, a: {b: no}}
 - name: admin
@@ -415,11 +531,31 @@ layers:
         ] {
             let (runtime, _) =
                 compile(&format!("layers: [{{name: a, static_layer: {{{key}: 1}}}}]"));
-            assert_eq!(runtime.faults_by_cluster, expected, "{key}");
+            assert_eq!(Own::of(key) == Some(Own::Faults), expected, "{key}");
+            assert_eq!(runtime.own, if expected { Own::Faults.bit() } else { 0 });
         }
         let (runtime, _) = compile(LAYERS);
         let values = [("fault.http.up.delay.fixed_duration_ms".to_owned(), "5".to_owned())];
-        assert!(runtime.with_admin_values(&values).unwrap().faults_by_cluster);
+        assert_eq!(runtime.with_admin_values(&values).unwrap().own, Own::Faults.bit());
+    }
+
+    #[test]
+    fn envoys_own_keys_that_do_nothing_are_told() {
+        let (runtime, found) = compile(
+            "layers: [{name: a, static_layer: {envoy.reloadable_features.x: true, upstream.use_retry: 0, mine.x: 1, \
+             upstream.maintenance_mode.c: 1, circuit_breakers.c.high.max_requests: 1, circuit_breakers.c.max_requests: 1, \
+             envoy.resource_limits.listener.l.connection_limit: 1}}]",
+        );
+        let path = "layered_runtime.layers[0].static_layer";
+        let expected = [
+            "circuit_breakers.c.max_requests",
+            "envoy.reloadable_features.x",
+            "upstream.use_retry",
+        ]
+        .map(|key| format!("{path}.{key}: nothing asks for this runtime key"));
+        assert_eq!(found, expected);
+        let own = [Own::MaintenanceMode, Own::CircuitBreakers, Own::ConnectionLimits];
+        assert_eq!(runtime.own, own.iter().map(|own| own.bit()).sum::<u8>());
     }
 
     #[test]

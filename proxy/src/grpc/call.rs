@@ -16,6 +16,7 @@ use crate::cluster::WorkerCluster;
 use crate::codec::head::{Protocol, RequestHead, Scheme};
 use crate::codec::name::{HeaderName, names};
 use crate::codec::{Fault, Frame};
+use crate::config::runtime;
 use crate::conn_pool::Lease;
 use crate::hcm::request_headers::mark_as_ours;
 use crate::hcm::stream::reset_code;
@@ -65,6 +66,12 @@ impl Call {
         };
         worker.async_client.inc(RouterStat::RqTotal);
         let begin = Instant::now();
+        if runtime::is_in_maintenance(&cluster.config.name, || worker.random()) {
+            cluster.stats.inc(ClusterStat::UpstreamRqMaintenanceMode);
+            cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
+            cluster.codes.charge(503, true, false);
+            return Err(unavailable("maintenance mode"));
+        }
         let Ok(host) = cluster.pick(&PickContext::default()) else {
             return Err(unavailable("no healthy upstream"));
         };

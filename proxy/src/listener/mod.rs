@@ -3,6 +3,7 @@
 pub mod by_address;
 pub mod filters;
 pub mod http_inspector;
+pub mod limits;
 mod original;
 pub mod proxy_protocol;
 pub mod sockets;
@@ -23,6 +24,7 @@ use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use self::filters::ListenerFilters;
+use self::limits::OpenConnections;
 use self::sockets::{BoundSocket, SocketHandle};
 use crate::access_log::AccessLogs;
 use crate::config::listener::Listener;
@@ -53,6 +55,7 @@ pub struct WorkerListener {
     /// Where a filter chain's transport socket is TLS.
     pub ssl: Option<Rc<SslStats>>,
     filters: ListenerFilters,
+    open: OpenConnections,
 }
 
 impl fmt::Debug for WorkerListener {
@@ -179,6 +182,7 @@ impl WorkerListener {
             worker_stats: worker_scope.block(worker.index),
             logs: worker.access_logs.bind(&config.access_log),
             filters: ListenerFilters::new(&config, &worker),
+            open: OpenConnections::of(&config.name),
             config,
             number,
             worker,
@@ -189,8 +193,12 @@ impl WorkerListener {
         self.stats.record(ListenerStat::ConnectionsAcceptedPerSocketEvent, accepted as u64);
     }
 
-    /// Serves a connection from `peer`, however it came; `local` is where it went, unless the socket says.
+    /// Serves a connection from `peer`, however it came, or closes it where there are too many; `local` is where it
+    /// went, unless the socket says.
     pub fn admit(self: &Rc<Self>, io: Io, peer: Address, local: Option<&Address>) {
+        if let Some(overflow) = self.open.refusal(&self.config) {
+            return self.stats.inc(overflow);
+        }
         let started = Instant::now();
         let local = match local.cloned().map_or_else(|| io.local_address(), Ok) {
             Ok(Address::Ip(addr)) => Address::Ip(canonical(addr)),
@@ -204,7 +212,11 @@ impl WorkerListener {
 
     /// Runs the listener filters. `hand_off`: a connection that they find to be redirected may go to another listener.
     fn receive(self: &Rc<Self>, mut arrival: Arrival, hand_off: bool) {
-        let handle = self.worker.connections.enter(self.number, self.config.drain_type);
+        let handle = self.worker.connections.enter(
+            self.number,
+            self.config.drain_type,
+            Some(self.open.enter()),
+        );
         let listener = self.clone();
         if self.filters.are_immediate() {
             // Nobody sees it move, but a gauge that was written is shown.

@@ -23,6 +23,7 @@ use crate::config::route::RouteTable;
 use crate::config::route::action::{
     Action, DirectResponseAction, HostRewrite, RedirectAction, RouteAction,
 };
+use crate::config::runtime;
 use crate::hcm::local_reply::LocalReply;
 use crate::hcm::stream::{ActiveStream, StreamEnd};
 use crate::stats::names::{ClusterStat, RouterStat};
@@ -54,6 +55,9 @@ pub async fn forward(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
             let cluster = find_cluster(s, &table, matched, action)?;
             note_cluster(s, &cluster);
             charge::note_route(s, table.virtual_host(matched), route);
+            if runtime::is_in_maintenance(&cluster.config.name, || s.worker.random()) {
+                return Err(maintenance(s, &cluster));
+            }
             if let Some(drop) = cluster.shared.drops(|| s.worker.random()) {
                 return Err(drop_overload(s, &cluster, drop));
             }
@@ -168,6 +172,21 @@ fn note_cluster(s: &mut ActiveStream<'_>, cluster: &WorkerCluster) {
     s.info.upstream.cluster = Some(cluster.config.name.clone());
     s.info.upstream.cluster_observability_name = cluster.config.alt_stat_name.clone();
     s.info.upstream.cluster_metadata.clone_from(&cluster.config.metadata);
+}
+
+/// The runtime wants requests to the cluster answered, and this is one.
+fn maintenance(s: &ActiveStream<'_>, cluster: &WorkerCluster) -> StreamEnd {
+    cluster.stats.inc(ClusterStat::UpstreamRqMaintenanceMode);
+    charge::local(s, cluster, StatusCode::SERVICE_UNAVAILABLE);
+    let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
+        .body("maintenance mode")
+        .flag(ResponseFlags::UPSTREAM_OVERFLOW);
+    if !s.hcm.config.router.suppress_envoy_headers {
+        let mut headers = HeaderList::new();
+        headers.append(&names::X_ENVOY_OVERLOADED, b"true");
+        reply.headers = Some(headers);
+    }
+    StreamEnd::Reply(Box::new(reply))
 }
 
 /// The control plane wants requests to the cluster dropped (`drop_overloads`), and this is one.

@@ -14,6 +14,7 @@ use crate::cluster::original_dst::Asking;
 use crate::codec::Frame;
 use crate::codec::head::RequestHead;
 use crate::config::route::action::{ClusterName, RouteAction};
+use crate::config::runtime;
 use crate::hcm::request_headers::mark_as_ours;
 use crate::hcm::stream::{ActiveStream, reset_code};
 use crate::load_balancer::PickContext;
@@ -94,7 +95,7 @@ impl Mirror {
         worker.async_client.inc(RouterStat::RqTotal);
         let cluster = self.cluster.clone();
         let begin = Instant::now();
-        let mut request = Box::pin(self.request(frames));
+        let mut request = Box::pin(self.request(&worker, frames));
         let done = poll_fn(|cx| {
             if let Poll::Ready(status) = request.as_mut().poll(cx) {
                 return Poll::Ready(status);
@@ -117,7 +118,15 @@ impl Mirror {
     }
 
     /// The status of the response and whether it came to its end; `None` where there was no host.
-    async fn request(self, frames: Vec<Frame>) -> Option<(StatusCode, bool)> {
+    async fn request(
+        self,
+        worker: &WorkerContext,
+        frames: Vec<Frame>,
+    ) -> Option<(StatusCode, bool)> {
+        if runtime::is_in_maintenance(&self.cluster.config.name, || worker.random()) {
+            self.cluster.stats.inc(ClusterStat::UpstreamRqMaintenanceMode);
+            return Some((StatusCode::SERVICE_UNAVAILABLE, false));
+        }
         let asking = Asking { stream: None, head: Some(&self.head) };
         let context = PickContext { asking, ..PickContext::default() };
         let host = self.cluster.pick(&context).ok()?;

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::timers::{Timer, Timers};
 use crate::config::listener::DrainType;
+use crate::listener::limits::Open;
 
 /// How long a connection that drains waits for what its client may have sent already, to be answered with
 /// `connection: close`. Closed at once, it could cross a request on its way, which its client could not repeat.
@@ -54,6 +55,8 @@ struct Slot {
     waker: Option<Waker>,
     /// The task that serves it, where it may be ended by force.
     task: Option<AbortHandle>,
+    /// Its place among those that are limited.
+    open: Option<Open>,
     used: bool,
 }
 
@@ -88,7 +91,12 @@ impl fmt::Debug for ConnectionHandle {
 
 impl Connections {
     /// Enters a connection of a listener (its number).
-    pub fn enter(&self, listener: usize, drain_type: DrainType) -> ConnectionHandle {
+    pub fn enter(
+        &self,
+        listener: usize,
+        drain_type: DrainType,
+        open: Option<Open>,
+    ) -> ConnectionHandle {
         let drain = if self.0.all_drain.get() { Drain::Graceful } else { Drain::No };
         self.0.told.set(self.0.told.get() || drain != Drain::No);
         let serial = self.0.serial.get() + 1;
@@ -101,6 +109,7 @@ impl Connections {
             drain,
             waker: None,
             task: None,
+            open,
             used: true,
         };
         let mut slots = self.0.slots.borrow_mut();
@@ -235,6 +244,7 @@ impl Drop for ConnectionHandle {
         let slot = &mut self.shared.slots.borrow_mut()[self.slot];
         slot.used = false;
         slot.waker = None;
+        slot.open = None;
         let task = slot.task.take();
         self.shared.free.borrow_mut().push(self.slot);
         let active = self.shared.active.get() - 1;
@@ -279,7 +289,7 @@ mod tests {
     fn drains_reach_their_listener_only_and_slots_are_used_again() {
         let all = Connections::default();
         let mut cx = Context::from_waker(Waker::noop());
-        let enter = |listener| all.enter(listener, DrainType::Default);
+        let enter = |listener| all.enter(listener, DrainType::Default, None);
         let (a, b) = (enter(0), enter(1));
         assert!(a.poll_drain(Drain::No, &mut cx).is_pending());
         all.drain(Drain::Graceful, |listener| listener == 0);

@@ -127,7 +127,9 @@ mod tests {
     use super::*;
     use crate::config::compile::diagnostic::{Diagnostics, Severity};
     use crate::config::json::from_yaml;
+    use crate::config::pb::envoy::config::bootstrap::v3::Bootstrap;
     use crate::config::pb::envoy::config::cluster::v3::Cluster;
+    use crate::config::pb::envoy::config::route::v3::RateLimit;
 
     fn found(text: &str) -> Vec<(String, Severity)> {
         let cluster: Cluster = from_yaml(text).unwrap();
@@ -155,6 +157,34 @@ mod tests {
                 Severity::Error
             )]
         );
+    }
+
+    /// All of what can be told from outside: none of it is said to be ignored.
+    #[test]
+    fn what_is_in_force_is_not_reported() {
+        let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        assert_eq!(
+            found(&format!(
+                "typed_extension_protocol_options: {{o: {{'@type': {options}, upstream_http_protocol_options: \
+                 {{auto_sni: true, auto_san_validation: true, override_auto_sni_header: x}}}}}}"
+            )),
+            []
+        );
+        let of_bootstrap: Bootstrap = from_yaml(
+            "{static_resources: {secrets: [{name: s, tls_certificate: {certificate_chain: {inline_string: c}}}]}, \
+             application_log_config: {log_format: {json_format: {m: '%v'}}}}",
+        )
+        .unwrap();
+        let of_routes: RateLimit =
+            from_yaml("{stage: 1, actions: [{remote_address: {}}]}").unwrap();
+        for (message, bytes) in [
+            ("envoy.config.bootstrap.v3.Bootstrap", of_bootstrap.encode_to_vec()),
+            ("envoy.config.route.v3.RateLimit", of_routes.encode_to_vec()),
+        ] {
+            let found = Diagnostics::new(message);
+            check(message, &bytes, &found.root());
+            assert_eq!(found.into_vec(), [], "{message}");
+        }
     }
 
     #[test]

@@ -214,7 +214,7 @@ pub(super) fn downstream_cluster(request: &RequestHead) -> Option<&str> {
 
 /// A runtime key of the client's own cluster, where there are such keys.
 fn cluster_key(request: &RequestHead, what: &str) -> Option<String> {
-    if !runtime::has_faults_by_cluster() {
+    if !runtime::has(runtime::Own::Faults) {
         return None;
     }
     downstream_cluster(request).map(|cluster| format!("fault.http.{cluster}.{what}"))

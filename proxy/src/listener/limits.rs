@@ -1,0 +1,94 @@
+//! How many connections may be open: in the process (runtime key `overload.global_downstream_max_connections`) and at
+//! one listener (`envoy.resource_limits.listener.<name>.connection_limit`). Counted over all workers, whether there is a
+//! limit or not, since one may come later.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwap;
+use rustc_hash::FxHashMap;
+
+use crate::config::listener::Listener;
+use crate::config::runtime::{self, Own};
+use crate::stats::names::ListenerStat;
+
+/// All listeners' connections.
+static ALL: AtomicU64 = AtomicU64::new(0);
+
+/// Those of each listener by its name, so that its versions count together.
+static LISTENERS: LazyLock<ArcSwap<FxHashMap<Box<str>, Arc<AtomicU64>>>> =
+    LazyLock::new(ArcSwap::default);
+
+/// The open connections of one listener.
+#[derive(Debug)]
+pub struct OpenConnections(Arc<AtomicU64>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<AtomicU64>);
+
+impl OpenConnections {
+    /// Of the listener of this name.
+    pub fn of(name: &str) -> Self {
+        let known = |all: &FxHashMap<Box<str>, Arc<AtomicU64>>| all.get(name).cloned();
+        LISTENERS.rcu(|all| {
+            if all.contains_key(name) {
+                return Arc::clone(all);
+            }
+            // Who else holds a count serves the listener, or has a connection of it.
+            let used = all.iter().filter(|(_, count)| Arc::strong_count(count) > 1);
+            let mut all: FxHashMap<_, _> =
+                used.map(|(name, count)| (name.clone(), count.clone())).collect();
+            all.insert(name.into(), Arc::default());
+            Arc::new(all)
+        });
+        Self(known(&LISTENERS.load()).unwrap_or_default())
+    }
+
+    /// The counter of the limit that one more connection would pass, where there is one.
+    #[inline]
+    pub fn refusal(&self, config: &Listener) -> Option<ListenerStat> {
+        runtime::has(Own::ConnectionLimits).then(|| self.refusal_by_runtime(config)).flatten()
+    }
+
+    #[cold]
+    fn refusal_by_runtime(&self, config: &Listener) -> Option<ListenerStat> {
+        let is_reached = |key: &str, count: &AtomicU64| {
+            runtime::integer(key).is_some_and(|limit| count.load(Relaxed) >= limit)
+        };
+        if !config.ignore_global_conn_limit && is_reached(runtime::GLOBAL_CONNECTIONS, &ALL) {
+            return Some(ListenerStat::DownstreamGlobalCxOverflow);
+        }
+        is_reached(&runtime::listener_connections(&config.name), &self.0)
+            .then_some(ListenerStat::DownstreamCxOverflow)
+    }
+
+    /// Counts one more.
+    pub fn enter(&self) -> Open {
+        ALL.fetch_add(1, Relaxed);
+        self.0.fetch_add(1, Relaxed);
+        Open(self.0.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        ALL.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_a_listener_count_together() {
+        let (first, second) = (OpenConnections::of("limits.a"), OpenConnections::of("limits.a"));
+        let other = OpenConnections::of("limits.b");
+        let (one, _two) = (first.enter(), second.enter());
+        assert_eq!((second.0.load(Relaxed), other.0.load(Relaxed)), (2, 0));
+        drop((first, second, one));
+        assert_eq!(OpenConnections::of("limits.a").0.load(Relaxed), 1, "a connection keeps it");
+    }
+}
