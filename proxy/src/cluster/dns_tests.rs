@@ -170,8 +170,11 @@ async fn a_single_endpoint_is_at_the_first_address_and_outlives_its_name() {
         let mut discovery = DnsDiscovery::start(&cluster, &Resolvers::default(), 1, || ()).unwrap();
         discovery.initialised().await;
         assert_eq!(addresses(&cluster), ["10.0.0.1:80"]);
+        let first = cluster.hosts().hosts[0].clone();
         *script.borrow_mut() = ips(&[B, A]);
         eventually(|| addresses(&cluster) == ["10.0.0.2:80"]).await;
+        // As in Envoy since it resolves both types in one way: another address is another host.
+        assert!(first.is_removed());
         *script.borrow_mut() = Say::NoSuchName;
         eventually(|| cluster.scope.value(ClusterUpdateStat::UpdateFailure) >= 2).await;
         assert_eq!(addresses(&cluster), ["10.0.0.2:80"]);
