@@ -42,6 +42,8 @@ pub struct StreamTimers {
     upstream_max: Option<Instant>,
     idle: Option<Duration>,
     per_try_idle: Option<Duration>,
+    /// The try's timers run from here: what moved before was another's.
+    per_try_since: Instant,
     last_activity: Instant,
 }
 
@@ -58,6 +60,7 @@ impl StreamTimers {
             upstream_max: None,
             idle: None,
             per_try_idle: None,
+            per_try_since: now,
             last_activity: now,
         }
     }
@@ -82,9 +85,11 @@ impl StreamTimers {
         self.changed = true;
     }
 
-    pub fn set_per_try(&mut self, deadline: Option<Instant>, idle: Option<Duration>) {
-        self.per_try = deadline;
+    /// The timers of a try, which run from `now`.
+    pub fn set_per_try(&mut self, now: Instant, whole: Option<Duration>, idle: Option<Duration>) {
+        self.per_try = whole.map(|whole| now + whole);
         self.per_try_idle = idle;
+        self.per_try_since = now;
         self.changed = true;
     }
 
@@ -112,15 +117,15 @@ impl StreamTimers {
     }
 
     fn deadlines(&self) -> [(Option<Instant>, Expired); 7] {
-        let after = |idle: Option<Duration>| idle.map(|idle| self.last_activity + idle);
+        let of_try = self.last_activity.max(self.per_try_since);
         [
             (self.max_duration, Expired::MaxStreamDuration),
             (self.request, Expired::Request),
             (self.route, Expired::Route),
             (self.per_try, Expired::PerTry),
             (self.upstream_max, Expired::UpstreamMaxDuration),
-            (after(self.per_try_idle), Expired::PerTryIdle),
-            (after(self.idle), Expired::StreamIdle),
+            (self.per_try_idle.map(|idle| of_try + idle), Expired::PerTryIdle),
+            (self.idle.map(|idle| self.last_activity + idle), Expired::StreamIdle),
         ]
     }
 

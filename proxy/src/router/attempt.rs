@@ -82,7 +82,9 @@ impl Attempt {
         s.info.upstream.attempts = fw.attempts;
         fw.set_attempt_headers(s);
         let host = {
-            let policy = fw.retry.as_ref().and_then(|r| r.policy());
+            // Which hosts to avoid is a question of retries.
+            let retry = fw.retry.as_ref().filter(|_| fw.attempts > 1);
+            let policy = retry.and_then(|retry| retry.policy());
             let tried = &fw.tried;
             let reject = |host: &Host| {
                 policy.is_some_and(|p| {
@@ -169,7 +171,7 @@ impl Attempt {
     fn note_request_done(&mut self, fw: &mut Forwarding<'_>, s: &mut ActiveStream<'_>) {
         self.request_done = true;
         s.info.timing.last_upstream_tx = Some(s.now);
-        s.timers.set_per_try(fw.timeouts.per_try.map(|t| s.now + t), fw.timeouts.per_try_idle);
+        s.timers.set_per_try(s.now, fw.timeouts.per_try, fw.timeouts.per_try_idle);
         fw.mirrors.start(s, &mut fw.replay);
     }
 

@@ -328,6 +328,10 @@ impl<'r> Forwarding<'r> {
 
     /// What follows the end of a try.
     fn judge(&mut self, s: &mut ActiveStream<'_>, end: AttemptEnd) -> Result<Next, StreamEnd> {
+        if !matches!(end, AttemptEnd::Stale) {
+            // However it goes on, the retry that this try was is over: an answer may stream for days.
+            self.retry_guard = None;
+        }
         match end {
             AttemptEnd::Response => {
                 let Some(answer) = self.answer.take() else { return Ok(Next::Again) };
@@ -398,6 +402,13 @@ impl<'r> Forwarding<'r> {
         if timeout && self.attempts > 1 {
             let value: &[u8] = if self.last_was_timeout { b"true" } else { b"false" };
             s.request.headers.set(&names::X_ENVOY_IS_TIMEOUT_RETRY, value);
+        }
+        if self.attempts > 1 {
+            // What is left of the route's time, which runs from the end of the request.
+            let received = s.info.timing.last_downstream_rx;
+            let elapsed = received.map(|received| s.now.saturating_duration_since(received));
+            let (elapsed, config) = (elapsed.unwrap_or_default(), &s.hcm.config.router);
+            timeouts::set_headers(&self.timeouts, self.action, config, elapsed, &mut s.request);
         }
     }
 

@@ -173,7 +173,6 @@ impl Forwarding<'_> {
 
     /// Counts a retry against the breaker of retries.
     fn take_retry(&mut self, s: &mut ActiveStream<'_>) -> bool {
-        self.retry_guard = None;
         match self.cluster.try_retry(self.priority()) {
             Ok(guard) => {
                 self.retry_guard = Some(guard);
@@ -194,7 +193,7 @@ impl Forwarding<'_> {
         s: &mut ActiveStream<'_>,
         wait: BackOff,
     ) -> Result<(), StreamEnd> {
-        s.timers.set_per_try(None, None);
+        s.timers.set_per_try(s.now, None, None);
         s.timers.set_upstream_max(None);
         let (stat, wait) = match wait {
             BackOff::Exponential(wait) => (ClusterStat::UpstreamRqRetryBackoffExponential, wait),
