@@ -62,11 +62,12 @@ impl ServerStream<'_> {
         }
     }
 
-    /// A fault of the request's body that is known before anyone asks for a frame.
-    pub fn take_known_fault(&mut self) -> Option<Fault> {
+    /// A fault of the request that is known before anyone asks for a frame. In HTTP/2 that is the stream's end by its
+    /// peer, too: whoever polls for it is woken, since nobody may want frames.
+    pub fn poll_known_fault(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
         match self {
-            Self::H1(s) => s.take_known_fault(),
-            Self::H2(_) => None,
+            Self::H1(s) => s.take_known_fault().map_or(Poll::Pending, Poll::Ready),
+            Self::H2(s) => s.poll_closed(cx),
         }
     }
 
@@ -127,8 +128,8 @@ impl ServerStream<'_> {
         }
     }
 
-    /// Ready when the peer has gone or has reset the stream. For the time when nobody polls frames:
-    /// after the request's end, or while it is held back. Bytes of a pipelined request are kept.
+    /// Ready when the peer has gone or has reset the stream. For the time after the request's end. Bytes of a
+    /// pipelined request are kept.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
         match self {
             Self::H1(s) => s.poll_closed(cx),
@@ -136,7 +137,8 @@ impl ServerStream<'_> {
         }
     }
 
-    /// Bytes that came behind an upgrade or CONNECT that was not granted, or not yet: nobody's.
+    /// Bytes that are nobody's: they came behind an upgrade or CONNECT that was not granted, or not yet, or were
+    /// dropped with an HTTP/2 stream that its peer has reset.
     pub fn held_bytes(&self) -> usize {
         match self {
             Self::H1(s) => s.held_bytes(),

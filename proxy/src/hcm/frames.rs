@@ -409,17 +409,11 @@ impl ActiveStream<'_> {
             });
         }
         let fault = if self.inbound.ended {
-            match self.down.poll_closed(cx) {
-                Poll::Ready(fault) => Some(fault),
-                Poll::Pending => None,
-            }
+            self.down.poll_closed(cx)
         } else {
-            self.down.take_known_fault()
+            self.down.poll_known_fault(cx)
         };
-        match fault {
-            Some(fault) => Poll::Ready(Interrupt::End(self.downstream_fault(fault))),
-            None => Poll::Pending,
-        }
+        fault.map(|fault| Interrupt::End(self.downstream_fault(fault)))
     }
 
     fn timed_out(&mut self, expired: Expired) -> StreamEnd {

@@ -1,5 +1,7 @@
 //! Stage 3, the HTTP connection manager: one downstream connection and its streams.
 
+#[cfg(test)]
+mod cancel_tests;
 mod client_cert;
 pub mod connection;
 

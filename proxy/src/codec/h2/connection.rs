@@ -299,12 +299,18 @@ impl Connection {
         }
     }
 
-    /// A stream cannot go on, its peer being told or not knowing better.
+    /// A stream cannot go on, its peer being told or not knowing better. A server goes no further with the request;
+    /// of a response there may be more to take than the fault.
     pub(super) fn fail(&mut self, key: Key, fault: Fault, by: EndedBy) {
+        let is_server = self.is_server;
         let Some(stream) = self.streams.get_mut(key) else { return };
         stream.fault.get_or_insert(fault);
         stream.abandon();
+        let unread = if is_server { stream.incoming.discard() } else { 0 };
         stream.wake();
+        if unread > 0 {
+            self.give_back(unread);
+        }
         self.close(key, by);
     }
 
@@ -373,6 +379,9 @@ impl Connection {
             if !is_over {
                 stream.fault.get_or_insert(why);
                 stream.abandon();
+                if self.is_server {
+                    stream.incoming.discard();
+                }
             }
             stream.wake();
         }

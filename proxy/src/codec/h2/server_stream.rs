@@ -191,13 +191,21 @@ impl ServerStream {
     }
 
     pub(in crate::codec) fn held_bytes(&self) -> usize {
-        self.early.as_ref().map_or(0, |early| {
+        let early = self.early.as_ref().map_or(0, |early| {
             let data = early.frames.iter().map(|frame| match frame {
                 Frame::Data(data) => data.len(),
                 Frame::Trailers(_) => 0,
             });
             data.sum()
-        })
+        });
+        early + self.dropped().0 as usize
+    }
+
+    /// Bytes of data that nobody has been given and nobody will be, and in how many frames they came.
+    fn dropped(&self) -> (u32, u32) {
+        let connection = self.shared.borrow();
+        let stream = self.key.and_then(|key| connection.streams.get(key));
+        stream.map_or((0, 0), |s| (s.incoming.dropped, s.incoming.dropped_frames))
     }
 
     /// When the whole request was here, though nobody has been given it yet.
@@ -309,7 +317,9 @@ impl ServerStream {
     }
 
     pub(in crate::codec) fn meter(&self) -> ByteMeter {
-        self.meter
+        let (bytes, frames) = self.dropped();
+        let dropped = u64::from(bytes) + u64::from(frames) * FRAME_HEADER_BYTES;
+        ByteMeter { wire_received: self.meter.wire_received + dropped, ..self.meter }
     }
 }
 
@@ -320,7 +330,13 @@ pub(super) fn poll_incoming(
     meter: &mut ByteMeter,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Option<Frame>, Fault>> {
+    let is_server = connection.is_server;
     let Some(stream) = connection.streams.get_mut(key) else { return Poll::Ready(Ok(None)) };
+    if let Some(fault) = stream.fault
+        && is_server
+    {
+        return Poll::Ready(Err(fault));
+    }
     if let Some((data, more_frames)) = stream.incoming.next() {
         meter.wire_received += data_bytes(&data) + u64::from(more_frames) * FRAME_HEADER_BYTES;
         connection.take(key, data.len() as u32);

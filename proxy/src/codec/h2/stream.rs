@@ -34,6 +34,9 @@ pub(super) struct Incoming {
     /// How many of them.
     small_frames: u32,
     pub(super) trailers: Option<HeaderList>,
+    /// Bytes of data that were dropped with their stream, and how many frames they came in.
+    pub(super) dropped: u32,
+    pub(super) dropped_frames: u32,
     /// The peer has said all.
     pub(super) ended: bool,
     /// What the peer may still send.
@@ -90,6 +93,17 @@ impl Incoming {
     /// Bytes that nobody has taken.
     pub(super) fn unread(&self) -> usize {
         self.data.iter().map(Bytes::len).sum::<usize>() + self.small.len()
+    }
+
+    /// Drops what nobody has taken, and says how many bytes of data that was.
+    pub(super) fn discard(&mut self) -> u32 {
+        let unread = self.unread() as u32;
+        self.dropped += unread;
+        self.dropped_frames += self.data.len() as u32 + std::mem::take(&mut self.small_frames);
+        self.data = VecDeque::new();
+        self.small = BytesMut::new();
+        self.trailers = None;
+        unread
     }
 
     /// All of the message has come, and has been taken.

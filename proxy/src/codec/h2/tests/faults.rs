@@ -1,5 +1,8 @@
 //! Requests that break the rules of HTTP: what of the connection is left, and what the log is told.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
+
 use super::*;
 
 const CONTINUATION: u8 = 9;
@@ -132,5 +135,53 @@ fn streams_that_the_peer_has_us_reset_are_counted() {
             }
         }
         panic!("{} requests were begun for streams that were reset at once", streams.len());
+    });
+}
+
+/// Whether a task would run again.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Nobody may want frames: the upstream takes no more, or there is none yet.
+#[test]
+fn a_cancelled_request_is_known_to_be_and_gives_its_window_back() {
+    const UNREAD: usize = 40_000;
+    let returned = |frames: &[(u8, u32, Vec<u8>)]| -> u32 {
+        let updates = frames.iter().filter(|(kind, id, _)| (*kind, *id) == (WINDOW_UPDATE, 0));
+        updates.map(|(.., n)| u32::from_be_bytes([n[0], n[1], n[2], n[3]])).sum()
+    };
+    local(async || {
+        let options = Http2Options {
+            initial_connection_window_size: 65_535,
+            initial_stream_window_size: 65_535,
+            ..Http2Options::default()
+        };
+        let mut raw = Raw::new(Settings { options, ..Settings::default() });
+        raw.send(&frame(HEADERS, END_HEADERS, 1, &hpack(&GOOD)));
+        let mut stream = ServerStream::H2(Box::new(stream(&mut raw)));
+        for _ in 0..4 {
+            raw.send(&frame(DATA, 0, 1, &[0; UNREAD / 4]));
+        }
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        assert_eq!(returned(&raw.frames()), 0);
+        assert!(stream.poll_known_fault(&mut cx).is_pending());
+        woken.0.store(false, Ordering::Relaxed);
+        raw.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]));
+        assert_eq!(returned(&raw.frames()) as usize, UNREAD);
+        assert!(woken.0.load(Ordering::Relaxed));
+        let cancelled = Fault::Reset { code: 8, remote: true };
+        assert!(matches!(stream.poll_known_fault(&mut cx), Poll::Ready(f) if f == cancelled));
+        // What came before the reset goes no further.
+        assert!(matches!(stream.poll_frame(&mut cx), Poll::Ready(Err(f)) if f == cancelled));
+        assert_eq!(stream.held_bytes(), UNREAD);
+        assert!(stream.meter().wire_received as usize > UNREAD + 4 * 9);
     });
 }
