@@ -31,13 +31,14 @@ async fn connect(bench: &Bench) -> (h2::ClientConn, JoinHandle<Fault>) {
     (conn, spawn_local(driver))
 }
 
-fn post(conn: &h2::ClientConn) -> ClientStream {
-    let mut head = RequestHead::new(Method::POST, Protocol::Http2);
+fn request(conn: &h2::ClientConn, method: Method) -> ClientStream {
+    let end = method == Method::GET;
+    let mut head = RequestHead::new(method, Protocol::Http2);
     head.scheme = Some(Scheme::Http);
     head.set_authority(b"h");
     head.set_path(b"/");
     let mut stream = ClientStream::H2(Box::new(conn.open()));
-    stream.send_head(&head, false);
+    stream.send_head(&head, end);
     stream
 }
 
@@ -69,14 +70,14 @@ async fn a_stalled_upload_that_is_reset_ends_upstream_and_gives_its_window_back(
     let test = async {
         let bench = Bench::start("stat_prefix: l", "connect_timeout: 1s");
         let (conn, _driver) = connect(&bench).await;
-        let mut stream = post(&conn);
+        let mut stream = request(&conn, Method::POST);
         let (sent, mut upstream) =
             tokio::join!(upload(&mut stream, STALLED), bench.upstream.accept());
         assert!(sent < STALLED, "{sent} bytes");
         stream.reset(8);
         drop(stream);
         assert!(is_closed(&mut upstream).await);
-        let mut stream = post(&conn);
+        let mut stream = request(&conn, Method::POST);
         let answer = async {
             let mut upstream = bench.upstream.accept().await;
             let (mut got, mut piece) = (0, vec![0; PIECE]);
@@ -99,10 +100,60 @@ async fn a_stalled_upload_ends_upstream_with_its_connection() {
     let test = async {
         let bench = Bench::start("stat_prefix: l", "connect_timeout: 1s");
         let (conn, driver) = connect(&bench).await;
-        let mut stream = post(&conn);
+        let mut stream = request(&conn, Method::POST);
         let (_, mut upstream) = tokio::join!(upload(&mut stream, STALLED), bench.upstream.accept());
         driver.abort();
         assert!(is_closed(&mut upstream).await);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// How many requests are reset, one after the other, before the connection is closed; where there is an `answer`, after
+/// its head.
+async fn resets(answer: &'static [u8]) -> Option<usize> {
+    const MANY: usize = 1000;
+    let bench = Bench::start("stat_prefix: l", "connect_timeout: 1s");
+    let (conn, _driver) = connect(&bench).await;
+    let serve = async {
+        let mut upstreams = Vec::new();
+        loop {
+            let mut upstream = bench.upstream.accept().await;
+            upstream.write_all(answer).await.unwrap();
+            upstreams.push(upstream);
+        }
+    };
+    let ask = async {
+        for reset in 0..MANY {
+            let mut stream = request(&conn, Method::GET);
+            poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+            if !answer.is_empty() {
+                let head = poll_fn(|cx| stream.poll_head(cx)).await;
+                if head.is_err() {
+                    return Some(reset);
+                }
+            }
+            stream.reset(8);
+            // Until nothing moves.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if conn.is_closed() {
+                return Some(reset + 1);
+            }
+        }
+        None
+    };
+    tokio::select! {
+        resets = ask => resets,
+        () = serve => unreachable!(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_taken_back_at_once_end_their_connection() {
+    let test = async {
+        // More, where the machine stands still for seconds.
+        assert!(resets(b"").await.is_some_and(|resets| resets >= 200));
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
+        assert_eq!(resets(head).await, None);
     };
     LocalSet::new().run_until(test).await;
 }

@@ -157,7 +157,7 @@ impl HttpConnection {
                 Err(closed) => return closed,
             };
             if fate != Fate::Complete || !conn.is_reusable() {
-                if fate == Fate::PeerGone {
+                if matches!(fate, Fate::PeerGone | Fate::Premature) {
                     let stats = &self.slot.current(&self.worker).stats;
                     stats.inc(HttpStat::DownstreamCxDestroyActiveRq);
                     stats.inc(HttpStat::DownstreamCxDestroyRemoteActiveRq);
@@ -165,7 +165,7 @@ impl HttpConnection {
                 self.linger(&self.slot.current(&self.worker), |cx| conn.poll_close(cx)).await;
                 return match fate {
                     Fate::Complete | Fate::Cut | Fate::Last => Closed::Local,
-                    Fate::PeerGone => Closed::Remote,
+                    Fate::PeerGone | Fate::Premature => Closed::Remote,
                 };
             }
             // In the turn of the stream that has just ended.

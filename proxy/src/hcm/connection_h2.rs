@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use super::connection::{Closed, HttpConnection, IdleWait};
 use super::live::WorkerHcm;
+use super::premature::PrematureResets;
 use super::stream::{ActiveStream, Fate, handle_stream, refuse};
 use crate::codec::h2::{self, Http2Fault};
 use crate::codec::head::RequestHead;
@@ -19,6 +20,9 @@ use crate::io::Io;
 use crate::stats::names::HttpStat;
 use crate::worker::connections::Drain;
 use crate::worker::timers::Timer;
+
+/// RFC 9113 §7.
+const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 impl HttpConnection {
     pub(super) async fn serve_h2(&self, io: Io, read: BytesMut, first: &Rc<WorkerHcm>) -> Closed {
@@ -60,6 +64,11 @@ impl HttpConnection {
                     }
                     Poll::Pending => break,
                 }
+            }
+            if streams.flood.get() {
+                first.stats.inc(HttpStat::DownstreamRqTooManyPrematureResets);
+                conn.abort(ENHANCE_YOUR_CALM);
+                return Poll::Ready(Ok(Closed::Local));
             }
             self.poll_h2_limits(&mut conn, &mut wait, &mut drain, streams.active.get(), first, cx)
                 .map(Ok)
@@ -165,8 +174,10 @@ impl HttpConnection {
             if fate == Fate::Last {
                 streams.last.set(true);
             }
-            if fate == Fate::Last || streams.active.get() == 0 {
-                // The connection drains, or its idle timer starts.
+            let flood = streams.resets.count(fate == Fate::Premature);
+            streams.flood.set(streams.flood.get() | flood);
+            if flood || fate == Fate::Last || streams.active.get() == 0 {
+                // The connection ends, or drains, or its idle timer starts.
                 connection.wake();
             }
         });
@@ -179,6 +190,9 @@ struct Streams {
     active: Cell<usize>,
     /// One of them was to be the last.
     last: Cell<bool>,
+    resets: PrematureResets,
+    /// There were too many.
+    flood: Cell<bool>,
 }
 
 /// How far the drain of an HTTP/2 connection has come: GOAWAY without a last stream, then, `drain_timeout` later,

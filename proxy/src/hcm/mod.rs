@@ -11,6 +11,7 @@ pub mod frames;
 pub mod live;
 pub mod local_reply;
 pub mod path;
+mod premature;
 pub mod request_head;
 pub mod request_headers;
 pub mod request_id;

@@ -11,6 +11,7 @@ use http::StatusCode;
 
 use super::frames::ResponseSource;
 use super::local_reply::{self, LocalReply};
+use super::premature;
 use super::response_headers;
 use super::stream::{ActiveStream, Direction, Fate, Progress, StreamEnd, reset_code};
 use super::stream_timers::Expired;
@@ -390,7 +391,7 @@ impl ActiveStream<'_> {
                 stats.inc(HttpStat::DownstreamRqRxReset);
                 note_downstream_fault(&mut self.info, fault);
                 self.down.reset(reset_code::CANCEL);
-                Fate::PeerGone
+                if self.is_premature(fault, end) { Fate::Premature } else { Fate::PeerGone }
             }
             Err(StreamEnd::Reset(code)) => {
                 stats.inc(HttpStat::DownstreamRqTxReset);
@@ -429,6 +430,13 @@ impl ActiveStream<'_> {
         }
         self.log(format::AccessLogType::DownstreamEnd);
         fate
+    }
+
+    /// Whether the client has reset a stream that had no answer yet, and that soon after it began.
+    fn is_premature(&self, fault: Fault, end: Instant) -> bool {
+        matches!(fault, Fault::Reset { remote: true, .. })
+            && self.info.response_code.is_none()
+            && premature::is_soon(end.saturating_duration_since(self.info.start))
     }
 
     /// An HTTP/2 request that was answered by us at once, before its end: Envoy's codec writes nothing while it

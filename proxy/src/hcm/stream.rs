@@ -154,6 +154,8 @@ pub enum Fate {
     /// Answered, and its connection is to take no more: the stream's bytes might have been requests.
     Last,
     PeerGone,
+    /// So has the peer: an HTTP/2 client took its request back at once.
+    Premature,
 }
 
 /// Serves one request to its end.

@@ -18,7 +18,7 @@ pub(super) enum Flood {
     Control,
     /// Frames of any kind that the peer does not take.
     Outbound,
-    /// Streams that the peer resets, or that have to be reset.
+    /// Streams that have to be reset.
     Resets,
 }
 
@@ -35,11 +35,8 @@ impl Flood {
     }
 }
 
-/// Streams reset by the peer before their answer, above which a connection that resets more than half of
-/// its streams is closed (CVE-2023-44487; Envoy's default is 500).
-const MAX_EARLY_RESETS: u32 = 100;
-
-/// Streams that we had to reset for what their peer did (CVE-2025-8671).
+/// Streams that we had to reset for what their peer did (CVE-2025-8671), above which a connection is closed where they
+/// are more than half of its streams.
 const MAX_STREAM_ERRORS: u32 = 1024;
 
 /// See the module.
@@ -57,7 +54,6 @@ pub(super) struct Budget {
     pub(super) data_sent: u64,
     /// Streams that the peer has opened (server), or we have (client).
     pub(super) opened: u32,
-    early_resets: u32,
     stream_errors: u32,
     control: ControlBudget,
 }
@@ -75,7 +71,6 @@ impl Budget {
             messages: 0,
             data_sent: 0,
             opened: 0,
-            early_resets: 0,
             stream_errors: 0,
             control: ControlBudget::new(options.max_outbound_control_frames),
         }
@@ -118,17 +113,11 @@ impl Budget {
         Ok(())
     }
 
-    /// The peer has reset a stream that was not answered yet.
-    pub(super) fn count_early_reset(&mut self) -> Result<(), Flood> {
-        self.early_resets += 1;
-        let many = self.early_resets >= MAX_EARLY_RESETS && self.early_resets > self.opened / 2;
-        if many { Err(Flood::Resets) } else { Ok(()) }
-    }
-
     /// A stream ends because its peer broke a rule.
     pub(super) fn count_stream_error(&mut self) -> Result<(), Flood> {
         self.stream_errors += 1;
-        if self.stream_errors > MAX_STREAM_ERRORS { Err(Flood::Resets) } else { Ok(()) }
+        let many = self.stream_errors > MAX_STREAM_ERRORS.max(self.opened / 2);
+        if many { Err(Flood::Resets) } else { Ok(()) }
     }
 }
 

@@ -127,7 +127,7 @@ impl Connection {
                 self.put_control(kind::RST_STREAM, 0, header.stream, &reason)?;
                 self.budget.count_stream_error().map_err(|flood| self.flood(flood))?;
             }
-            kind::RST_STREAM => self.rst_stream(header.stream, whole_word(payload))?,
+            kind::RST_STREAM => self.rst_stream(header.stream, whole_word(payload)),
             kind::SETTINGS if header.has(ACK) => self.decoder.acknowledged(),
             kind::SETTINGS => {
                 self.settings_frame(payload)?;
@@ -300,16 +300,11 @@ impl Connection {
         self.block(block.header, &block.bytes, block.bad_priority)
     }
 
-    fn rst_stream(&mut self, id: u32, code: u32) -> Result<(), Broken> {
-        let Some(key) = self.streams.key_of(id) else { return Ok(()) };
-        let Some(stream) = self.streams.get(key) else { return Ok(()) };
-        let early = self.is_server && !stream.is_answered();
+    fn rst_stream(&mut self, id: u32, code: u32) {
+        let Some(key) = self.streams.key_of(id) else { return };
+        let Some(stream) = self.streams.get(key) else { return };
         self.ended_messages += u32::from(!stream.incoming.ended);
         self.fail(key, Fault::Reset { code, remote: true }, EndedBy::Peer);
-        if early {
-            self.budget.count_early_reset().map_err(|flood| self.flood(flood))?;
-        }
-        Ok(())
     }
 
     fn settings_frame(&mut self, payload: &[u8]) -> Result<(), Broken> {

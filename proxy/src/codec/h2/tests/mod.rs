@@ -404,39 +404,6 @@ fn keepalive_pings_of_a_peer_are_no_flood() {
     });
 }
 
-#[test]
-fn rapid_resets_end_the_connection() {
-    local(async || {
-        let mut raw = Raw::new(Settings::default());
-        let mut started = 0;
-        for i in 0..1000 {
-            let id = 2 * i + 1;
-            raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, id, &hpack(&GOOD)));
-            let mut stream = match raw.accept() {
-                Poll::Ready(Some(Ok((_, _, stream)))) => ServerStream::H2(Box::new(stream)),
-                Poll::Ready(Some(Err(fault))) => {
-                    assert_eq!(fault, Fault::Parse(ParseFault::Http2(Http2Fault::Flood)));
-                    assert!(started <= 200, "{started}");
-                    return;
-                }
-                other => panic!("{other:?}"),
-            };
-            started += 1;
-            raw.send(&frame(RST_STREAM, 0, id, &[0, 0, 0, 8]));
-            match raw.accept() {
-                Poll::Pending => {}
-                Poll::Ready(Some(Err(Fault::Parse(ParseFault::Http2(Http2Fault::Flood))))) => {
-                    return;
-                }
-                other => panic!("{other:?}"),
-            }
-            let fault = poll_fn(|cx| stream.poll_closed(cx)).await;
-            assert_eq!(fault, Fault::Reset { code: 8, remote: true });
-        }
-        panic!("{started} streams were started");
-    });
-}
-
 /// What we say then is an answer, no drain of ours: statistics tell the two apart.
 #[test]
 fn a_peer_that_goes_is_not_drained() {
