@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use http::{Method, StatusCode};
 
-use super::name::{HeaderName, id_of, names};
+use super::name::{HeaderName, NameSet, id_of, names};
 
 /// A range of a head's arena.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -267,6 +267,11 @@ impl HeaderList {
         name: &'n HeaderName,
     ) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         self.entries.iter().filter(move |e| self.matches(e, name)).map(|e| self.slice(e.value))
+    }
+
+    /// Whether any of the names may be there: false where none ever was.
+    pub fn may_contain(&self, names: NameSet) -> bool {
+        (self.seen.0[0] & names.0[0]) | (self.seen.0[1] & names.0[1]) != 0
     }
 
     pub fn contains(&self, name: &HeaderName) -> bool {

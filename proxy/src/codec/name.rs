@@ -199,6 +199,25 @@ impl fmt::Display for HeaderName {
     }
 }
 
+/// Some of the known names: whether a head has any of them is one question, not one for each.
+#[derive(Debug, Clone, Copy)]
+pub struct NameSet(pub(super) [u64; 2]);
+
+impl NameSet {
+    /// # Panics
+    /// When it is evaluated, which is by the compiler: a name is not a known one.
+    pub const fn new(names: &[HeaderName]) -> Self {
+        let mut set = [0; 2];
+        let mut i = 0;
+        while i < names.len() {
+            assert!(names[i].id != UNKNOWN, "not a known name");
+            set[(names[i].id >> 6 & 1) as usize] |= 1 << (names[i].id & 63);
+            i += 1;
+        }
+        Self(set)
+    }
+}
+
 /// A bit for each number.
 const fn bits(of: &[u8]) -> u128 {
     let mut set = 0;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::{client_cert, request_id};
 use crate::codec::head::{RequestHead, Scheme};
-use crate::codec::name::{HeaderName, names};
+use crate::codec::name::{HeaderName, NameSet, names};
 use crate::config::hcm::HttpConnectionManager;
 use crate::config::route::RouteTable;
 use crate::format::address::IpText;
@@ -75,9 +75,9 @@ pub fn mutate(
         head.headers.set(&names::X_ENVOY_INTERNAL, b"true");
     } else {
         if is_edge {
-            remove_all(head, EDGE_REMOVED);
+            remove_all(head, EDGE_REMOVED, const { NameSet::new(EDGE_REMOVED) });
         }
-        remove_all(head, EXTERNAL_REMOVED);
+        remove_all(head, EXTERNAL_REMOVED, const { NameSet::new(EXTERNAL_REMOVED) });
         for name in &routes.internal_only_headers {
             head.headers.remove(name);
         }
@@ -109,9 +109,11 @@ pub fn mutate(
     }
 }
 
-fn remove_all(head: &mut RequestHead, list: &[HeaderName]) {
-    for name in list {
-        head.headers.remove(name);
+fn remove_all(head: &mut RequestHead, list: &[HeaderName], any: NameSet) {
+    if head.headers.may_contain(any) {
+        for name in list {
+            head.headers.remove(name);
+        }
     }
 }
 

@@ -5,8 +5,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::failure::ResetReason;
 use crate::codec::head::{RequestHead, ResponseHead};
-use crate::codec::name::{HeaderName, names};
+use crate::codec::name::{HeaderName, NameSet, names};
 use crate::config::route::retry::{ResetHeaderFormat, RetryOn, RetryPolicy};
+
+/// What a request may say of its retries; it does not go upstream.
+const RETRY_HEADERS: &[HeaderName] = &[
+    names::X_ENVOY_RETRY_ON,
+    names::X_ENVOY_RETRY_GRPC_ON,
+    names::X_ENVOY_MAX_RETRIES,
+    names::X_ENVOY_RETRIABLE_STATUS_CODES,
+    names::X_ENVOY_RETRIABLE_HEADER_NAMES,
+    names::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+];
 
 /// The retries of one request.
 #[derive(Debug)]
@@ -40,38 +50,49 @@ pub enum BackOff {
     RateLimited(Duration),
 }
 
-impl RetryState {
-    /// Takes the request's retry headers; `None` where nothing is to be retried.
-    pub fn new(policy: Option<&Arc<RetryPolicy>>, head: &mut RequestHead) -> Option<Self> {
-        let mut on = policy.map_or(RetryOn::default(), |p| p.retry_on);
+/// What the request's headers add to the policy.
+#[derive(Default)]
+struct Asked {
+    on: RetryOn,
+    max: Option<u32>,
+    status_codes: Vec<u16>,
+    header_names: Vec<HeaderName>,
+}
+
+impl Asked {
+    fn take(head: &mut RequestHead) -> Self {
+        let mut on = RetryOn::default();
         if let Some(words) = head.headers.get_str(&names::X_ENVOY_RETRY_ON) {
             on = on | RetryOn::parse_http(words).0;
         }
         if let Some(words) = head.headers.get_str(&names::X_ENVOY_RETRY_GRPC_ON) {
             on = on | RetryOn::parse_grpc(words).0;
         }
-        let mut remaining = policy.map_or(1, |p| p.num_retries);
-        if let Some(max) =
-            head.headers.get_str(&names::X_ENVOY_MAX_RETRIES).and_then(|v| v.parse().ok())
-        {
-            remaining = max;
+        let asked = Self {
+            on,
+            max: head.headers.get_str(&names::X_ENVOY_MAX_RETRIES).and_then(|v| v.parse().ok()),
+            status_codes: list(head, &names::X_ENVOY_RETRIABLE_STATUS_CODES)
+                .filter_map(|code| code.parse().ok())
+                .collect(),
+            header_names: list(head, &names::X_ENVOY_RETRIABLE_HEADER_NAMES)
+                .filter_map(|name| HeaderName::parse(name).ok())
+                .collect(),
+        };
+        for name in RETRY_HEADERS {
+            head.headers.remove(name);
         }
-        let status_codes = list(head, &names::X_ENVOY_RETRIABLE_STATUS_CODES)
-            .filter_map(|code| code.parse().ok())
-            .collect();
-        let header_names = list(head, &names::X_ENVOY_RETRIABLE_HEADER_NAMES)
-            .filter_map(|name| HeaderName::parse(name).ok())
-            .collect();
-        for name in [
-            names::X_ENVOY_RETRY_ON,
-            names::X_ENVOY_RETRY_GRPC_ON,
-            names::X_ENVOY_MAX_RETRIES,
-            names::X_ENVOY_RETRIABLE_STATUS_CODES,
-            names::X_ENVOY_RETRIABLE_HEADER_NAMES,
-            names::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
-        ] {
-            head.headers.remove(&name);
+        asked
+    }
+}
+
+impl RetryState {
+    /// Takes the request's retry headers; `None` where nothing is to be retried.
+    pub fn new(policy: Option<&Arc<RetryPolicy>>, head: &mut RequestHead) -> Option<Self> {
+        let mut asked = Asked::default();
+        if head.headers.may_contain(const { NameSet::new(RETRY_HEADERS) }) {
+            asked = Asked::take(head);
         }
+        let on = policy.map_or(RetryOn::default(), |p| p.retry_on) | asked.on;
         if on.is_empty() {
             return None;
         }
@@ -83,9 +104,9 @@ impl RetryState {
         }
         Some(Self {
             on,
-            remaining,
-            status_codes,
-            header_names,
+            remaining: asked.max.unwrap_or_else(|| policy.map_or(1, |p| p.num_retries)),
+            status_codes: asked.status_codes,
+            header_names: asked.header_names,
             next_interval: policy.map_or(RetryPolicy::DEFAULT_BASE_INTERVAL, |p| p.base_interval),
             policy: policy.cloned(),
             retried: false,
