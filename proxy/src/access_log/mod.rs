@@ -164,7 +164,7 @@ impl AccessLogs {
             if before == 0 {
                 bytes.reserve(buffer.last_size.get().max(512));
             }
-            config.format.write(ctx, &mut bytes);
+            config.format.write_line(ctx, &mut bytes);
             (before, bytes.len())
         };
         buffer.lines.set(buffer.lines.get() + 1);

@@ -18,8 +18,9 @@ use std::rc::Rc;
 use crate::access_log::AccessLogs;
 use crate::config::admin::AdminConfig;
 use crate::config::matcher::StringMatcher;
+use crate::config::runtime;
 use crate::stats::names::{
-    HttpStat, ListenerHttpStat, ListenerStat, ListenerWorkerStat, ServerStat,
+    HttpStat, ListenerHttpStat, ListenerStat, ListenerWorkerStat, RuntimeStat, ServerStat,
 };
 use crate::stats::{Registry, Scope, SharedBlock, declare_process};
 pub use bind::AdminListener;
@@ -43,6 +44,7 @@ pub struct Admin {
     /// What every process has.
     _process: Vec<Scope>,
     server: SharedBlock<ServerStat>,
+    runtime: SharedBlock<RuntimeStat>,
     http: SharedBlock<HttpStat>,
     listener: SharedBlock<ListenerStat>,
     thread: SharedBlock<ListenerWorkerStat>,
@@ -69,6 +71,7 @@ impl Admin {
         let admin = Self {
             _process: declare_process(&registry, workers),
             server: registry.scope("server").shared(),
+            runtime: registry.scope("runtime").shared(),
             http: http.shared(),
             listener: listener.shared(),
             thread: listener.scope("main_thread").shared(),
@@ -105,6 +108,23 @@ impl Admin {
         gauge(ServerStat::StatsRecentLookups, self.registry.lookups());
         gauge(ServerStat::Uptime, self.state.uptime().as_secs());
         gauge(ServerStat::Version, version_number());
+        self.update_runtime_stats();
+    }
+}
+
+impl Admin {
+    fn update_runtime_stats(&self) {
+        let (layers, keys, overridden) = runtime::current().sizes();
+        let gauge = |gauge, value| self.runtime.gauge_set(gauge, value);
+        gauge(RuntimeStat::NumLayers, layers as u64);
+        gauge(RuntimeStat::NumKeys, keys as u64);
+        gauge(RuntimeStat::AdminOverridesActive, overridden.into());
+        // Envoy loads twice at start, and looks for a directory each time.
+        let loads = runtime::loads() + 1;
+        for counter in [RuntimeStat::LoadSuccess, RuntimeStat::OverrideDirNotExists] {
+            let counted = self.runtime.counter_value(counter);
+            self.runtime.add(counter, loads.saturating_sub(counted));
+        }
     }
 }
 

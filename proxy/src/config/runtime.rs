@@ -6,7 +6,7 @@
 //! admin layer changes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
@@ -168,6 +168,7 @@ pub struct RuntimeEntry {
     pub layer_values: Vec<String>,
 }
 
+static PUBLISHED: AtomicU64 = AtomicU64::new(0);
 static CURRENT: LazyLock<ArcSwap<Runtime>> = LazyLock::new(ArcSwap::default);
 
 /// Those of `Own` that `CURRENT` has a key of.
@@ -234,6 +235,12 @@ pub fn publish(runtime: Runtime) {
     let own = runtime.own;
     CURRENT.store(Arc::new(runtime));
     OWN.store(own, Relaxed);
+    PUBLISHED.fetch_add(1, Relaxed);
+}
+
+/// How often values were put in force (`runtime.load_success`).
+pub fn loads() -> u64 {
+    PUBLISHED.load(Relaxed)
 }
 
 impl RuntimeFraction {

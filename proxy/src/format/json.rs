@@ -8,7 +8,7 @@ use super::parse::{self, Piece};
 use super::{Ctx, Formatter, Options};
 use crate::config::compile::diagnostic::FieldPath;
 
-/// A line that would be longer is written again with shorter values: no peer's header may fill a log.
+/// A log line that would be longer is written again with shorter values: no peer's header may fill a log.
 const LINE_LIMIT: usize = 8 * 1024;
 
 /// A compiled `json_format`.
@@ -42,8 +42,14 @@ impl JsonFormatter {
         Some(Self { root, omit_empty: options.omit_empty_values })
     }
 
-    /// Appends one line of JSON.
+    /// Appends one line of JSON, however long.
     pub fn write(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) {
+        self.write_object(&self.root, true, ctx, usize::MAX, out);
+        out.push(b'\n');
+    }
+
+    /// Appends a log's line of JSON, with shorter values where it would be longer than 8 KiB.
+    pub fn write_line(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) {
         let start = out.len();
         let mut limit = usize::MAX;
         loop {

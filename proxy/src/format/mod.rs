@@ -147,6 +147,14 @@ impl SubstitutionFormat {
         }
     }
 
+    /// As `write`, for a log: lines of JSON have a limit.
+    pub fn write_line(&self, ctx: &Ctx<'_>, out: &mut Vec<u8>) {
+        match &self.body {
+            Body::Text(formatter) => formatter.write(ctx, out),
+            Body::Json(formatter) => formatter.write_line(ctx, out),
+        }
+    }
+
     /// `content_type`, else `application/json` for JSON, else `text/plain`.
     pub fn content_type(&self) -> &str {
         match (&self.content_type, &self.body) {

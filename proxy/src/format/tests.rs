@@ -322,6 +322,10 @@ fn json_values_keep_their_type() {
 }
 
 fn line_with_header(value: &[u8]) -> Vec<u8> {
+    with_header(value, JsonFormatter::write_line)
+}
+
+fn with_header(value: &[u8], write: fn(&JsonFormatter, &Ctx<'_>, &mut Vec<u8>)) -> Vec<u8> {
     let found = Diagnostics::new("test");
     let format = json!({"raw": "%REQ(x-raw)%", "mix": "a %REQ(x-raw)% b", "s": "%RESPONSE_CODE%"});
     let formatter =
@@ -330,8 +334,16 @@ fn line_with_header(value: &[u8]) -> Vec<u8> {
     let (info, mut request) = (fixture::stream(), fixture::request());
     request.headers.push_raw(b"x-raw", value);
     let mut out = Vec::new();
-    formatter.write(&Ctx { request: Some(&request), ..Ctx::new(&info) }, &mut out);
+    write(&formatter, &Ctx { request: Some(&request), ..Ctx::new(&info) }, &mut out);
     out
+}
+
+#[test]
+fn a_body_of_json_is_whole_however_long() {
+    let value = [b'x'; 20_000];
+    let body = with_header(&value, JsonFormatter::write);
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["raw"].as_str().map(str::len), Some(value.len()));
 }
 
 #[test]

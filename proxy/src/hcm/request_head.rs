@@ -64,6 +64,8 @@ pub(super) fn check_upgrade(s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
     };
     if upgrade_allowed(&wanted, s) {
         s.hcm.stats.inc(HttpStat::DownstreamCxUpgradesTotal);
+        s.hcm.stats.gauge_inc(HttpStat::DownstreamCxUpgradesActive);
+        s.upgraded = true;
         return Ok(());
     }
     if s.route.matched().is_none() {

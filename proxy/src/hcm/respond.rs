@@ -406,6 +406,9 @@ impl ActiveStream<'_> {
             }
         };
         self.hcm.stats.gauge_dec(HttpStat::DownstreamRqActive);
+        if self.upgraded {
+            self.hcm.stats.gauge_dec(HttpStat::DownstreamCxUpgradesActive);
+        }
         if !self.info.is_health_check {
             let took = end.saturating_duration_since(self.info.start);
             self.hcm.stats.record(HttpStat::DownstreamRqTime, took.as_millis() as u64);

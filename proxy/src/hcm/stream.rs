@@ -123,6 +123,8 @@ pub struct ActiveStream<'a> {
     pub(super) draining: bool,
     /// Its upgrade was refused from the head alone: on HTTP/2, too, the connection drains.
     pub(super) upgrade_refused: bool,
+    /// Counted in `downstream_cx_upgrades_active`.
+    pub(super) upgraded: bool,
     pub limit: usize,
 }
 
@@ -270,6 +272,7 @@ impl<'a> ActiveStream<'a> {
             close_after: setup.close_after,
             draining: setup.draining,
             upgrade_refused: false,
+            upgraded: false,
             operation: None,
             limit: setup.limit,
         }

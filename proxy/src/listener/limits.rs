@@ -15,6 +15,11 @@ use crate::stats::names::ListenerStat;
 /// All listeners' connections.
 static ALL: AtomicU64 = AtomicU64::new(0);
 
+/// Open connections of all listeners (`server.total_connections`).
+pub fn all() -> u64 {
+    ALL.load(Relaxed)
+}
+
 /// Those of each listener by its name, so that its versions count together.
 static LISTENERS: LazyLock<ArcSwap<FxHashMap<Box<str>, Arc<AtomicU64>>>> =
     LazyLock::new(ArcSwap::default);

@@ -16,6 +16,7 @@ use crate::admin::{
 use crate::config::compile::diagnostic::Diagnostic;
 use crate::config::json::{RawResource, whole_bootstrap};
 use crate::config::runtime;
+use crate::listener::limits;
 use crate::telemetry::Log;
 use crate::tls::inventory::{Held, InForce, Inventory};
 use crate::xds::store::Store;
@@ -32,6 +33,8 @@ pub struct ServerAdmin {
     pub(super) raw_bootstrap: Bytes,
     pub(super) raw_listeners: Vec<RawResource>,
     pub(super) raw_clusters: Vec<RawResource>,
+    /// Redacted.
+    pub(super) raw_secrets: Vec<RawResource>,
     pub(super) loaded_at: SystemTime,
     pub(super) ignored: Vec<Diagnostic>,
     pub(super) lifecycle: Lifecycle,
@@ -50,6 +53,10 @@ impl AdminState for ServerAdmin {
 
     fn command_line_options(&self) -> crate::config::pb::envoy::admin::v3::CommandLineOptions {
         self.options.to_proto(self.workers)
+    }
+
+    fn total_connections(&self) -> u64 {
+        limits::all()
     }
 
     fn certificates(&self) -> Vec<CertificateStatus> {
@@ -104,6 +111,11 @@ impl AdminState for ServerAdmin {
                 ),
                 rejected: None,
             }],
+            ConfigKind::Secrets => {
+                let mut all: Vec<_> = self.raw_secrets.iter().map(|raw| self.fixed(raw)).collect();
+                all.extend(self.store.config(ConfigKind::Secrets));
+                all
+            }
             other => self.store.config(other),
         }
     }
@@ -152,6 +164,21 @@ impl AdminState for ServerAdmin {
         self.access_log.reopen();
         if let Err(error) = self.log.reopen() {
             tracing::warn!(%error, "cannot reopen the log file");
+        }
+    }
+}
+
+impl ServerAdmin {
+    /// A resource of the bootstrap, as `/config_dump` lists it.
+    fn fixed(&self, raw: &RawResource) -> ConfigResource {
+        ConfigResource {
+            name: raw.name.clone(),
+            state: ConfigState::Static,
+            version: String::new(),
+            last_updated: self.loaded_at,
+            type_url: raw.type_url,
+            value: raw.bytes.clone(),
+            rejected: None,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod lifecycle;
 pub mod quickstart;
 mod serve;
+mod signals;
 pub mod version;
 
 use std::ffi::OsString;

@@ -11,12 +11,15 @@ use super::admin_state::ServerAdmin;
 use super::args::{DrainStrategy, Mode, Options};
 use super::control;
 use super::lifecycle::{Exit, Lifecycle};
+use super::signals::Signals;
 use crate::access_log::{AccessLogWriter, FlushOptions, WorkerAccessLogs};
 use crate::admin::{Admin, AdminListener, ServerState};
 use crate::cluster::ClusterMap;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::compile::configuration::Configuration;
 use crate::config::compile::slots::Slots;
+use crate::config::compile::tls::redact::redacted;
+use crate::config::json::RawResource;
 use crate::hcm::request_headers::LocalInfo;
 use crate::http_filters::ExtraFilters;
 use crate::stats::Registry;
@@ -60,8 +63,15 @@ pub(super) async fn serve(
         },
         &registry,
     )?;
-    let Configuration { bootstrap, listeners, clusters, raw, ignored, unknown_fields, .. } =
-        configuration;
+    let Configuration {
+        bootstrap,
+        listeners,
+        clusters,
+        secrets: fixed,
+        raw,
+        ignored,
+        unknown_fields,
+    } = configuration;
     let server = registry.scope("server").shared::<ServerStat>();
     server.add(ServerStat::StaticUnknownFields, unknown_fields.len() as u64);
     let map = Arc::new(ClusterMap::default());
@@ -96,14 +106,16 @@ pub(super) async fn serve(
         raw_bootstrap: raw,
         raw_listeners,
         raw_clusters,
+        raw_secrets: fixed.into_iter().map(hidden).collect(),
         loaded_at: std::time::SystemTime::now(),
         ignored,
         lifecycle: lifecycle.clone(),
         access_log: access_log.clone(),
         log,
     });
+    let _signals = Signals::heed(&state)?;
     // The admin interface answers while the rest starts.
-    start_admin(&state, bootstrap.admin.as_ref(), &registry, options).await?;
+    let admin_logs = start_admin(&state, bootstrap.admin.as_ref(), &registry, options).await?;
     let local = Arc::new(LocalInfo {
         service_cluster: bootstrap.node.cluster.clone(),
         service_node: bootstrap.node.id.clone(),
@@ -128,24 +140,29 @@ pub(super) async fn serve(
         server.record(ServerStat::InitializationTimeMs, took);
         tracing::info!(workers, "serving");
         ready(&state)?;
-        if options.mode == Mode::InitOnly {
-            lifecycle.quit();
-        }
-        give_back_pages();
-        tokio::time::sleep(START_IS_OVER).await;
-        give_back_pages();
-        // The end comes from outside.
-        std::future::pending().await
+        stay(&lifecycle, options).await
     };
     let outcome = tokio::select! {
         outcome = exit.wait(&lifecycle) => outcome,
         outcome = begin => return outcome,
     };
+    admin_logs.inspect(|logs| logs.flush());
     access_log.drain();
     match outcome {
         Exit::Clean => Ok(()),
         Exit::WorkerDied => anyhow::bail!("a worker ended by itself"),
     }
+}
+
+/// The start is over; the end comes from outside.
+async fn stay(lifecycle: &Lifecycle, options: &Options) -> anyhow::Result<()> {
+    if options.mode == Mode::InitOnly {
+        lifecycle.quit();
+    }
+    give_back_pages();
+    tokio::time::sleep(START_IS_OVER).await;
+    give_back_pages();
+    std::future::pending().await
 }
 
 fn give_back_pages() {
@@ -195,16 +212,22 @@ fn start_workers(
     Ok(())
 }
 
+/// The secret as the admin interface may show it.
+fn hidden(secret: RawResource) -> RawResource {
+    RawResource { bytes: redacted(&secret.bytes), ..secret }
+}
+
+/// Gives back what is to be flushed at the end: the lines of the admin interface.
 async fn start_admin(
     state: &Rc<ServerAdmin>,
     config: Option<&crate::config::admin::AdminConfig>,
     registry: &Registry,
     options: &Options,
-) -> anyhow::Result<()> {
-    let Some(config) = config else { return Ok(()) };
+) -> anyhow::Result<Option<Rc<WorkerAccessLogs>>> {
+    let Some(config) = config else { return Ok(None) };
     let listener = AdminListener::bind(config)
         .map_err(|e| anyhow::anyhow!("admin: address: cannot bind: {e}"))?;
-    let Some(listener) = listener else { return Ok(()) };
+    let Some(listener) = listener else { return Ok(None) };
     let address = listener.local_address()?;
     tracing::info!(%address, "admin interface");
     if let Some(path) = &options.admin_address_path {
@@ -212,8 +235,8 @@ async fn start_admin(
     }
     // The control thread counts and buffers as one more worker.
     let logs = WorkerAccessLogs::new(state.access_log.clone(), state.workers as usize);
-    let logs = logs.bind(&config.access_log);
-    let admin = Rc::new(Admin::new(state.clone(), registry.clone(), config, Some(logs)));
+    let bound = logs.bind(&config.access_log);
+    let admin = Rc::new(Admin::new(state.clone(), registry.clone(), config, Some(bound)));
     tokio::task::spawn_local(admin.serve(listener));
-    Ok(())
+    Ok(Some(logs))
 }

@@ -36,8 +36,6 @@ pub enum Command {
     ClusterChanged(Arc<str>),
     /// A cluster's host set has changed: close idle connections to hosts that have gone.
     HostsChanged(Arc<str>),
-    /// Hands buffered access log lines over.
-    FlushLogs,
 }
 
 /// A worker as control sees it.
@@ -152,7 +150,6 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             Command::Listener(number, command) => listeners.apply(number, command),
             Command::ClusterChanged(name) => worker.clusters.forget(&name),
             Command::HostsChanged(name) => worker.clusters.refresh_one(&name),
-            Command::FlushLogs => access_logs.flush(),
             Command::Abort => break,
             Command::Exit => {
                 listeners.stop(|_| true);
@@ -185,7 +182,6 @@ async fn wait_for_the_end(
         match command {
             Some(Command::ClusterChanged(name)) => worker.clusters.forget(&name),
             Some(Command::HostsChanged(name)) => worker.clusters.refresh_one(&name),
-            Some(Command::FlushLogs) => worker.access_logs.flush(),
             // Nobody is to wait in a queue that nobody serves.
             Some(Command::Listener(_, ListenerCommand::Put { sockets: Some(sockets), .. })) => {
                 sockets.iter().for_each(SocketHandle::close);

@@ -213,7 +213,8 @@ impl PrometheusRender {
                 summary_lines(metric, &labels, &interval, *unit, out);
             }
             Value::Histogram(unit, bins) => {
-                let bounds = self.registry.bounds(&extracted.name);
+                let name = format!("{}{}", scope.prefix, which.name());
+                let bounds = self.registry.bounds(&name);
                 bucket_lines(metric, &labels, bins, *unit, bounds, out);
             }
         }
