@@ -18,7 +18,7 @@ use crate::codec::head::Protocol;
 use crate::listener::tls_inspector::NotTls;
 use crate::tls::TlsInfo;
 use crate::upstream::TransportSocketOptions;
-use crate::worker::connections::ConnectionKey;
+use crate::worker::connections::{ConnectionKey, Cut};
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -301,6 +301,8 @@ pub struct ConnectionInfo {
     pub protocol: Cell<Option<Protocol>>,
     pub wire_received: Cell<u64>,
     pub wire_sent: Cell<u64>,
+    /// Why we have ended it by force.
+    pub cut: Cell<Option<Cut>>,
 }
 
 impl ConnectionInfo {
@@ -344,6 +346,7 @@ impl Default for ConnectionInfo {
             protocol: Cell::new(None),
             wire_received: Cell::new(0),
             wire_sent: Cell::new(0),
+            cut: Cell::new(None),
         }
     }
 }

@@ -366,6 +366,169 @@ fn changes_close_no_connection() {
     });
 }
 
+/// What is counted of connections that a change has closed.
+const CLOSED: [&str; 12] = [
+    "http.h.downstream_cx_active",
+    "http.h.downstream_cx_http1_active",
+    "http.h.downstream_cx_http2_active",
+    "http.h.downstream_cx_destroy_local",
+    "http.h.downstream_cx_destroy_active_rq",
+    "http.h.downstream_cx_destroy_local_active_rq",
+    "http.h.downstream_cx_destroy_remote_active_rq",
+    "http.h.downstream_rq_active",
+    "http.h.downstream_rq_rx_reset",
+    "http.h.fault.active_faults",
+    "cluster.c.upstream_cx_active",
+    "cluster.c.upstream_rq_active",
+];
+
+/// A listener whose filter chain is another one for each `version`, and whose log says how connections end.
+fn versioned(name: &str, port: u16, version: u8, log: &Path, filters: &str) -> String {
+    let line = "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %RESPONSE_CODE% %BYTES_RECEIVED% %BYTES_SENT% \
+                %ACCESS_LOG_TYPE% %REQ(:PATH)% %UPSTREAM_CLUSTER%";
+    let log = |of: &str| {
+        format!(
+            "access_log: [{{name: f, typed_config: {{'@type': {TYPES}.extensions.access_loggers.file.v3.FileAccessLog, \
+             path: {}, log_format: {{text_format_source: {{inline_string: \"{of} {line}\\n\"}}}}}}}}]",
+            log.display()
+        )
+    };
+    let filters = filters.replace("LOG", &log(name));
+    format!(
+        "{{'@type': {TYPES}.config.listener.v3.Listener, name: {name}, {}, \
+         address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, listener_filters_timeout: 0s, \
+         listener_filters: [{{name: i, typed_config: {{'@type': {TYPES}.extensions.filters.listener.tls_inspector.v3.TlsInspector}}}}], \
+         filter_chains: [{{filter_chain_match: {{source_prefix_ranges: [{{address_prefix: 127.0.0.0, prefix_len: {}}}]}}, \
+         filters: [{filters}]}}]}}",
+        log(&format!("listener {name}")),
+        8 + version
+    )
+}
+
+fn http(version: u8) -> String {
+    format!(
+        "{{name: hcm, typed_config: {{'@type': {TYPES}.{HCM}, stat_prefix: h, LOG, upgrade_configs: [{{upgrade_type: websocket}}], \
+         route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [\
+         {{match: {{path: /c}}, route: {{cluster: c}}}}, {{match: {{path: /silent}}, route: {{cluster: silent}}}}, \
+         {{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: v{version}}}}}}}]}}]}}, \
+         http_filters: [{{name: fault, typed_config: {{'@type': {TYPES}.extensions.filters.http.fault.v3.HTTPFault, \
+         response_rate_limit: {{fixed_limit: {{limit_kbps: 1000}}, percentage: {{numerator: 100}}}}}}}}, \
+         {{name: router, typed_config: {{'@type': {TYPES}.{ROUTER}}}}}]}}}}"
+    )
+}
+
+/// A request for `/silent` without body, as a client of HTTP/2 begins a connection with it.
+fn http2_request() -> Vec<u8> {
+    let block = b"\x82\x86\x04\x07/silent\x41\x01h";
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    bytes.extend([0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1]);
+    bytes.extend(block);
+    bytes
+}
+
+/// Upgraded, and one echo further.
+async fn echoing(port: u16) -> TcpStream {
+    let io = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let mut wire = Wire::new(io, SOON);
+    let upgrade =
+        b"GET /c HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    wire.send(upgrade).await.unwrap();
+    assert_eq!(wire.head().await.unwrap().status(), 101);
+    let mut io = wire.into_inner();
+    io.write_all(b"ping").await.unwrap();
+    let mut echo = [0; 4];
+    io.read_exact(&mut echo).await.unwrap();
+    io
+}
+
+/// Connections of filter chains that go: what is left of them at the end of the drain time is closed, counted and logged;
+/// and one that a listener filter still holds meets the new chain.
+#[test]
+fn what_a_change_closes_is_counted_and_logged_as_in_envoy() {
+    run(async || {
+        let mut all = Vec::new();
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            let log = mesh.dir.path().join("connections.log");
+            let tcp = format!(
+                "{{name: t, typed_config: {{'@type': {TYPES}.extensions.filters.network.tcp_proxy.v3.TcpProxy, \
+                 stat_prefix: t, cluster: c, LOG}}}}"
+            );
+            let put = |version: u8| {
+                let listeners = [
+                    versioned("h", mesh.main, version, &log, &http(version)),
+                    versioned("t", mesh.other, version, &log, &tcp),
+                ];
+                mesh.put("lds.yaml", &(version + 2).to_string(), &listeners);
+            };
+            // Takes connections, and never looks at them.
+            let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = silent.local_addr().unwrap().port();
+            mesh.put("eds-silent.yaml", "1", &[endpoints("silent", &[port])]);
+            let clusters = [mesh.cluster("c", "c"), mesh.cluster("silent", "silent")];
+            mesh.put("cds.yaml", "2", &clusters);
+            mesh.see_stat("cluster_manager.active_clusters", 2).await;
+            // The address has another listener's connections no more.
+            mesh.put("lds.yaml", "2", &[]);
+            mesh.see(mesh.main, "/", "refused").await;
+            put(1);
+            mesh.see(mesh.main, "/", "200 v1").await;
+            let send = async |bytes: &[u8]| {
+                let mut io = TcpStream::connect(("127.0.0.1", mesh.main)).await.unwrap();
+                io.write_all(bytes).await.unwrap();
+                io
+            };
+            let mut held = vec![
+                echoing(mesh.main).await,
+                echoing(mesh.other).await,
+                send(b"GET /silent HTTP/1.1\r\nhost: h\r\n\r\n").await,
+                send(b"GET /c HTTP/1.1\r\nhost:").await,
+                send(&http2_request()).await,
+            ];
+            let quiet = send(b"").await;
+            let pre = format!("listener.127.0.0.1_{}.downstream_pre_cx_active", mesh.main);
+            mesh.see_stat(&pre, 1).await;
+            mesh.see_stat("cluster.silent.upstream_rq_active", 2).await;
+            mesh.see_stat("http.h.downstream_cx_active", 4).await;
+            put(2);
+            mesh.see(mesh.main, "/", "200 v2").await;
+            let mut quiet = Wire::new(quiet, SOON);
+            assert_eq!(ask(&mut quiet, "/").await.unwrap(), "200 v2", "{}", kind.name());
+            drop(quiet);
+            for io in &mut held {
+                // A reset is as good an end as any.
+                let _ = io.read_to_end(&mut Vec::new()).await;
+            }
+            mesh.see_stat("listener_manager.total_filter_chains_draining", 0).await;
+            mesh.see_stat("http.h.downstream_cx_active", 0).await;
+            mesh.see_stat("cluster.silent.upstream_rq_active", 0).await;
+            let mut counted = Vec::new();
+            for name in CLOSED {
+                counted.push((name, mesh.stat(name).await));
+            }
+            // Four requests; the connection of TCP, once by its proxy and once by its listener.
+            let until = Instant::now() + SOON;
+            let lines = loop {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let own = |line: &&str| {
+                    line.contains("removed")
+                        || line.contains("Tcp")
+                        || line.starts_with("listener t")
+                };
+                let mut lines: Vec<_> = text.lines().filter(own).map(str::to_owned).collect();
+                if lines.len() == 6 || Instant::now() > until {
+                    lines.sort();
+                    break lines;
+                }
+                sleep(Duration::from_millis(10)).await;
+            };
+            all.push((counted, lines));
+        }
+        assert_eq!(all[0].1.len(), 6, "{:?}", all[0]);
+        assert_eq!(all[0], all[1]);
+    });
+}
+
 /// An assignment of one locality's endpoints: port, and further fields.
 fn endpoints_with(name: &str, all: &[(u32, u16, &str)]) -> String {
     let one = |(priority, port, more): &(u32, u16, &str)| {

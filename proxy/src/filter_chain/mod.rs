@@ -5,6 +5,7 @@ pub mod network_rbac;
 pub mod tcp_proxy;
 pub mod tcp_relay;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -23,7 +24,7 @@ use crate::format;
 use crate::hcm::connection::HttpConnection;
 use crate::hcm::live::HcmSlot;
 use crate::io::Io;
-use crate::listener::{Found, WorkerListener};
+use crate::listener::{Found, ListenerScope, WorkerListener};
 use crate::stats::names::{ListenerConfigStat, ListenerStat};
 use crate::stream_info::{ConnectionInfo, FilterState, ResponseFlags, StreamInfo, TlsInspection};
 use crate::tls::{ServerContext, handshake};
@@ -87,11 +88,27 @@ impl WorkerChains {
         }
         Self { terminals, filters }
     }
+
+    /// A chain with what serves it.
+    fn live(&self, chain: Arc<FilterChain>) -> LiveChain {
+        LiveChain {
+            filters: self.filters.get(&chain.id).cloned(),
+            terminal: self.terminals.get(&chain.id).cloned(),
+            config: chain,
+        }
+    }
+}
+
+/// A connection's chain until its terminal filter takes over.
+struct LiveChain {
+    config: Arc<FilterChain>,
+    filters: Option<Rc<[Rc<WorkerRbac>]>>,
+    terminal: Option<WorkerTerminal>,
 }
 
 /// A connection that has found its chain. Its end, when this is dropped, is logged and counted.
 pub struct Entered {
-    listener: Rc<WorkerListener>,
+    listener: Rc<ListenerScope>,
     info: Rc<ConnectionInfo>,
     handle: ConnectionHandle,
     /// What the listener's log says of it, where its terminal filter knows.
@@ -125,40 +142,83 @@ impl Drop for Entered {
 /// Finds the chain of a connection that the listener filters have passed, and serves it in a task of its own:
 /// no connection carries the room that another kind, or its own beginning, needs.
 pub fn start(
-    listener: Rc<WorkerListener>,
+    listener: &WorkerListener,
     io: Io,
     read: BytesMut,
     found: Found,
     handle: ConnectionHandle,
     started: Instant,
 ) {
-    let chain = find(&listener, &found);
-    let info = connection_info(&listener, found, chain.as_deref(), handle.key(), started);
+    let chain = find(listener, &found);
+    let info = connection_info(listener, found, chain.as_deref(), handle.key(), started);
     let Some(chain) = chain else {
         listener.stats.inc(ListenerStat::NoFilterChainMatch);
         let mut stream = stream_info(&info);
         stream.flags.insert(ResponseFlags::NO_ROUTE_FOUND);
         stream.set_details("filter_chain_not_found");
-        end(&listener, &io, &read, stream);
+        end(listener, &io, &read, stream);
         return;
     };
     listener.count_start();
     handle.set_chain(chain.id);
-    let entered = Entered { listener, info, handle, stream: Cell::new(None) };
-    match chain.transport.clone() {
-        None => entered.admit(chain, io, read),
+    let scope = listener.scope.clone();
+    let entered = Entered { listener: scope, info, handle, stream: Cell::new(None) };
+    let live = listener.chains.live(chain);
+    match live.config.transport.clone() {
+        None => entered.admit(live, io, read),
         Some(context) => {
             let (connections, key) = (entered.listener.worker.connections.clone(), entered.key());
-            let task = tokio::task::spawn_local(entered.secure(chain, context, io, read));
+            let task = tokio::task::spawn_local(entered.secure(live, context, io, read));
             connections.set_task(key, task.abort_handle());
         }
     }
 }
 
+/// A connection that no terminal filter has seen: counted and logged as one would have, also where its task is ended.
+struct Unserved<'a> {
+    entered: &'a Entered,
+    terminal: Option<&'a WorkerTerminal>,
+    /// Why we close it.
+    details: Option<Cow<'static, str>>,
+    /// It was closed by us, and did not leave before.
+    by_us: bool,
+    received: u64,
+    /// Somebody serves it now.
+    is_over: bool,
+}
+
+impl Drop for Unserved<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let info = &self.entered.info;
+        let mut stream = stream_info(info);
+        stream.connection_termination_details = self.details.take();
+        stream.bytes_received = self.received;
+        match self.terminal {
+            Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, self.received),
+            Some(WorkerTerminal::Http(slot)) => slot.refused(info, self.by_us, self.received),
+            None => {}
+        }
+        self.entered.leave(|| stream);
+    }
+}
+
+impl LiveChain {
+    fn unserved<'a>(&'a self, entered: &'a Entered) -> Unserved<'a> {
+        let terminal = self.terminal.as_ref();
+        Unserved { entered, terminal, details: None, by_us: true, received: 0, is_over: false }
+    }
+}
+
 impl Entered {
     /// The connection's bytes are plain from here on: the network filters have their say.
-    fn admit(self, chain: Arc<FilterChain>, mut io: Io, mut read: BytesMut) {
-        let Some(denial) = self.denial(&chain) else { return self.run(&chain, io, read) };
+    fn admit(self, chain: LiveChain, mut io: Io, mut read: BytesMut) {
+        let filters = chain.filters.as_deref().unwrap_or_default();
+        let Some(denial) = self.denial(filters) else {
+            return self.run(chain.terminal, io, read);
+        };
         let (connections, key) = (self.listener.worker.connections.clone(), self.handle.key());
         let task = tokio::task::spawn_local(async move {
             self.deny(&chain, denial, &mut io, &mut read).await;
@@ -167,13 +227,26 @@ impl Entered {
     }
 
     /// Makes the handshake first. `read` is what has come of it.
-    async fn secure(
-        self,
-        chain: Arc<FilterChain>,
+    async fn secure(self, chain: LiveChain, context: Arc<ServerContext>, io: Io, read: BytesMut) {
+        let mut unserved = chain.unserved(&self);
+        match self.shake_hands(&mut unserved, &chain.config, context, io, read).await {
+            Some(io) => {
+                unserved.is_over = true;
+                drop(unserved);
+                self.admit(chain, io, BytesMut::new());
+            }
+            None => drop(unserved),
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        unserved: &mut Unserved<'_>,
+        chain: &FilterChain,
         context: Arc<ServerContext>,
         io: Io,
         read: BytesMut,
-    ) {
+    ) -> Option<Io> {
         let listener = &self.listener;
         let mut timer = listener.worker.timers.timer();
         let timeout = chain.transport_socket_connect_timeout.filter(|timeout| !timeout.is_zero());
@@ -187,7 +260,7 @@ impl Entered {
         })
         .await;
         drop(shaking);
-        let timed_out = outcome.is_none();
+        unserved.by_us = outcome.is_none();
         let failure = match outcome {
             Some(Ok((mut stream, established))) => {
                 stream.count_in(listener.ssl.clone());
@@ -196,7 +269,7 @@ impl Entered {
                 }
                 // Nobody else sets it.
                 let _ = self.info.tls.set(stream.info().clone());
-                return self.admit(chain, Io::from(stream), BytesMut::new());
+                return Some(Io::from(stream));
             }
             Some(Err(failure)) => {
                 if let Some(ssl) = &listener.ssl {
@@ -210,33 +283,21 @@ impl Entered {
             }
             None => {
                 listener.stats.inc(ListenerStat::DownstreamCxTransportSocketConnectTimeout);
+                unserved.details = Some("transport socket timeout was reached".into());
                 "connect timeout".into()
             }
         };
-        self.insecure(&chain, failure, timed_out);
-    }
-
-    /// The handshake failed: counted and logged as the terminal filter would have.
-    fn insecure(&self, chain: &Arc<FilterChain>, failure: Arc<str>, timed_out: bool) {
         if !failure.is_empty() {
             let _ = self.info.transport_failure.set(failure);
         }
-        let mut stream = stream_info(&self.info);
-        if timed_out {
-            stream.connection_termination_details =
-                Some("transport socket timeout was reached".into());
-        }
-        match self.listener.chains.terminals.get(&chain.id) {
-            Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, 0),
-            Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, timed_out, 0),
-            None => {}
-        }
-        self.leave(stream);
+        None
     }
 
     /// Asks the chain's network filters.
-    fn denial(&self, chain: &Arc<FilterChain>) -> Option<Denial> {
-        let filters = self.listener.chains.filters.get(&chain.id)?;
+    fn denial(&self, filters: &[Rc<WorkerRbac>]) -> Option<Denial> {
+        if filters.is_empty() {
+            return None;
+        }
         let mut metadata = self.info.found.clone();
         let denial = filters.iter().find_map(|rbac| rbac.denial(&self.info, &mut metadata));
         if !metadata.is_empty() {
@@ -246,56 +307,41 @@ impl Entered {
         denial
     }
 
-    /// Closed by a network filter; counted and logged as its terminal filter would have.
-    async fn deny(
-        &self,
-        chain: &Arc<FilterChain>,
-        mut denial: Denial,
-        io: &mut Io,
-        read: &mut BytesMut,
-    ) {
+    /// Closed by a network filter.
+    async fn deny(&self, chain: &LiveChain, mut denial: Denial, io: &mut Io, read: &mut BytesMut) {
         let worker = &self.listener.worker;
-        let terminal = self.listener.chains.terminals.get(&chain.id);
-        let half_close = matches!(terminal, Some(WorkerTerminal::Tcp(_)));
+        let mut unserved = chain.unserved(self);
+        let half_close = matches!(chain.terminal, Some(WorkerTerminal::Tcp(_)));
         let heard = denial.wait_for_a_byte(io, read, &self.handle, worker).await;
+        unserved.received = read.len() as u64;
         if heard {
             denial.delay(io, read, &self.handle, worker, half_close).await;
         }
         let told = heard || half_close;
-        let by_us = told && !denial.client_left();
-        let received = read.len() as u64;
-        let mut stream = stream_info(&self.info);
-        stream.connection_termination_details = denial.close(told);
-        stream.bytes_received = received;
-        match terminal {
-            Some(WorkerTerminal::Tcp(proxy)) => proxy.refused(&mut stream, received),
-            Some(WorkerTerminal::Http(slot)) => slot.refused(&self.info, by_us, received),
-            None => {}
-        }
-        self.leave(stream);
+        unserved.by_us = told && !denial.client_left();
+        unserved.received = read.len() as u64;
+        unserved.details = denial.close(told);
     }
 
     /// What the listener's log is to say.
-    fn leave(&self, stream: StreamInfo) {
+    fn leave(&self, stream: impl FnOnce() -> StreamInfo) {
         if !self.listener.logs.is_empty() {
-            self.stream.set(Some(Box::new(stream)));
+            self.stream.set(Some(Box::new(stream())));
         }
     }
 
     /// The chain's terminal filter takes the connection over.
-    fn run(self, chain: &Arc<FilterChain>, io: Io, read: BytesMut) {
+    fn run(self, terminal: Option<WorkerTerminal>, io: Io, read: BytesMut) {
         let (listener, info) = (self.listener.clone(), self.info.clone());
         let worker = listener.worker.clone();
         let (connections, key) = (worker.connections.clone(), self.handle.key());
-        let task = match listener.chains.terminals.get(&chain.id) {
+        let task = match terminal {
             Some(WorkerTerminal::Http(slot)) => {
-                let slot = slot.clone();
-                let limit = listener.config.per_connection_buffer_limit;
+                let limit = listener.buffer_limit;
                 let connection = HttpConnection { worker, slot, info, handle: self, limit };
                 tokio::task::spawn_local(connection.serve(io, read))
             }
             Some(WorkerTerminal::Tcp(proxy)) => {
-                let proxy = proxy.clone();
                 let connection = tcp_proxy::TcpConnection { worker, proxy, info, handle: self };
                 tokio::task::spawn_local(connection.serve(io, read))
             }
@@ -392,7 +438,7 @@ fn http_stream(info: &Rc<ConnectionInfo>) -> StreamInfo {
 }
 
 /// The listener's own access log, one line for each connection.
-fn log_connection(listener: &WorkerListener, mut stream: StreamInfo) {
+fn log_connection(listener: &ListenerScope, mut stream: StreamInfo) {
     if listener.logs.is_empty() {
         return;
     }

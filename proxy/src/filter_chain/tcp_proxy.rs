@@ -105,32 +105,66 @@ enum Wait<T> {
     TooOld,
 }
 
+/// What is known of a connection while it is served. Its end, when this is dropped, is counted and logged: also where its
+/// task is ended by force.
+pub(super) struct Session<'a> {
+    connection: &'a TcpConnection,
+    pub(super) info: Box<StreamInfo>,
+    pub(super) lease: Option<TcpLease>,
+    /// It was the upstream that ended it.
+    pub(super) by_upstream: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(connection: &'a TcpConnection) -> Self {
+        let info = Box::new(stream_info(&connection.info));
+        Self { connection, info, lease: None, by_upstream: false }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        let proxy = &self.connection.proxy;
+        let bytes = self.info.upstream.bytes;
+        if let Some(lease) = self.lease.take() {
+            proxy.stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, bytes.wire_sent);
+            if bytes.wire_sent > 0 {
+                // Nothing stays in it; but it has been used.
+                proxy.stats.gauge_add(TcpProxyStat::DownstreamCxRxBytesBuffered, 0);
+            }
+            proxy.stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, bytes.wire_received);
+            lease.close(self.by_upstream, bytes.wire_received, bytes.wire_sent);
+        }
+        if !std::thread::panicking() {
+            proxy.end(&mut self.info);
+            let connection = self.connection;
+            let info = &mut *self.info;
+            connection.handle.leave(|| std::mem::replace(info, stream_info(&connection.info)));
+        }
+    }
+}
+
 impl TcpConnection {
     /// Serves the connection to its end; `read` has what listener filters took.
     pub async fn serve(self, mut io: Io, read: BytesMut) {
-        let proxy = self.proxy.clone();
+        let proxy = &self.proxy;
         proxy.stats.inc(TcpProxyStat::DownstreamCxTotal);
-        let mut info = stream_info(&self.info);
+        let mut session = Session::new(&self);
         if proxy.config.flush_log_on_start {
-            proxy.log(&info, AccessLogType::TcpConnectionStart);
+            proxy.log(&session.info, AccessLogType::TcpConnectionStart);
         }
-        let mut clocks = Clocks::new(&self.worker, &proxy.config, &info);
+        let mut clocks = Clocks::new(&self.worker, &proxy.config, &session.info);
         let mut early = Early { read, finished: false };
-        let connected = self.connect(&mut io, &mut early, &mut clocks, &mut info).await;
-        if connected.is_none() && !early.read.is_empty() {
+        session.lease = self.connect(&mut io, &mut early, &mut clocks, &mut session.info).await;
+        if session.lease.is_some() {
+            if proxy.config.flush_log_on_connected {
+                proxy.log(&session.info, AccessLogType::TcpUpstreamConnected);
+            }
+            self.relay(&mut io, &mut session, early, &mut clocks).await;
+        } else if !early.read.is_empty() {
             // Nobody takes what the client has sent.
             io.reset_on_drop();
         }
-        if let Some(mut lease) = connected {
-            if proxy.config.flush_log_on_connected {
-                proxy.log(&info, AccessLogType::TcpUpstreamConnected);
-            }
-            let (remote, received, sent) =
-                self.relay(&mut io, &mut lease, early, &mut clocks, &mut info).await;
-            lease.close(remote, received, sent);
-        }
-        proxy.end(&mut info);
-        self.handle.leave(info);
     }
 
     /// Connects to a host of the cluster, as often as the configuration allows.

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use super::copy::{CopyError, Direction};
-use super::tcp_proxy::{Clocks, Early, TcpConnection};
+use super::tcp_proxy::{Clocks, Early, Session, TcpConnection};
 use crate::conn_pool::TcpLease;
 use crate::io::Io;
 use crate::stats::names::TcpProxyStat;
@@ -40,15 +40,15 @@ struct Outcome {
 }
 
 impl TcpConnection {
-    /// Copies both ways. Whether the upstream ended it, and its bytes received and sent.
+    /// Copies both ways, if there is an upstream connection. The session knows at all times what has passed.
     pub(super) async fn relay(
         &self,
         down: &mut Io,
-        lease: &mut TcpLease,
+        session: &mut Session<'_>,
         early: Early,
         clocks: &mut Clocks,
-        info: &mut StreamInfo,
-    ) -> (bool, u64, u64) {
+    ) {
+        let Session { info, lease: Some(lease), by_upstream, .. } = session else { return };
         let mut to_up = Direction::new(early.read, early.finished);
         let mut to_down = Direction::default();
         let Outcome { end, reset, client_first } =
@@ -68,16 +68,8 @@ impl TcpConnection {
                 lease.io.reset_on_drop();
             }
         }
-        meter(info, &to_up, &to_down);
-        stats.add(TcpProxyStat::DownstreamCxRxBytesTotal, to_up.bytes);
-        if to_up.bytes > 0 {
-            // Nothing stays in it; but it has been used.
-            stats.gauge_add(TcpProxyStat::DownstreamCxRxBytesBuffered, 0);
-        }
-        stats.add(TcpProxyStat::DownstreamCxTxBytesTotal, to_down.bytes);
         // Whose FIN came last has closed the connection.
-        let remote = end == End::Upstream || (end == End::Done && client_first);
-        (remote, to_down.bytes, to_up.bytes)
+        *by_upstream = end == End::Upstream || (end == End::Done && client_first);
     }
 
     async fn copy(
@@ -101,6 +93,7 @@ impl TcpConnection {
             let mut moved = false;
             let up = to_up.poll(down, &mut lease.io, cx, &mut moved);
             let back = to_down.poll(&mut lease.io, down, cx, &mut moved);
+            meter(info, to_up, to_down);
             if moved {
                 last = Instant::now();
             }
@@ -128,7 +121,6 @@ impl TcpConnection {
                 return Poll::Ready(End::TooOld);
             }
             if config.access_log_flush_interval.is_some() {
-                meter(info, to_up, to_down);
                 self.flush_log(clocks, info, cx);
             }
             Poll::Pending

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::active::ActiveConnection;
 use super::live::{HcmSlot, WorkerHcm};
 use super::stream::{
     ActiveStream, Fate, HeadLimit, StreamSetup, abandon_unread, handle_stream, head_timed_out,
@@ -20,7 +21,6 @@ use crate::config::hcm::CodecType;
 use crate::config::protocol_options::HeadersWithUnderscoresAction;
 use crate::filter_chain::Entered;
 use crate::io::Io;
-use crate::stats::declare_http2;
 use crate::stats::names::HttpStat;
 use crate::stream_info::ConnectionInfo;
 use crate::worker::WorkerContext;
@@ -54,59 +54,37 @@ impl HttpConnection {
     /// in it twice, and everything large that only some need in a box.
     pub fn serve(self, io: Io, read: BytesMut) -> impl Future<Output = ()> {
         let hcm = self.slot.current(&self.worker);
-        hcm.stats.inc(HttpStat::DownstreamCxTotal);
-        hcm.stats.gauge_inc(HttpStat::DownstreamCxActive);
-        // Nothing stays in it; but it has been used.
-        hcm.stats.gauge_add(HttpStat::DownstreamCxRxBytesBuffered, 0);
-        if self.info.is_tls {
-            hcm.stats.inc(HttpStat::DownstreamCxSslTotal);
-            hcm.stats.gauge_inc(HttpStat::DownstreamCxSslActive);
-        }
-        let mut conn = h1::ServerConn::new(io, read, hcm.h1.clone());
+        let conn = h1::ServerConn::new(io, read, hcm.h1.clone());
+        let mut active = ActiveConnection::new(self, hcm, conn);
         async move {
-            let codec = match hcm.config.codec {
+            let codec = match (active.hcm.config.codec, &mut active.conn) {
                 // What ALPN says holds, whatever the bytes.
-                CodecType::Auto => {
-                    let agreed = self.negotiated();
-                    self.sniff(&mut conn, &hcm).await.map(|seen| agreed.unwrap_or(seen))
+                (CodecType::Auto, Some(conn)) => {
+                    let agreed = active.connection.negotiated();
+                    let seen = active.connection.sniff(conn, &active.hcm).await;
+                    seen.map(|seen| agreed.unwrap_or(seen))
                 }
-                explicit => Ok(explicit),
+                (explicit, _) => Ok(explicit),
             };
             let closed = match codec {
-                Ok(CodecType::Http2) => {
-                    declare_http2(&self.worker.registry);
-                    hcm.stats.inc(HttpStat::DownstreamCxHttp2Total);
-                    hcm.stats.gauge_inc(HttpStat::DownstreamCxHttp2Active);
-                    let closed = self.box_h2(conn, &hcm).await;
-                    hcm.stats.gauge_dec(HttpStat::DownstreamCxHttp2Active);
-                    closed
-                }
+                Ok(CodecType::Http2) => match active.box_h2() {
+                    Some(served) => Some(served.await),
+                    None => None,
+                },
                 Ok(_) => {
-                    hcm.stats.inc(HttpStat::DownstreamCxHttp1Total);
-                    hcm.stats.gauge_inc(HttpStat::DownstreamCxHttp1Active);
-                    let closed = self.serve_h1(&mut conn, &hcm).await;
-                    hcm.stats.gauge_dec(HttpStat::DownstreamCxHttp1Active);
-                    closed
+                    active.speaks(
+                        HttpStat::DownstreamCxHttp1Total,
+                        HttpStat::DownstreamCxHttp1Active,
+                    );
+                    match &mut active.conn {
+                        Some(conn) => Some(active.connection.serve_h1(conn, &active.hcm).await),
+                        None => None,
+                    }
                 }
-                Err(closed) => closed,
+                Err(closed) => Some(closed),
             };
-            self.count_end(&hcm, closed);
+            active.closed.set(closed);
         }
-    }
-
-    fn count_end(&self, hcm: &WorkerHcm, closed: Closed) {
-        let stats = &hcm.stats;
-        stats.gauge_dec(HttpStat::DownstreamCxActive);
-        if self.info.is_tls {
-            stats.gauge_dec(HttpStat::DownstreamCxSslActive);
-        }
-        stats.inc(HttpStat::DownstreamCxDestroy);
-        stats.inc(match closed {
-            Closed::Local => HttpStat::DownstreamCxDestroyLocal,
-            Closed::Remote => HttpStat::DownstreamCxDestroyRemote,
-        });
-        let age = self.info.started.elapsed();
-        stats.record(HttpStat::DownstreamCxLengthMs, age.as_millis() as u64);
     }
 
     /// What TLS has agreed upon.
@@ -146,6 +124,11 @@ impl HttpConnection {
             Poll::Pending
         })
         .await
+    }
+
+    /// Its requests are to know why it was ended by force.
+    pub(super) fn note_cut(&self) {
+        self.info.cut.set(Some(self.worker.connections.cut_of(self.info.key).unwrap_or_default()));
     }
 
     async fn serve_h1(&self, conn: &mut h1::ServerConn, first: &Rc<WorkerHcm>) -> Closed {
@@ -327,15 +310,6 @@ impl HttpConnection {
         if late {
             hcm.stats.inc(HttpStat::DownstreamCxDelayedCloseTimeout);
         }
-    }
-
-    fn box_h2<'a>(
-        &'a self,
-        conn: h1::ServerConn,
-        first: &'a Rc<WorkerHcm>,
-    ) -> Pin<Box<dyn Future<Output = Closed> + 'a>> {
-        let (io, read) = conn.into_parts();
-        Box::pin(self.serve_h2(io, read, first))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use super::connection::{Closed, HttpConnection, IdleWait};
 use super::live::WorkerHcm;
 use super::premature::PrematureResets;
+use super::respond::count_cut;
 use super::stream::{ActiveStream, Fate, handle_stream, refuse};
 use crate::codec::h2::{self, Http2Fault};
 use crate::codec::head::RequestHead;
@@ -30,7 +31,8 @@ impl HttpConnection {
         let mut conn = h2::ServerConn::new(io, read, first.h2.clone(), counters);
         let mut wait = IdleWait::new(self, first);
         let mut drain = H2Drain::new(self);
-        let streams = Rc::new(Streams::default());
+        let mut guard = CutShort { hcm: first, streams: Rc::default(), ended: false };
+        let streams = guard.streams.clone();
         let mut refused = false;
         let closed = poll_fn(|cx| {
             if streams.last.take() {
@@ -74,6 +76,7 @@ impl HttpConnection {
                 .map(Ok)
         })
         .await;
+        guard.ended = true;
         let fault = match closed {
             Ok(closed) => {
                 self.count_active(first, closed, streams.active.get() > 0);
@@ -166,20 +169,17 @@ impl HttpConnection {
         let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
         // Boxed here: its kilobytes are not copied at every step into the task.
         let stream = Box::pin(handle_stream(Box::new(ActiveStream::new(setup))));
-        let streams = streams.clone();
-        let connection = cx.waker().clone();
+        let open = OpenStream { streams: streams.clone(), connection: cx.waker().clone() };
         tokio::task::spawn_local(async move {
             let fate = stream.await;
-            streams.active.set(streams.active.get() - 1);
             if fate == Fate::Last {
-                streams.last.set(true);
+                open.streams.last.set(true);
             }
-            let flood = streams.resets.count(fate == Fate::Premature);
-            streams.flood.set(streams.flood.get() | flood);
-            if flood || fate == Fate::Last || streams.active.get() == 0 {
-                // The connection ends, or drains, or its idle timer starts.
-                connection.wake();
+            let (streams, premature) = (&open.streams, fate == Fate::Premature);
+            if streams.resets.count(premature) {
+                streams.flood.set(true);
             }
+            drop(open);
         });
     }
 }
@@ -193,6 +193,38 @@ struct Streams {
     resets: PrematureResets,
     /// There were too many.
     flood: Cell<bool>,
+}
+
+/// A stream among those of its connection, until its task ends, however that is.
+struct OpenStream {
+    streams: Rc<Streams>,
+    connection: Waker,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let active = self.streams.active.get() - 1;
+        self.streams.active.set(active);
+        if self.streams.flood.get() || self.streams.last.get() || active == 0 {
+            // The connection ends, or drains, or its idle timer starts.
+            self.connection.wake_by_ref();
+        }
+    }
+}
+
+/// Counts the requests of a connection whose task goes before it has come to its end.
+struct CutShort<'a> {
+    hcm: &'a WorkerHcm,
+    streams: Rc<Streams>,
+    ended: bool,
+}
+
+impl Drop for CutShort<'_> {
+    fn drop(&mut self) {
+        if !self.ended && self.streams.active.get() > 0 {
+            count_cut(&self.hcm.stats);
+        }
+    }
 }
 
 /// How far the drain of an HTTP/2 connection has come: GOAWAY without a last stream, then, `drain_timeout` later,

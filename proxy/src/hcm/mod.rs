@@ -1,5 +1,6 @@
 //! Stage 3, the HTTP connection manager: one downstream connection and its streams.
 
+mod active;
 #[cfg(test)]
 mod cancel_tests;
 mod client_cert;

@@ -13,7 +13,7 @@ use super::frames::ResponseSource;
 use super::local_reply::{self, LocalReply};
 use super::premature;
 use super::response_headers;
-use super::stream::{ActiveStream, Direction, Fate, Progress, StreamEnd, reset_code};
+use super::stream::{ActiveStream, Direction, Fate, Life, Progress, StreamEnd, reset_code};
 use super::stream_timers::Expired;
 use crate::codec::h2::Http2Fault;
 use crate::codec::head::{Protocol, ResponseHead};
@@ -21,8 +21,10 @@ use crate::codec::queue::FrameQueue;
 use crate::codec::{Fault, Frame, ParseFault, ServerStream};
 use crate::format;
 use crate::http_filters::Flow;
+use crate::stats::Block;
 use crate::stats::names::{HttpStat, HttpTracingStat, ListenerHttpStat};
 use crate::stream_info::{ResponseFlags, TraceReason};
+use crate::worker::connections::Cut;
 
 /// The body of a local reply.
 struct LocalBody(Option<Bytes>);
@@ -321,7 +323,8 @@ impl ActiveStream<'_> {
         Ok(false)
     }
 
-    pub(super) fn count_request(&self) {
+    pub(super) fn count_request(&mut self) {
+        self.life = Life::Counted;
         let stats = &self.hcm.stats;
         stats.inc(HttpStat::DownstreamRqTotal);
         stats.gauge_inc(HttpStat::DownstreamRqActive);
@@ -366,10 +369,30 @@ impl ActiveStream<'_> {
         listener.inc(listener_stat);
     }
 
+    /// The end of a stream whose task goes before it has come to one.
+    pub(super) fn cut(&mut self) {
+        if self.request.protocol != Protocol::Http2 {
+            count_cut(&self.hcm.stats);
+        }
+        if std::thread::panicking() {
+            // What has failed is not asked for more.
+            self.life = Life::Finished;
+            self.hcm.stats.gauge_dec(HttpStat::DownstreamRqActive);
+            return;
+        }
+        let connection = &self.info.connection;
+        if connection.cut.get().is_none() {
+            let why = self.worker.connections.cut_of(connection.key);
+            connection.cut.set(Some(why.unwrap_or_default()));
+        }
+        self.finish(Err(StreamEnd::Downstream(Fault::Eof)));
+    }
+
     /// The one place where a stream ends: resets what is cut off, counts, runs `on_end`, logs. Whether the
     /// connection may go on.
     pub(super) fn finish(&mut self, outcome: Result<(), StreamEnd>) -> Fate {
         let end = self.info.timing.last_downstream_tx.unwrap_or_else(Instant::now);
+        self.life = Life::Finished;
         self.now = end;
         self.timers.clear();
         if self.broke_protocol {
@@ -467,6 +490,12 @@ impl ActiveStream<'_> {
     }
 }
 
+/// A connection that was ended by force with requests on it: Envoy says that it was the peer who left them.
+pub(super) fn count_cut(stats: &Block<HttpStat>) {
+    stats.inc(HttpStat::DownstreamCxDestroyActiveRq);
+    stats.inc(HttpStat::DownstreamCxDestroyRemoteActiveRq);
+}
+
 /// Flags and details for a client that went away.
 fn note_downstream_fault(info: &mut crate::stream_info::StreamInfo, fault: Fault) {
     match fault {
@@ -495,7 +524,8 @@ fn note_downstream_fault(info: &mut crate::stream_info::StreamInfo, fault: Fault
         }
         Fault::Eof | Fault::Io(_) | Fault::GoAway { .. } => {
             info.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-            info.set_details("downstream_remote_disconnect");
+            let cut = info.connection.cut.get();
+            info.set_details(cut.map_or("downstream_remote_disconnect", Cut::details));
         }
     }
 }

@@ -126,6 +126,25 @@ pub struct ActiveStream<'a> {
     /// Counted in `downstream_cx_upgrades_active`.
     pub(super) upgraded: bool,
     pub limit: usize,
+    pub(super) life: Life,
+}
+
+/// How far a stream is in the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    New,
+    /// One of those that are active.
+    Counted,
+    Finished,
+}
+
+/// Its connection was ended by force, the process ends, or its task has panicked.
+impl Drop for ActiveStream<'_> {
+    fn drop(&mut self) {
+        if self.life == Life::Counted {
+            self.cut();
+        }
+    }
 }
 
 /// What a stream needs of its connection.
@@ -275,6 +294,7 @@ impl<'a> ActiveStream<'a> {
             upgraded: false,
             operation: None,
             limit: setup.limit,
+            life: Life::New,
         }
     }
 

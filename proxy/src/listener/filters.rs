@@ -49,7 +49,14 @@ enum FilterStats {
     },
 }
 
-enum Outcome {
+/// What becomes of a connection.
+pub(super) enum Outcome {
+    Passed,
+    /// To be closed.
+    Refused,
+}
+
+enum Ended {
     Passed,
     Refused,
     /// The connection drains, and its client has said nothing.
@@ -99,13 +106,13 @@ impl ListenerFilters {
         self.immediate
     }
 
-    /// Runs them; false when the connection is to be closed.
+    /// Runs them.
     pub(super) async fn run(
         &self,
         listener: &WorkerListener,
         arrival: &mut Arrival,
         handle: &ConnectionHandle,
-    ) -> bool {
+    ) -> Outcome {
         let Arrival { io, read, found, .. } = arrival;
         let config = &listener.config;
         let mut timer = listener.worker.timers.timer();
@@ -122,38 +129,41 @@ impl ListenerFilters {
                     // As in Envoy, nobody is asked about no bytes.
                     if !read.is_empty() {
                         match step(&filter.kind, stats, read, found) {
-                            Step::Done => return Poll::Ready(Outcome::Passed),
-                            Step::Refuse => return Poll::Ready(Outcome::Refused),
+                            Step::Done => return Poll::Ready(Ended::Passed),
+                            Step::Refuse => return Poll::Ready(Ended::Refused),
                             Step::More => {}
                         }
                     }
                     if timer.poll(cx).is_ready() {
-                        return Poll::Ready(Outcome::TimedOut);
+                        return Poll::Ready(Ended::TimedOut);
                     }
                     match poll_more(io, cx, read) {
                         Poll::Pending if read.is_empty() => {
-                            return last_call.poll(cx).map(|()| Outcome::Drained);
+                            return last_call.poll(cx).map(|()| Ended::Drained);
                         }
                         Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(0)) => return Poll::Ready(Outcome::Closed),
-                        Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Failed),
+                        Poll::Ready(Ok(0)) => return Poll::Ready(Ended::Closed),
+                        Poll::Ready(Err(_)) => return Poll::Ready(Ended::Failed),
                         Poll::Ready(Ok(_)) => {}
                     }
                 }
             })
             .await;
             let stat = match outcome {
-                Outcome::Passed => continue,
-                Outcome::Refused | Outcome::Drained => return false,
-                Outcome::Closed => ListenerStat::DownstreamListenerFilterRemoteClose,
-                Outcome::Failed => ListenerStat::DownstreamListenerFilterError,
-                Outcome::TimedOut => ListenerStat::DownstreamPreCxTimeout,
+                Ended::Passed => continue,
+                Ended::Refused | Ended::Drained => return Outcome::Refused,
+                Ended::Closed => ListenerStat::DownstreamListenerFilterRemoteClose,
+                Ended::Failed => ListenerStat::DownstreamListenerFilterError,
+                Ended::TimedOut => ListenerStat::DownstreamPreCxTimeout,
             };
             listener.stats.inc(stat);
-            return matches!(outcome, Outcome::TimedOut)
-                && config.continue_on_listener_filters_timeout;
+            let goes_on = config.continue_on_listener_filters_timeout;
+            return match outcome {
+                Ended::TimedOut if goes_on => Outcome::Passed,
+                _ => Outcome::Refused,
+            };
         }
-        true
+        Outcome::Passed
     }
 }
 

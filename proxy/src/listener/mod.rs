@@ -14,8 +14,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use self::filters::ListenerFilters;
+use self::filters::{ListenerFilters, Outcome};
 use self::limits::OpenConnections;
 use self::sockets::{BoundSocket, SocketHandle};
 use crate::access_log::AccessLogs;
@@ -41,21 +42,47 @@ use crate::worker::connections::ConnectionHandle;
 /// Longest wait after an accept that failed for want of resources (FAULTS F2).
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// A listener on one worker. `!Send`.
+/// One version of a listener on one worker. `!Send`.
 pub struct WorkerListener {
     pub config: Arc<Listener>,
+    pub chains: WorkerChains,
+    /// What its connections keep of it.
+    pub scope: Rc<ListenerScope>,
+    filters: ListenerFilters,
+    open: OpenConnections,
+    /// Where its newer versions are found.
+    slot: Weak<ListenerSlot>,
+}
+
+/// What a connection needs of its listener until its end: nothing of the filter chains, which may be many and hold
+/// certificates, and go when the configuration does, however old their neighbours' connections are.
+pub struct ListenerScope {
+    pub name: Arc<str>,
     /// Position in the process's list; drains are by number.
     pub number: usize,
     pub worker: Rc<WorkerContext>,
-    pub chains: WorkerChains,
+    /// `per_connection_buffer_limit_bytes`.
+    pub buffer_limit: usize,
     pub stats: Block<ListenerStat>,
     pub config_stats: Block<ListenerConfigStat>,
     pub worker_stats: Block<ListenerWorkerStat>,
     pub logs: AccessLogs,
     /// Where a filter chain's transport socket is TLS.
     pub ssl: Option<Rc<SslStats>>,
-    filters: ListenerFilters,
-    open: OpenConnections,
+}
+
+impl fmt::Debug for ListenerScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerScope").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Deref for WorkerListener {
+    type Target = ListenerScope;
+
+    fn deref(&self) -> &ListenerScope {
+        &self.scope
+    }
 }
 
 impl fmt::Debug for WorkerListener {
@@ -162,11 +189,12 @@ fn unix_peer(path: Option<&Path>, io: &Io) -> Address {
 
 impl WorkerListener {
     /// `before`: its earlier version, of which the filter chains that stay are kept.
-    pub fn new(
+    fn new(
         config: Arc<Listener>,
         number: usize,
         worker: Rc<WorkerContext>,
         before: Option<&Self>,
+        slot: Weak<ListenerSlot>,
     ) -> Rc<Self> {
         let scope = worker.registry.scope(&format!("listener.{}", config.stat_prefix));
         let worker_scope = scope.scope(&format!("worker_{}", worker.index));
@@ -175,18 +203,28 @@ impl WorkerListener {
             context.count_in(&scope);
         }
         Rc::new(Self {
-            ssl: is_tls.then(|| Rc::new(SslStats::new(&scope, true, worker.index))),
             chains: WorkerChains::new(&config, &worker, before.map(|before| &before.chains)),
-            stats: scope.block(worker.index),
-            config_stats: scope.block(worker.index),
-            worker_stats: worker_scope.block(worker.index),
-            logs: worker.access_logs.bind(&config.access_log),
             filters: ListenerFilters::new(&config, &worker),
             open: OpenConnections::of(&config.name),
+            scope: Rc::new(ListenerScope {
+                name: config.name.clone(),
+                number,
+                buffer_limit: config.per_connection_buffer_limit,
+                ssl: is_tls.then(|| Rc::new(SslStats::new(&scope, true, worker.index))),
+                stats: scope.block(worker.index),
+                config_stats: scope.block(worker.index),
+                worker_stats: worker_scope.block(worker.index),
+                logs: worker.access_logs.bind(&config.access_log),
+                worker,
+            }),
             config,
-            number,
-            worker,
+            slot,
         })
+    }
+
+    /// The version that is in force by now; of a listener that has gone, its last.
+    fn newest(self: Rc<Self>) -> Rc<Self> {
+        self.slot.upgrade().map_or(self, |slot| slot.current())
     }
 
     fn count_accepted(&self, accepted: usize) {
@@ -226,21 +264,27 @@ impl WorkerListener {
             }
             return listener.pass(arrival, handle, hand_off);
         }
-        tokio::task::spawn_local(async move {
-            listener.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
-            let passed = listener.filters.run(&listener, &mut arrival, &handle).await;
-            listener.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
-            if passed {
-                listener.pass(arrival, handle, hand_off);
-            } else {
-                let Arrival { io, read, found, started } = arrival;
-                filter_chain::refuse(&listener, &io, &read, found, started);
+        let key = handle.key();
+        let task = tokio::task::spawn_local(async move {
+            let entered = PreCx::enter(&listener);
+            let outcome = listener.filters.run(&listener, &mut arrival, &handle).await;
+            drop(entered);
+            match outcome {
+                Outcome::Passed => listener.newest().pass(arrival, handle, hand_off),
+                Outcome::Refused => {
+                    let Arrival { io, read, found, started } = arrival;
+                    filter_chain::refuse(&listener, &io, &read, found, started);
+                }
             }
         });
+        self.worker.connections.set_task(key, task.abort_handle());
     }
 
     /// Every listener filter is content. A redirected connection goes to the listener of its destination, once; what
     /// its own listener filters find there counts.
+    ///
+    /// The version that is in force when a filter waits no longer is the one that serves it, as in Envoy: what has been
+    /// forbidden meanwhile is.
     fn pass(self: Rc<Self>, mut arrival: Arrival, handle: ConnectionHandle, hand_off: bool) {
         let restored =
             arrival.found.local.ip().filter(|_| hand_off && arrival.found.local_restored);
@@ -251,9 +295,11 @@ impl WorkerListener {
             return target.receive(arrival, false);
         }
         let Arrival { io, read, found, started } = arrival;
-        filter_chain::start(self, io, read, found, handle, started);
+        filter_chain::start(&self, io, read, found, handle, started);
     }
+}
 
+impl ListenerScope {
     /// A connection that has found its filter chain.
     pub(crate) fn count_start(&self) {
         self.stats.inc(ListenerStat::DownstreamCxTotal);
@@ -271,6 +317,22 @@ impl WorkerListener {
     }
 }
 
+/// A connection that waits in listener filters, however that ends.
+struct PreCx(Rc<ListenerScope>);
+
+impl PreCx {
+    fn enter(listener: &WorkerListener) -> Self {
+        listener.stats.gauge_inc(ListenerStat::DownstreamPreCxActive);
+        Self(listener.scope.clone())
+    }
+}
+
+impl Drop for PreCx {
+    fn drop(&mut self) {
+        self.0.stats.gauge_dec(ListenerStat::DownstreamPreCxActive);
+    }
+}
+
 /// A connection before its filter chain.
 pub(super) struct Arrival {
     io: Io,
@@ -285,8 +347,12 @@ pub(super) struct Arrival {
 pub struct ListenerSlot(RefCell<Rc<WorkerListener>>);
 
 impl ListenerSlot {
-    pub fn new(listener: Rc<WorkerListener>) -> Rc<Self> {
-        Rc::new(Self(RefCell::new(listener)))
+    /// The place of a new listener.
+    pub fn new(config: Arc<Listener>, number: usize, worker: Rc<WorkerContext>) -> Rc<Self> {
+        Rc::new_cyclic(|slot| {
+            let listener = WorkerListener::new(config, number, worker, None, slot.clone());
+            Self(RefCell::new(listener))
+        })
     }
 
     /// The newest version.
@@ -294,8 +360,11 @@ impl ListenerSlot {
         self.0.borrow().clone()
     }
 
-    /// New connections go to `listener`; gives the version before.
-    pub fn replace(&self, listener: Rc<WorkerListener>) -> Rc<WorkerListener> {
+    /// New connections go to a new version; gives the one before.
+    pub fn update(self: &Rc<Self>, config: Arc<Listener>) -> Rc<WorkerListener> {
+        let before = self.current();
+        let (number, worker, slot) = (before.number, before.worker.clone(), Rc::downgrade(self));
+        let listener = WorkerListener::new(config, number, worker, Some(&before), slot);
         self.0.replace(listener)
     }
 

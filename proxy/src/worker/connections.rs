@@ -25,6 +25,28 @@ pub enum Drain {
     Graceful,
 }
 
+/// Why we have ended a connection, whose requests hear it as their `response_code_details`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Its listener has gone, or the process ends.
+    #[default]
+    Listener,
+    /// Its filter chain has.
+    FilterChain,
+}
+
+impl Cut {
+    /// In Envoy's words.
+    pub fn details(self) -> &'static str {
+        match self {
+            Self::Listener => {
+                "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)"
+            }
+            Self::FilterChain => "downstream_local_disconnect(filter_chain_is_being_removed)",
+        }
+    }
+}
+
 /// One connection's entry. Dropping it takes the connection off the list.
 pub struct ConnectionHandle {
     shared: Rc<Shared>,
@@ -57,6 +79,8 @@ struct Slot {
     task: Option<AbortHandle>,
     /// Its place among those that are limited.
     open: Option<Open>,
+    /// Why it was.
+    cut: Option<Cut>,
     used: bool,
 }
 
@@ -110,6 +134,7 @@ impl Connections {
             waker: None,
             task: None,
             open,
+            cut: None,
             used: true,
         };
         let mut slots = self.0.slots.borrow_mut();
@@ -185,12 +210,21 @@ impl Connections {
         self.with(key, |slot| (slot.listener, slot.drain_type))
     }
 
-    /// Ends one connection by force, if it is still there.
-    pub fn abort(&self, key: ConnectionKey) {
-        let task = self.with(key, |slot| slot.task.take()).flatten();
-        if let Some(task) = task {
+    /// Ends one connection by force, if it is still there: its task is dropped, and what guards its statistics and logs
+    /// with it.
+    pub fn abort(&self, key: ConnectionKey, why: Cut) {
+        let task = self.with(key, |slot| {
+            slot.cut = Some(why);
+            slot.task.take()
+        });
+        if let Some(task) = task.flatten() {
             task.abort();
         }
+    }
+
+    /// Why a connection was ended by force, if it was and is still there.
+    pub fn cut_of(&self, key: ConnectionKey) -> Option<Cut> {
+        self.with(key, |slot| slot.cut).flatten()
     }
 
     /// Notes the task that serves a connection.

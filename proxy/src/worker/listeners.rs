@@ -2,6 +2,7 @@
 //!
 //! An update keeps its sockets: the accept loops look for the newest version of their listener at each connection.
 
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::WorkerContext;
 use super::closing::ListenerDrain;
-use super::connections::Drain;
+use super::connections::{Cut, Drain};
 use crate::config::listener::Listener;
 use crate::listener::sockets::SocketHandle;
-use crate::listener::{ListenerSlot, StopSignal, WorkerListener};
+use crate::listener::{ListenerSlot, StopSignal};
 
 /// What control says about one listener.
 #[derive(Debug)]
@@ -80,13 +81,19 @@ impl Listeners {
     }
 
     fn put(&mut self, number: usize, config: Arc<Listener>, sockets: Option<Vec<SocketHandle>>) {
-        let before = self.active.get(&number).map(|active| active.slot.current());
-        let listener = WorkerListener::new(config, number, self.worker.clone(), before.as_deref());
-        let active = self.active.entry(number).or_insert_with(|| Active {
-            slot: ListenerSlot::new(listener.clone()),
-            stop: StopSignal::default(),
-        });
-        active.slot.replace(listener.clone());
+        let worker = self.worker.clone();
+        let (active, before) = match self.active.entry(number) {
+            Entry::Occupied(active) => {
+                let active = active.into_mut();
+                let before = active.slot.update(config);
+                (active, Some(before))
+            }
+            Entry::Vacant(place) => {
+                let slot = ListenerSlot::new(config, number, worker);
+                (place.insert(Active { slot, stop: StopSignal::default() }), None)
+            }
+        };
+        let listener = active.slot.current();
         let by_address = &self.worker.listeners;
         let Some(sockets) = sockets else {
             return before.iter().for_each(|before| by_address.replace(before, &listener));
@@ -165,7 +172,8 @@ async fn end_connections(worker: Rc<WorkerContext>, number: usize, retire: Retir
         worker.connections.drain_one(key, Drain::Graceful);
     }
     worker.timers.sleep_until(began + retire.within).await;
+    let why = if retire.chains.is_some() { Cut::FilterChain } else { Cut::Listener };
     for key in worker.connections.keys(wanted) {
-        worker.connections.abort(key);
+        worker.connections.abort(key, why);
     }
 }

@@ -90,9 +90,12 @@ pub fn start(setup: WorkerSetup) -> io::Result<WorkerHandle> {
         move || {
             let _end = TellEnd { index: setup.index, ended: setup.ended.clone() };
             let local = LocalSet::new();
-            runtime.block_on(local.run_until(run(setup, inbox)));
-            // Connections that are left are dropped with the set.
+            let access_logs = runtime.block_on(local.run_until(run(setup, inbox)));
+            // Connections that are left are dropped with the set, and have their lines written.
+            let entered = runtime.enter();
             drop(local);
+            drop(entered);
+            access_logs.flush();
         },
     )?;
     Ok(WorkerHandle { commands, thread: Some(thread) })
@@ -110,7 +113,11 @@ impl Drop for TellEnd {
     }
 }
 
-async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
+/// The worker's life; gives its access logs, to which what is dropped may still write.
+async fn run(
+    setup: WorkerSetup,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+) -> Rc<WorkerAccessLogs> {
     let timers = Timers::new(Instant::now());
     let clusters = WorkerClusters::new(setup.clusters, setup.index, timers.clone(), setup.seed);
     let access_logs = WorkerAccessLogs::new(setup.access_log, setup.index);
@@ -159,7 +166,7 @@ async fn run(setup: WorkerSetup, mut inbox: mpsc::UnboundedReceiver<Command>) {
             }
         }
     }
-    access_logs.flush();
+    access_logs
 }
 
 /// Until nobody waits to be accepted and the last connection has ended, or `Abort`. What control planes send meanwhile

@@ -267,5 +267,16 @@ impl HttpFilter for Filter {
     }
 }
 
+/// Of a stream whose task has panicked.
+impl Drop for Filter {
+    fn drop(&mut self) {
+        if self.active
+            && let Some(stats) = self.config.stats.get()
+        {
+            stats.gauge_dec(FaultStat::ActiveFaults);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
