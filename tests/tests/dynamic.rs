@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tests::load::{Tally, h1};
 use tests::ports;
 use tests::proxy::{Kind, Proxy};
+use tests::tls::certificates;
 use tests::wire::{End, Framing, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -526,6 +527,89 @@ fn what_a_change_closes_is_counted_and_logged_as_in_envoy() {
         }
         assert_eq!(all[0].1.len(), 6, "{:?}", all[0]);
         assert_eq!(all[0], all[1]);
+    });
+}
+
+/// A listener with a chain for plain connections and one for the TLS of `name`, whose secret is one of its own.
+fn with_tls(mesh: &Mesh, name: &str) -> String {
+    let secret = file(mesh.dir.path(), &format!("sds-{name}.yaml"));
+    let chain = |criteria: &str, more: &str| {
+        format!(
+            "{{filter_chain_match: {{{criteria}}}, filters: [{{name: hcm, typed_config: {{'@type': {TYPES}.{HCM}, stat_prefix: h, \
+             route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [\
+             {{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: plain}}}}}}]}}]}}, \
+             http_filters: [{{name: router, typed_config: {{'@type': {TYPES}.{ROUTER}}}}}]}}}}]{more}}}"
+        )
+    };
+    let tls = format!(
+        ", transport_socket: {{name: tls, typed_config: {{'@type': {TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext, \
+         common_tls_context: {{tls_certificate_sds_secret_configs: [{{name: {name}, sds_config: {secret}}}]}}}}}}"
+    );
+    format!(
+        "{{'@type': {TYPES}.config.listener.v3.Listener, name: l, \
+         address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}, \
+         listener_filters: [{{name: i, typed_config: {{'@type': {TYPES}.extensions.filters.listener.tls_inspector.v3.TlsInspector}}}}], \
+         filter_chains: [{}, {}]}}",
+        mesh.main,
+        chain("transport_protocol: raw_buffer", ""),
+        chain(&format!("transport_protocol: tls, server_names: [{name}.example.com]"), &tls)
+    )
+}
+
+/// What is in a secret's file. `own`: a certificate as the admin interface tells it from others.
+fn secret(name: &str, own: &Path) -> String {
+    let (chain, key) = (own.with_extension("pem"), own.with_extension("key"));
+    format!(
+        "{{'@type': {TYPES}.extensions.transport_sockets.tls.v3.Secret, name: {name}, tls_certificate: \
+         {{certificate_chain: {{filename: {}}}, private_key: {{filename: {}}}}}}}",
+        chain.display(),
+        key.display()
+    )
+}
+
+/// An old connection holds its own chain, not the version of its listener that it came to: the other chains of that
+/// version go, with their certificates and what they subscribe to.
+#[test]
+fn old_connections_hold_no_old_certificates_as_in_envoy() {
+    run(async || {
+        for kind in [Kind::Envoy, Kind::Outrigger] {
+            let mesh = Mesh::start(kind).await;
+            let certificate = certificates::directory().unwrap().join("server");
+            let mut held = Vec::new();
+            for (i, name) in ["one", "two", "three", "four"].into_iter().enumerate() {
+                mesh.put(&format!("sds-{name}.yaml"), "1", &[secret(name, &certificate)]);
+                mesh.put("lds.yaml", name, &[with_tls(&mesh, name)]);
+                mesh.see_stat("listener_manager.listener_modified", i as i64 + 1).await;
+                mesh.see_stat("listener_manager.total_listeners_warming", 0).await;
+                mesh.see(mesh.main, "/", "200 plain").await;
+                let io = TcpStream::connect(("127.0.0.1", mesh.main)).await.unwrap();
+                let mut client = Wire::new(io, SOON);
+                assert_eq!(ask(&mut client, "/").await.unwrap(), "200 plain");
+                held.push(client);
+            }
+            mesh.see_stat("listener_manager.total_filter_chains_draining", 0).await;
+            let until = Instant::now() + SOON;
+            let holds = async || {
+                let (_, dump) = mesh.proxy.admin("GET", "/config_dump").await.unwrap();
+                let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+                let all = dump["configs"].as_array().unwrap().iter();
+                let secrets = all.filter_map(|one| one["dynamic_active_secrets"].as_array());
+                let mut names: Vec<_> =
+                    secrets.flatten().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+                names.sort();
+                let (_, certs) = mesh.proxy.admin("GET", "/certs").await.unwrap();
+                let certs: serde_json::Value = serde_json::from_str(&certs).unwrap();
+                (names, certs["certificates"].as_array().map_or(0, Vec::len))
+            };
+            while holds().await != (vec!["four".to_owned()], 1) {
+                assert!(Instant::now() < until, "{}: {:?}", kind.name(), holds().await);
+                sleep(Duration::from_millis(10)).await;
+            }
+            // Nobody was closed for it.
+            for client in &mut held {
+                assert_eq!(ask(client, "/").await.unwrap(), "200 plain");
+            }
+        }
     });
 }
 

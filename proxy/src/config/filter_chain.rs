@@ -161,8 +161,9 @@ impl FilterChains {
     }
 
     /// Puts these chains in the place of a listener's earlier ones. A chain that is the same takes over the other's number
-    /// and hands its connections the newest connection manager. What the others leave behind is given back.
-    pub fn take_over(&mut self, before: &Self) -> TakenOver {
+    /// and hands its connections the newest connection manager; its TLS context stays, and with it the sessions to resume,
+    /// where what it counts stays, too (`same_scope`). What the others leave behind is given back.
+    pub fn take_over(&mut self, before: &Self, same_scope: bool) -> TakenOver {
         let mut retired = Vec::new();
         let mut left: FxHashMap<u64, &FilterChain> =
             before.iter().map(|chain| (chain.identity, &**chain)).collect();
@@ -171,6 +172,12 @@ impl FilterChains {
             let Some(chain) = Arc::get_mut(chain) else { continue };
             let Some(same) = left.remove(&chain.identity) else { continue };
             chain.id = same.id;
+            if let (true, Some(new), Some(old)) =
+                (same_scope, &mut chain.transport, &same.transport)
+                && old.does_the_same(new)
+            {
+                *new = old.clone();
+            }
             if let (Terminal::Http(new), Terminal::Http(old)) =
                 (&mut chain.terminal, &same.terminal)
             {

@@ -69,7 +69,7 @@ impl CommonTls {
     }
 
     /// Every slot that has to be filled.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> + Clone {
         self.certificates.iter().chain(&self.validation.secret)
     }
 
@@ -92,6 +92,18 @@ impl CommonTls {
             Some(fixed) => Arc::new(fixed.merged(secret)),
             None => secret.clone(),
         }))
+    }
+
+    /// Whether two that were written alike hold the same: the same slots, or the same bytes of files read by now.
+    fn holds_the_same(&self, other: &Self) -> bool {
+        let files = |common: &Self| {
+            let fixed = common.validation.fixed.clone().unwrap_or_default();
+            (fixed.trusted_ca.clone(), fixed.ca_crl.clone(), fixed.crl.clone())
+        };
+        let (slots, others) = (self.slots(), other.slots());
+        slots.clone().count() == others.clone().count()
+            && slots.zip(others).all(|(one, other)| one.is_same(other))
+            && files(self) == files(other)
     }
 
     fn subscribe(&self, user: &Arc<impl SecretUser + 'static>) {
@@ -155,6 +167,11 @@ impl ServerContext {
 
     pub fn settings(&self) -> &ServerSettings {
         &self.settings
+    }
+
+    /// Whether a context that was written like this one would also do the same.
+    pub fn does_the_same(&self, other: &Self) -> bool {
+        self.settings.common.holds_the_same(&other.settings.common)
     }
 
     /// Where its updates are counted; the first scope counts.

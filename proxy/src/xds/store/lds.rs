@@ -190,7 +190,8 @@ impl Turn<'_> {
         }
         let mut gone = Vec::new();
         if let Some(before) = &before {
-            let taken = config.filter_chains.take_over(&before.config.filter_chains);
+            let same_scope = config.stat_prefix == before.config.stat_prefix;
+            let taken = config.filter_chains.take_over(&before.config.filter_chains, same_scope);
             gone = taken.gone;
             taken.retired.into_iter().for_each(|hcm| self.retire(hcm));
         }
