@@ -20,7 +20,7 @@ use outrigger::hcm::request_headers::LocalInfo;
 use outrigger::http_filters::ExtraFilters;
 use outrigger::io::Io;
 use outrigger::io::memory::MemoryListener;
-use outrigger::listener::WorkerListener;
+use outrigger::listener::ListenerSlot;
 use outrigger::server::args::Command;
 use outrigger::stats::Registry;
 use outrigger::stream_info::Address;
@@ -113,7 +113,7 @@ fn start(filters: &str) -> Io {
     spawn_local(async move { timers.drive().await });
     spawn_local(serve_upstream(MemoryListener::bind(UPSTREAM)));
     let listener = configuration.listeners.into_iter().next().expect("one").1;
-    let listener = WorkerListener::new(Arc::new(listener), 0, worker, None);
+    let listener = ListenerSlot::new(Arc::new(listener), 0, worker).current();
     let (client, server) = Io::pair(64 * 1024);
     listener.admit(server, Address::Ip(([10, 0, 0, 1], 40_000).into()), None);
     client

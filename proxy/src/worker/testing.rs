@@ -18,7 +18,7 @@ use crate::config::endpoint::HealthStatus;
 use crate::http_filters::ExtraFilters;
 use crate::io::Io;
 use crate::io::memory::MemoryListener;
-use crate::listener::WorkerListener;
+use crate::listener::{ListenerSlot, WorkerListener};
 use crate::server::args::Command;
 use crate::stats::Registry;
 use crate::stream_info::Address;
@@ -74,7 +74,7 @@ impl Bench {
             1,
         ));
         let listener = configuration.listeners.into_iter().next().unwrap().1;
-        let listener = WorkerListener::new(Arc::new(listener), 0, worker, None);
+        let listener = ListenerSlot::new(Arc::new(listener), 0, worker).current();
         Self { listener, upstream: MemoryListener::bind(name) }
     }
 
