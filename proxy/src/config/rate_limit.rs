@@ -6,7 +6,8 @@ use crate::codec::head::RequestHead;
 use crate::codec::name::HeaderName;
 use crate::config::matcher::header::{HeaderMatcher, all_match};
 use crate::config::matcher::query::parameters;
-use crate::stream_info::Address;
+use crate::format::{Ctx, Formatter};
+use crate::stream_info::{Address, StreamInfo};
 
 /// One descriptor of a request: keys and values.
 pub type Descriptor = SmallVec<[(Box<str>, Vec<u8>); 2]>;
@@ -17,6 +18,41 @@ pub struct RateLimit {
     /// Which rate limit filter it is for, 0 to 10.
     pub stage: u32,
     pub actions: Box<[Action]>,
+    pub hits: Hits,
+    /// `is_negative_hits`: they are given back.
+    pub gives: bool,
+    /// `apply_on_stream_done`: no request is held against it.
+    pub late: bool,
+    /// `x_ratelimit_option`: whether responses say what is left; `None`: as the filter wants it.
+    pub headers: Option<bool>,
+}
+
+/// `hits_addend`: for how many requests one counts.
+#[derive(Debug)]
+pub enum Hits {
+    Number(u64),
+    /// What the request says.
+    Format(Formatter),
+}
+
+/// The most that a request may count for.
+pub const MAX_HITS: u64 = 1_000_000_000;
+
+impl Hits {
+    /// `None` where the request says no such number.
+    pub fn of(&self, request: &RequestHead, info: &StreamInfo) -> Option<u64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Format(format) => {
+                let mut out = Vec::new();
+                let mut cx = Ctx::new(info);
+                cx.request = Some(request);
+                format.write(&cx, &mut out);
+                let number = number(std::str::from_utf8(&out).ok()?)?;
+                (0.0..=MAX_HITS as f64).contains(&number).then_some(number as u64)
+            }
+        }
+    }
 }
 
 /// What a descriptor is made of.
@@ -53,6 +89,14 @@ pub struct RateLimitSubject<'a> {
     pub remote: &'a Address,
     /// Where the route leads, if it leads anywhere.
     pub cluster: Option<&'a str>,
+}
+
+/// Decimal or, as in Envoy, hexadecimal.
+fn number(text: &str) -> Option<f64> {
+    match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16).ok().map(f64::from),
+        None => text.parse().ok(),
+    }
 }
 
 impl RateLimit {

@@ -95,6 +95,11 @@ impl Formatter {
         Some(Self::from_pieces(pieces, options))
     }
 
+    /// It is one command operator, and nothing else.
+    pub fn is_one_operator(&self) -> bool {
+        matches!(&*self.pieces, [Piece::Operator(_)])
+    }
+
     fn from_pieces(pieces: Vec<Piece>, options: Options) -> Self {
         Self { pieces: pieces.into(), omit_empty: options.omit_empty_values }
     }

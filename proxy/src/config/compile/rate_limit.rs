@@ -4,8 +4,10 @@ use super::diagnostic::FieldPath;
 use super::matcher::compile_header_matchers;
 use crate::codec::name::HeaderName;
 use crate::config::pb::envoy::config::route::v3 as pb;
+use crate::config::pb::envoy::config::route::v3::rate_limit::XRateLimitOption;
 use crate::config::pb::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
-use crate::config::rate_limit::{Action, RateLimit};
+use crate::config::rate_limit::{Action, Hits, MAX_HITS, RateLimit};
+use crate::format::{Formatter, Options};
 
 /// Compiles the rate limits of a filter: what is not implemented is an error.
 pub fn compile_rate_limits(pb: &[pb::RateLimit], path: &FieldPath<'_>) -> Option<Box<[RateLimit]>> {
@@ -29,13 +31,20 @@ pub fn compile_rate_limits_of_route(
 }
 
 fn compile_rate_limit(pb: &pb::RateLimit, strict: bool, path: &FieldPath<'_>) -> Option<RateLimit> {
-    for (set, field) in [
-        (!pb.disable_key.is_empty(), "disable_key"),
-        (pb.limit.is_some(), "limit"),
-        (pb.hits_addend.is_some(), "hits_addend"),
+    for (set, field, refused) in [
+        (!pb.disable_key.is_empty(), "disable_key", strict),
+        (pb.stage.is_some(), "stage", strict),
+        (pb.limit.is_some(), "limit", strict),
+        (pb.hits_addend.is_some() && !strict, "hits_addend", false),
+        (pb.apply_on_stream_done && !strict, "apply_on_stream_done", false),
     ] {
-        if set {
-            path.field(field).ignored("has no effect in local rate limits");
+        let path = path.field(field);
+        match (set, refused) {
+            (true, true) => path.error("is not supported in a filter's own rate limits"),
+            (true, false) if field == "hits_addend" || field == "apply_on_stream_done" => {
+                path.ignored("holds in a filter's own rate limits only");
+            }
+            _ => {}
         }
     }
     let actions: Vec<Option<Action>> = pb
@@ -54,7 +63,47 @@ fn compile_rate_limit(pb: &pb::RateLimit, strict: bool, path: &FieldPath<'_>) ->
         path.field("stage").error("must be at most 10");
         return None;
     }
-    Some(RateLimit { stage, actions })
+    let hits = match &pb.hits_addend {
+        Some(hits) if strict => compile_hits(hits, &path.field("hits_addend"))?,
+        _ => Hits::Number(1),
+    };
+    let headers = match pb.x_ratelimit_option() {
+        XRateLimitOption::Off => Some(false),
+        XRateLimitOption::DraftVersion03 => Some(true),
+        XRateLimitOption::Unspecified => None,
+    };
+    let gives = strict && pb.hits_addend.as_ref().is_some_and(|hits| hits.is_negative_hits);
+    Some(RateLimit {
+        late: strict && pb.apply_on_stream_done,
+        stage,
+        actions,
+        hits,
+        gives,
+        headers,
+    })
+}
+
+fn compile_hits(pb: &pb::rate_limit::HitsAddend, path: &FieldPath<'_>) -> Option<Hits> {
+    match (&pb.number, pb.format.as_str()) {
+        (Some(number), "") if number.value <= MAX_HITS => Some(Hits::Number(number.value)),
+        (Some(_), "") => {
+            path.field("number").error(format_args!("must be at most {MAX_HITS}"));
+            None
+        }
+        (None, format) if !format.is_empty() => {
+            let path = path.field("format");
+            let format = Formatter::compile(format, Options::default(), &path)?;
+            if !format.is_one_operator() {
+                path.error("must contain exactly one substitution");
+                return None;
+            }
+            Some(Hits::Format(format))
+        }
+        _ => {
+            path.error("must contain either a format or a number");
+            None
+        }
+    }
 }
 
 fn compile_action(

@@ -37,15 +37,25 @@ impl TokenBucket {
         ((now - f64::from_bits(empty_at)) * self.rate).min(self.max)
     }
 
-    /// Takes a token where there is a whole one.
-    pub(super) fn consume(&self, now: Instant) -> bool {
-        let now = self.at(now);
+    /// Takes so many tokens where all of them are there; none cannot be taken, as in Envoy.
+    pub(super) fn consume(&self, now: Instant, wanted: u64) -> bool {
+        let (now, wanted) = (self.at(now), wanted as f64);
         self.empty_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
                 let tokens = self.tokens(now, empty_at);
-                (tokens >= 1.0).then(|| (now - (tokens - 1.0) / self.rate).to_bits())
+                (wanted > 0.0 && tokens >= wanted)
+                    .then(|| (now - (tokens - wanted) / self.rate).to_bits())
             })
             .is_ok()
+    }
+
+    /// Gives tokens back.
+    pub(super) fn give(&self, now: Instant, given: u64) {
+        let (now, given) = (self.at(now), given as f64);
+        let _ = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
+            let tokens = (self.tokens(now, empty_at) + given).min(self.max);
+            Some((now - tokens / self.rate).to_bits())
+        });
     }
 
     pub(super) fn max_tokens(&self) -> u64 {
@@ -78,17 +88,17 @@ mod tests {
         let bucket = TokenBucket::new(2, 1, Duration::from_secs(10));
         let at = |secs: u64| bucket.origin + Duration::from_secs(secs);
         assert_eq!((bucket.remaining(at(0)), bucket.reset_seconds(at(0))), (2, 0));
-        assert!(bucket.consume(at(0)));
-        assert!(bucket.consume(at(0)));
-        assert!(!bucket.consume(at(0)));
+        assert!(bucket.consume(at(0), 1));
+        assert!(bucket.consume(at(0), 1));
+        assert!(!bucket.consume(at(0), 1));
         assert_eq!((bucket.remaining(at(0)), bucket.reset_seconds(at(0))), (0, 10));
         assert_eq!(bucket.reset_seconds(at(3)), 7);
-        assert!(!bucket.consume(at(9)));
-        assert!(bucket.consume(at(10)));
-        assert!(!bucket.consume(at(11)));
+        assert!(!bucket.consume(at(9), 1));
+        assert!(bucket.consume(at(10), 1));
+        assert!(!bucket.consume(at(11), 1));
         assert_eq!(bucket.remaining(at(1000)), 2);
-        assert!(bucket.consume(at(1000)) && bucket.consume(at(1000)));
-        assert!(!bucket.consume(at(1000)));
+        assert!(bucket.consume(at(1000), 1) && bucket.consume(at(1000), 1));
+        assert!(!bucket.consume(at(1000), 1));
     }
 
     #[test]
@@ -97,7 +107,7 @@ mod tests {
         let now = bucket.origin;
         let taken: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..500).filter(|_| bucket.consume(now)).count()))
+                .map(|_| scope.spawn(|| (0..500).filter(|_| bucket.consume(now, 1)).count()))
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });

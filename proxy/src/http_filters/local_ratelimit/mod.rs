@@ -118,9 +118,22 @@ struct Buckets {
     descriptors: Box<[Arc<TokenBucket>]>,
 }
 
+/// A descriptor of a request.
+struct Found {
+    entries: Descriptor,
+    /// Tokens that it takes.
+    hits: u64,
+    /// Or that it gives.
+    gives: bool,
+    /// Whether the response says what is left; `None`: as the filter wants it.
+    headers: Option<bool>,
+}
+
 /// The outcome for one request: the bucket that `x-ratelimit-*` speaks of.
 struct Decision {
     allowed: bool,
+    /// See `Found`.
+    headers: Option<bool>,
     /// Its bucket only says what it would have done.
     shadow: bool,
     bucket: Option<Arc<TokenBucket>>,
@@ -135,26 +148,33 @@ impl Buckets {
         }
     }
 
-    fn take(&self, found: &[Descriptor], now: std::time::Instant) -> Decision {
+    fn take(&self, found: &[Found], now: std::time::Instant) -> Decision {
         let mut first = None;
         for (shape, bucket) in self.shape.descriptors.iter().zip(&self.descriptors) {
-            // Two descriptors of a request that are equal take two tokens.
-            for _ in found.iter().filter(|one| equal(&shape.entries, one)) {
-                if !bucket.consume(now) {
+            // Two descriptors of a request that are equal take their tokens twice.
+            for one in found.iter().filter(|one| equal(&shape.entries, &one.entries)) {
+                let headers = one.headers;
+                if one.gives {
+                    bucket.give(now, one.hits);
+                } else if !bucket.consume(now, one.hits) {
                     let (shadow, bucket) = (shape.shadow, Some(bucket.clone()));
-                    return Decision { allowed: false, shadow, bucket };
+                    return Decision { allowed: false, shadow, headers, bucket };
                 }
-                first.get_or_insert(bucket);
+                first.get_or_insert((bucket, headers));
             }
         }
         if (first.is_none() || self.shape.always_default)
             && let Some(default) = &self.default
-            && !default.consume(now)
+            && !default.consume(now, 1)
         {
-            return Decision { allowed: false, shadow: false, bucket: Some(default.clone()) };
+            let bucket = Some(default.clone());
+            return Decision { allowed: false, shadow: false, headers: None, bucket };
         }
-        let bucket = first.or(self.default.as_ref()).cloned();
-        Decision { allowed: true, shadow: false, bucket }
+        let (bucket, headers) = match first {
+            Some((bucket, headers)) => (Some(bucket), headers),
+            None => (self.default.as_ref(), None),
+        };
+        Decision { allowed: true, shadow: false, headers, bucket: bucket.cloned() }
     }
 }
 
@@ -339,7 +359,7 @@ impl Config {
     }
 
     /// The request's descriptors: by the filter's own rate limits, or by those of its route and virtual host.
-    fn descriptors(&self, cx: &FilterContext<'_>) -> SmallVec<[Descriptor; 2]> {
+    fn descriptors(&self, cx: &FilterContext<'_>) -> SmallVec<[Found; 2]> {
         let mut found = SmallVec::new();
         if self.shape.descriptors.is_empty() {
             return found;
@@ -350,8 +370,16 @@ impl Config {
             remote: &cx.info.remote,
             cluster: matched.and_then(|m| cx.route.table().cluster_name(m, cx.request)),
         };
+        let make = |limit: &RateLimit| {
+            if limit.late {
+                return None;
+            }
+            let entries = limit.descriptor(&subject)?;
+            let hits = limit.hits.of(cx.request, cx.info)?;
+            Some(Found { entries, hits, gives: limit.gives, headers: limit.headers })
+        };
         if !self.rate_limits.is_empty() {
-            found.extend(self.rate_limits.iter().filter_map(|limit| limit.descriptor(&subject)));
+            found.extend(self.rate_limits.iter().filter_map(make));
             return found;
         }
         let (Some(action), Some(host)) = (cx.route.action(), cx.route.virtual_host()) else {
@@ -366,7 +394,7 @@ impl Config {
         let of_host = if with_host { &*host.rate_limits } else { &[] };
         let all = action.rate_limits.iter().chain(of_host);
         let mine = all.filter(|limit| limit.stage == self.stage);
-        found.extend(mine.filter_map(|limit| limit.descriptor(&subject)));
+        found.extend(mine.filter_map(make));
         found
     }
 
@@ -425,7 +453,8 @@ impl HttpFilter for Filter {
         let stats = config.stats.block(cx.worker.index, || config.scope(cx.hcm_stats));
         stats.inc(LocalRateLimitStat::Enabled);
         let decision = config.decide(cx);
-        let shown = decision.bucket.clone().filter(|_| config.rate_limit_headers);
+        let are_shown = decision.headers.unwrap_or(config.rate_limit_headers);
+        let shown = decision.bucket.clone().filter(|_| are_shown);
         if decision.allowed {
             stats.inc(LocalRateLimitStat::Ok);
             self.bucket = shown;
