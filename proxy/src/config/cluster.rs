@@ -161,8 +161,8 @@ impl Default for Thresholds {
 pub struct CircuitBreakers {
     pub default: Thresholds,
     pub high: Thresholds,
-    /// `per_host_thresholds.max_connections`, default priority.
-    pub per_host_max_connections: Option<u32>,
+    /// `per_host_thresholds.max_connections`, by priority.
+    pub per_host_max_connections: [Option<u32>; 2],
 }
 
 impl CircuitBreakers {

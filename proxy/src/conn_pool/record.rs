@@ -62,7 +62,7 @@ impl CxRecord {
     ) -> Result<Self, Overflow> {
         let cluster = &host.cluster;
         let breakers = &cluster.shared.breakers;
-        let per_host = cluster.config.circuit_breakers.per_host_max_connections;
+        let per_host = cluster.config.circuit_breakers.per_host_max_connections[priority as usize];
         let cx_active = &host.host.stats.cx_active;
         let admitted = match per_host {
             Some(limit) if cx_active.load(Relaxed) >= limit => {

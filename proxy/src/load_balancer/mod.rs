@@ -281,7 +281,9 @@ fn weight(policy: &LbPolicy, host: &Host) -> f64 {
     match policy {
         LbPolicy::LeastRequest(options) => {
             let active = f64::from(host.stats.rq_active.load(Ordering::Relaxed)) + 1.0;
-            match options.active_request_bias.as_ref().map_or(1.0, |bias| bias.default) {
+            match options.active_request_bias.as_ref().map_or(1.0, |bias| bias.in_force()) {
+                // The runtime may say what a configuration may not.
+                bias if bias.is_nan() || bias < 0.0 => weight / active,
                 0.0 => weight,
                 1.0 => weight / active,
                 bias => weight / active.powf(bias),

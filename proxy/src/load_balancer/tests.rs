@@ -1,6 +1,11 @@
 use super::*;
 use crate::cluster::host::{Health, HostSpec};
+use crate::config::compile::diagnostic::Diagnostics;
+use crate::config::core::RuntimeDouble;
 use crate::config::endpoint::HealthStatus;
+use crate::config::json::from_yaml;
+use crate::config::pb::envoy::config::bootstrap::v3::LayeredRuntime;
+use crate::config::runtime::{self, Runtime};
 use crate::stream_info::Address;
 use proptest::prelude::*;
 
@@ -70,6 +75,27 @@ fn weighted_least_request_shrinks_with_load() {
     // 2/(3+1) against 1/(0+1).
     let counts = counts(&least_request(), &set, 300, 1);
     assert!((95..=105).contains(&counts[0]), "{counts:?}");
+}
+
+/// Nobody else asks for the key, and no other test publishes any.
+#[test]
+fn the_runtime_may_change_the_bias() {
+    let key = "test.active_request_bias";
+    let set = host_set(&[2, 1]);
+    set.hosts[0].stats.rq_active.store(3, Ordering::Relaxed);
+    let bias = RuntimeDouble { default: 1.0, runtime_key: Some(key.into()) };
+    let options = LeastRequestOptions {
+        active_request_bias: Some(Box::new(bias)),
+        ..LeastRequestOptions::default()
+    };
+    let policy = LbPolicy::LeastRequest(options);
+    assert!((95..=105).contains(&counts(&policy, &set, 300, 1)[0]));
+    let found = Diagnostics::default();
+    let values = format!("{{layers: [{{name: a, static_layer: {{{key}: 0}}}}]}}");
+    let layers: LayeredRuntime = from_yaml(&values).unwrap();
+    runtime::publish(Runtime::compile(Some(&layers), &found.root()));
+    assert_eq!(counts(&policy, &set, 300, 1), [200, 100], "requests do not matter");
+    runtime::publish(Runtime::default());
 }
 
 #[test]

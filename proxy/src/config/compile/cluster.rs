@@ -234,13 +234,30 @@ fn compile_circuit_breakers(
             *slot = compiled;
         }
     }
-    for thresholds in &pb.per_host_thresholds {
-        if thresholds.priority == RoutingPriority::Default as i32 {
-            breakers.per_host_max_connections =
-                thresholds.max_connections.as_ref().map(|v| v.value);
+    for (slot, priority) in [RoutingPriority::Default, RoutingPriority::High].iter().enumerate() {
+        let mut all = pb.per_host_thresholds.iter().enumerate();
+        if let Some((i, first)) = all.find(|(_, one)| one.priority == *priority as i32) {
+            refuse_beside_connections(first, &path.index("per_host_thresholds", i));
+            breakers.per_host_max_connections[slot] =
+                first.max_connections.as_ref().map(|v| v.value);
         }
     }
     breakers
+}
+
+/// A host has a limit of connections only, as in Envoy.
+fn refuse_beside_connections(pb: &pb::circuit_breakers::Thresholds, path: &FieldPath<'_>) {
+    for (set, field) in [
+        (pb.max_pending_requests.is_some(), "max_pending_requests"),
+        (pb.max_requests.is_some(), "max_requests"),
+        (pb.max_retries.is_some(), "max_retries"),
+        (pb.max_connection_pools.is_some(), "max_connection_pools"),
+        (pb.retry_budget.is_some(), "retry_budget"),
+    ] {
+        if set {
+            path.field(field).error("unsupported field in per_host_thresholds");
+        }
+    }
 }
 
 fn compile_thresholds(pb: &pb::circuit_breakers::Thresholds, path: &FieldPath<'_>) -> Thresholds {

@@ -252,3 +252,25 @@ fn endpoints_are_small() {
     assert!(size_of::<crate::cluster::host::Host>() <= 192);
     assert_eq!(size_of::<HealthStatus>(), 1);
 }
+
+#[test]
+fn hosts_have_the_first_limit_of_each_priority() {
+    use pb::circuit_breakers::Thresholds as PbThresholds;
+    let limit = |priority: pb_core::RoutingPriority, value| PbThresholds {
+        priority: priority.into(),
+        max_connections: Some(UInt32Value { value }),
+        ..PbThresholds::default()
+    };
+    let (default, high) = (pb_core::RoutingPriority::Default, pb_core::RoutingPriority::High);
+    let mut pb = cluster(Vec::new());
+    let all = vec![limit(high, 3), limit(default, 1), limit(default, 2), limit(high, 4)];
+    let mut breakers = pb::CircuitBreakers { per_host_thresholds: all, ..Default::default() };
+    pb.circuit_breakers = Some(breakers.clone());
+    let (compiled, errors) = compile(&pb);
+    assert!(errors.is_empty(), "{errors:?}");
+    let compiled = compiled.unwrap();
+    assert_eq!(compiled.circuit_breakers.per_host_max_connections, [Some(1), Some(3)]);
+    breakers.per_host_thresholds[0].max_requests = Some(UInt32Value { value: 1 });
+    pb.circuit_breakers = Some(breakers);
+    assert_eq!(compile(&pb).1, ["circuit_breakers.per_host_thresholds[0].max_requests"]);
+}

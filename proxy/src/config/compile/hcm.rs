@@ -10,6 +10,7 @@ use super::protocol_options::{
     compile_common_http_options, compile_http1_options, compile_http2_options,
 };
 use super::source::compile_config_source;
+use super::tcp_proxy::compile_flush_interval;
 use super::{CompileContext, access_log, filters, local_reply, route};
 use crate::codec::head::Scheme;
 use crate::config::hcm::{
@@ -144,7 +145,7 @@ pub fn compile_hcm(
             || log_options.is_some_and(|o| o.flush_access_log_on_new_request),
         flush_log_on_tunnel: log_options
             .is_some_and(|o| o.flush_log_on_tunnel_successfully_established),
-        access_log_flush_interval: compile_optional_duration(
+        access_log_flush_interval: compile_flush_interval(
             log_options
                 .and_then(|o| o.access_log_flush_interval.as_ref())
                 .or(pb.access_log_flush_interval.as_ref()),

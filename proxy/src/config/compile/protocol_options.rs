@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::core::{any_type, compile_optional_duration, compile_positive_duration};
+use super::core::{any_type, compile_duration_at_least, compile_optional_duration};
 use super::diagnostic::FieldPath;
 use crate::config::pb::envoy::config::core::v3 as pb;
 use crate::config::pb::google::protobuf::UInt32Value;
@@ -196,9 +196,10 @@ fn compile_keepalive(
         path.field("timeout").error("is required");
         return None;
     };
-    let timeout = compile_positive_duration(timeout, &path.field("timeout"))?;
+    let least = Duration::from_millis(1);
+    let timeout = compile_duration_at_least(timeout, least, &path.field("timeout"))?;
     let floor = |d: Option<Duration>, name: &str| {
-        if d.is_some_and(|d| d < Duration::from_millis(1)) {
+        if d.is_some_and(|d| d < least) {
             path.field(name).error("value must be greater than or equal to 1ms");
         }
         d

@@ -4,13 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log;
-use super::core::{compile_optional_duration, compile_u32_at_least};
+use super::core::{
+    compile_duration_at_least, compile_optional_duration, compile_positive_duration,
+    compile_u32_at_least,
+};
 use super::diagnostic::FieldPath;
+use crate::config::pb::envoy::config::core::v3 as pb_core;
 use crate::config::pb::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use crate::config::tcp_proxy::{ClusterChoice, TcpProxy};
 
 /// pb `idle_timeout`, default.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The least that several durations may be.
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Compiles a TCP proxy; `cluster_by_sni`: behind the filter `sni_cluster`.
 #[expect(deprecated, reason = "the older fields of access_log_options are read too")]
@@ -58,23 +64,20 @@ pub fn compile_tcp_proxy(
         cluster: cluster?,
         cluster_by_sni,
         idle_timeout,
-        max_connection_duration: compile_optional_duration(
-            pb.max_downstream_connection_duration.as_ref(),
-            &path.field("max_downstream_connection_duration"),
-        ),
+        max_connection_duration: pb.max_downstream_connection_duration.as_ref().and_then(|age| {
+            let path = path.field("max_downstream_connection_duration");
+            compile_duration_at_least(age, MILLISECOND, &path)
+        }),
         max_connect_attempts: compile_u32_at_least(
             pb.max_connect_attempts.as_ref(),
             1,
             &path.field("max_connect_attempts"),
         )
         .unwrap_or(1),
-        backoff: pb.backoff_options.as_ref().and_then(|b| {
-            let at = path.field("backoff_options");
-            let base =
-                compile_optional_duration(b.base_interval.as_ref(), &at.field("base_interval"))?;
-            let max = compile_optional_duration(b.max_interval.as_ref(), &at.field("max_interval"));
-            Some((base, max.unwrap_or(base * 10)))
-        }),
+        backoff: pb
+            .backoff_options
+            .as_ref()
+            .and_then(|backoff| compile_backoff(backoff, &path.field("backoff_options"))),
         access_log: access_log::compile_access_logs(&pb.access_log, "access_log", path),
         flush_log_on_connected: pb.flush_access_log_on_connected
             || options.is_some_and(|o| o.flush_access_log_on_connected),
@@ -86,17 +89,35 @@ pub fn compile_tcp_proxy(
     })
 }
 
+/// pb `core.v3.BackoffStrategy`: the base and the longest wait.
+fn compile_backoff(
+    pb: &pb_core::BackoffStrategy,
+    path: &FieldPath<'_>,
+) -> Option<(Duration, Duration)> {
+    let base_path = path.field("base_interval");
+    let Some(base) = &pb.base_interval else {
+        base_path.error("value is required");
+        return None;
+    };
+    let base = compile_duration_at_least(base, MILLISECOND, &base_path)?;
+    let path = path.field("max_interval");
+    let max = match &pb.max_interval {
+        Some(max) => compile_positive_duration(max, &path)?,
+        None => base * 10,
+    };
+    if max < base {
+        path.error("max_interval must be greater than or equal to the base_interval");
+        return None;
+    }
+    Some((base, max))
+}
+
 /// pb `access_log_flush_interval`: at least 1 ms; 0 is refused, as in Envoy.
 pub(super) fn compile_flush_interval(
     pb: Option<&crate::config::pb::google::protobuf::Duration>,
     path: &FieldPath<'_>,
 ) -> Option<Duration> {
-    let interval = compile_optional_duration(pb, path)?;
-    if interval < Duration::from_millis(1) {
-        path.error("value must be greater than or equal to 1ms");
-        return None;
-    }
-    Some(interval)
+    compile_duration_at_least(pb?, MILLISECOND, path)
 }
 
 fn compile_weighted(

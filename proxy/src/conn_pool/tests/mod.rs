@@ -324,6 +324,28 @@ async fn a_place_that_comes_free_by_closing_opens_a_connection() {
 }
 
 #[tokio::test]
+async fn a_host_has_a_limit_of_connections_by_priority() {
+    on_local(async {
+        let peer = Peer::start(OK).await;
+        let bench = Bench::new(peer.address, |config| {
+            let per_host_max_connections = [Some(1), None];
+            config.circuit_breakers = Arc::new(CircuitBreakers {
+                per_host_max_connections,
+                ..CircuitBreakers::default()
+            });
+        });
+        let host = bench.host();
+        let _first = bench.h1().await;
+        let mut second = Box::pin(host.pools.acquire(Protocol::Http11, DEFAULT, None));
+        assert!(is_pending(second.as_mut()).await);
+        let high = || host.pools.acquire(Protocol::Http11, RoutingPriority::High, None);
+        let _high = [high().await.unwrap(), high().await.unwrap()];
+        assert_eq!(bench.value(ClusterStat::UpstreamCxTotal), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn active_requests_are_limited() {
     on_local(async {
         let peer = Peer::start(OK).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::codec::name::HeaderName;
 use crate::config::compile::core::{
-    any_type, compile_duration, compile_optional_duration, compile_positive_duration,
+    any_type, compile_optional_duration, compile_positive_duration,
 };
 use crate::config::compile::diagnostic::FieldPath;
 use crate::config::compile::matcher::compile_header_matchers;
@@ -153,7 +153,9 @@ fn compile_rate_limited(
     let reset_headers = headers.collect();
     let max_interval = match &back_off.max_interval {
         None => DEFAULT_MAX_RATE_LIMITED_WAIT,
-        Some(max) => compile_duration(max, &path.field("max_interval"))?.max(SHORTEST_BACK_OFF),
+        Some(max) => {
+            compile_positive_duration(max, &path.field("max_interval"))?.max(SHORTEST_BACK_OFF)
+        }
     };
     Some(RateLimitedBackOff { reset_headers, max_interval })
 }

@@ -258,9 +258,10 @@ fn compile_params(pb: &pb::TlsParameters, common: &mut CommonTls, path: &FieldPa
     }
 }
 
-/// BoringSSL's list: names, `[a|b]` for equal ones, `-ALL` and the like in front.
+/// BoringSSL's list: names, `[a|b]` for equal ones; `-` in front takes a suite out, `!` for good, and `ALL` is all of them.
 fn compile_suites(list: &[String], path: &FieldPath<'_>) -> Vec<Vec<rustls::SupportedCipherSuite>> {
     let mut out: Vec<Vec<rustls::SupportedCipherSuite>> = Vec::new();
+    let mut killed = Vec::new();
     for (i, entry) in list.iter().enumerate() {
         let at = path.index("cipher_suites", i);
         // Brackets do not nest, and no name has one: what follows the opening one up to the other is a group.
@@ -268,11 +269,22 @@ fn compile_suites(list: &[String], path: &FieldPath<'_>) -> Vec<Vec<rustls::Supp
             let is_group = part % 2 == 1;
             let mut group = Vec::new();
             for name in text.split([':', '|']).filter(|name| !name.is_empty()) {
-                if name.starts_with(['-', '!']) {
+                if let Some(unwanted) = name.strip_prefix(['-', '!']) {
+                    if is_group {
+                        at.error(format_args!("failed to initialize cipher suites {name}"));
+                        continue;
+                    }
+                    let gone = named_suites(unwanted, &at);
+                    out.iter_mut().for_each(|group| group.retain(|suite| !gone.contains(suite)));
+                    if name.starts_with('!') {
+                        killed.extend(gone);
+                    }
                     continue;
                 }
                 match suites::tls12_suite(name) {
-                    Named::Built(suite) if out.iter().flatten().any(|known| *known == suite) => {}
+                    Named::Built(suite)
+                        if killed.contains(&suite)
+                            || out.iter().flatten().any(|known| *known == suite) => {}
                     Named::Built(suite) if is_group => group.push(suite),
                     Named::Built(suite) => out.push(vec![suite]),
                     Named::NotBuilt => at.ignored(format_args!("{name} is not supported")),
@@ -281,12 +293,25 @@ fn compile_suites(list: &[String], path: &FieldPath<'_>) -> Vec<Vec<rustls::Supp
                     }
                 }
             }
-            if !group.is_empty() {
-                out.push(group);
-            }
+            out.push(group);
         }
     }
+    out.retain(|group| !group.is_empty());
     out
+}
+
+/// What is taken out of a list: of those that are not built there is nothing to take. Of BoringSSL's classes only `ALL`
+/// is known; with another one more would be offered than is wanted.
+fn named_suites(name: &str, at: &FieldPath<'_>) -> Vec<rustls::SupportedCipherSuite> {
+    match suites::tls12_suite(name) {
+        _ if name == "ALL" => suites::default_tls12_suites().into_iter().flatten().collect(),
+        Named::Built(suite) => vec![suite],
+        Named::NotBuilt => Vec::new(),
+        Named::Unknown => {
+            at.error(format_args!("failed to initialize cipher suites {name}"));
+            Vec::new()
+        }
+    }
 }
 
 fn compile_certificates(
