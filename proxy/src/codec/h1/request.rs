@@ -238,6 +238,8 @@ struct Fields {
     chunked: bool,
     te_trailers: bool,
     connection: ConnectionFields,
+    /// `Proxy-Connection: close`, which Envoy heeds too.
+    proxy_close: bool,
     /// Name and value of the `Connection` and `Upgrade` lines, which stay in the head of an upgrade.
     connection_line: Option<(Span, Span)>,
     upgrade_line: Option<(Span, Span)>,
@@ -274,7 +276,11 @@ impl Fields {
                     return Err(ParseFault::CodecError);
                 }
             }
-            ids::KEEP_ALIVE | ids::PROXY_CONNECTION | ids::HTTP2_SETTINGS => {}
+            ids::PROXY_CONNECTION => {
+                self.proxy_close |= list_members(list.slice(value))
+                    .any(|member| member.eq_ignore_ascii_case(b"close"));
+            }
+            ids::KEEP_ALIVE | ids::HTTP2_SETTINGS => {}
             ids::TE => {
                 // The one member that means anything beyond this hop (RFC 9110 §10.1.4); it has no weight.
                 let trailers = list_members(list.slice(value)).any(|member| member == b"trailers");
@@ -339,7 +345,8 @@ impl Fields {
         {
             head.set_authority(host.as_bytes());
         }
-        let keep_alive = !self.connection.close && (!http10 || self.connection.keep_alive);
+        let says_close = self.connection.close || self.proxy_close;
+        let keep_alive = !says_close && (!http10 || self.connection.keep_alive);
         Ok(ParsedRequest { head, consumed, framing, keep_alive })
     }
 
