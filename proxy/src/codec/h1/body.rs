@@ -7,6 +7,7 @@ use crate::codec::head::HeaderList;
 use crate::codec::name::{id_of, ids};
 use crate::config::protocol_options::HeadersWithUnderscoresAction;
 
+use super::head_scan::HeadScan;
 use super::parse::{STACK_HEADERS, fault_of, lines_end_with_crlf};
 
 /// How the end of a body is found.
@@ -76,11 +77,12 @@ impl BodyDecoder {
         }
     }
 
-    /// Takes what it can of `buf`.
+    /// Takes what it can of `buf`. `scan` has seen nothing before the body began, nor behind its end.
     pub(super) fn decode(
         &mut self,
         buf: &mut BytesMut,
         limits: TrailerLimits,
+        scan: &mut HeadScan,
     ) -> Result<Step, ParseFault> {
         match self {
             Self::Done => Ok(Step::End),
@@ -96,7 +98,7 @@ impl BodyDecoder {
                 Ok(Step::Data(buf.split_to(n).freeze()))
             }
             Self::Chunked(decoder) => {
-                let step = decoder.decode(buf, limits)?;
+                let step = decoder.decode(buf, limits, scan)?;
                 if decoder.ended || matches!(step, Step::Trailers(_) | Step::End) {
                     *self = Self::Done;
                 }
@@ -139,10 +141,11 @@ pub(super) struct ChunkDecoder {
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl ChunkDecoder {
-    pub(super) fn decode(
+    fn decode(
         &mut self,
         buf: &mut BytesMut,
         limits: TrailerLimits,
+        scan: &mut HeadScan,
     ) -> Result<Step, ParseFault> {
         loop {
             match self.state {
@@ -163,7 +166,7 @@ impl ChunkDecoder {
                     }
                     return Ok(Step::Data(data));
                 }
-                ChunkState::Trailers => return decode_trailers(buf, limits),
+                ChunkState::Trailers => return decode_trailers(buf, limits, scan),
                 ChunkState::DataCr | ChunkState::DataLf => {
                     if !self.finish_chunk(buf)? {
                         return Ok(Step::NeedMore);
@@ -297,7 +300,11 @@ impl ChunkDecoder {
 }
 
 /// The trailer section and the empty line behind it.
-fn decode_trailers(buf: &mut BytesMut, limits: TrailerLimits) -> Result<Step, ParseFault> {
+fn decode_trailers(
+    buf: &mut BytesMut,
+    limits: TrailerLimits,
+    scan: &mut HeadScan,
+) -> Result<Step, ParseFault> {
     match &buf[..] {
         [b'\r', b'\n', ..] => {
             buf.advance(2);
@@ -306,13 +313,35 @@ fn decode_trailers(buf: &mut BytesMut, limits: TrailerLimits) -> Result<Step, Pa
         [] | [b'\r'] => return Ok(Step::NeedMore),
         _ => {}
     }
-    let mut storage = [httparse::EMPTY_HEADER; STACK_HEADERS];
-    let (consumed, headers) = match httparse::parse_headers(buf, &mut storage) {
+    if !scan.should_parse(buf, false) {
+        return Ok(Step::NeedMore);
+    }
+    let parsed = if limits.max_count <= STACK_HEADERS {
+        parse_trailers(buf, limits, &mut [httparse::EMPTY_HEADER; STACK_HEADERS])?
+    } else {
+        parse_trailers(buf, limits, &mut vec![httparse::EMPTY_HEADER; limits.max_count + 1])?
+    };
+    let Some((consumed, list)) = parsed else { return Ok(Step::NeedMore) };
+    *scan = HeadScan::default();
+    buf.advance(consumed);
+    match list {
+        Some(list) if !list.is_empty() => Ok(Step::Trailers(list)),
+        Some(_) | None => Ok(Step::End),
+    }
+}
+
+/// How long the section is, and what is passed on of it; `None` while it is incomplete.
+fn parse_trailers<'b>(
+    buf: &'b [u8],
+    limits: TrailerLimits,
+    storage: &mut [httparse::Header<'b>],
+) -> Result<Option<(usize, Option<HeaderList>)>, ParseFault> {
+    let (consumed, headers) = match httparse::parse_headers(buf, storage) {
         Ok(httparse::Status::Complete(section)) => section,
         Ok(httparse::Status::Partial) if buf.len() > limits.max_bytes => {
             return Err(ParseFault::HeadersTooLarge);
         }
-        Ok(httparse::Status::Partial) => return Ok(Step::NeedMore),
+        Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(fault_of(error)),
     };
     if !lines_end_with_crlf(buf, headers, consumed) {
@@ -338,11 +367,7 @@ fn decode_trailers(buf: &mut BytesMut, limits: TrailerLimits) -> Result<Step, Pa
             }
         }
     }
-    buf.advance(consumed);
-    match list {
-        Some(list) if !list.is_empty() => Ok(Step::Trailers(list)),
-        Some(_) | None => Ok(Step::End),
-    }
+    Ok(Some((consumed, list)))
 }
 
 /// Fields that would change framing, routing, identity or meaning of a message already on its way (RFC 9110
@@ -377,6 +402,58 @@ pub(in crate::codec) fn is_forbidden_trailer(name: &[u8]) -> bool {
         _ => {
             const ENVOY: &[u8] = b"x-envoy-";
             name.get(..ENVOY.len()).is_some_and(|p| p.eq_ignore_ascii_case(ENVOY))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(max_count: usize) -> TrailerLimits {
+        let underscores = HeadersWithUnderscoresAction::Allow;
+        TrailerLimits { enabled: true, max_bytes: 60 * 1024, max_count, underscores }
+    }
+
+    /// The trailers that come of a section, `step` bytes at a time, and how often they were parsed.
+    fn trailers(section: &str, step: usize, max_count: usize) -> (Result<usize, ParseFault>, u32) {
+        let mut body = BodyDecoder::new(Framing::Chunked);
+        let (mut scan, mut buf) = (HeadScan::default(), BytesMut::new());
+        let bytes = format!("0\r\n{section}\r\n");
+        let mut parsings = 0;
+        for piece in bytes.as_bytes().chunks(step) {
+            buf.extend_from_slice(piece);
+            let decoded = body.decode(&mut buf, limits(max_count), &mut scan);
+            parsings = parsings.max(scan.parsings);
+            match decoded {
+                Ok(Step::NeedMore) => {}
+                Ok(Step::Trailers(list)) => return (Ok(list.iter().count()), parsings),
+                Ok(other) => panic!("{other:?}"),
+                Err(fault) => return (Err(fault), parsings),
+            }
+        }
+        panic!("no end")
+    }
+
+    #[test]
+    fn trailers_that_come_in_single_bytes_are_parsed_a_few_times() {
+        let section = format!("x: {}\r\n", "y".repeat(58 * 1024));
+        let (got, parsings) = trailers(&section, 1, 100);
+        assert_eq!(got, Ok(1));
+        assert!(parsings < 20, "{parsings} times");
+        assert_eq!(trailers(&section, usize::MAX, 100).0, Ok(1));
+        let long = format!("x: {}\r\n", "y".repeat(200 * 1024));
+        assert_eq!(trailers(&long, 1000, 100).0, Err(ParseFault::HeadersTooLarge));
+    }
+
+    #[test]
+    fn as_many_trailers_pass_as_the_limit_says() {
+        let lines = |count: usize| "x: y\r\n".repeat(count);
+        for step in [1, usize::MAX] {
+            assert_eq!(trailers(&lines(100), step, 100).0, Ok(100));
+            assert_eq!(trailers(&lines(101), step, 100).0, Err(ParseFault::TooManyHeaders));
+            assert_eq!(trailers(&lines(1000), step, 1000).0, Ok(1000));
+            assert_eq!(trailers(&lines(1001), step, 1000).0, Err(ParseFault::TooManyHeaders));
         }
     }
 }

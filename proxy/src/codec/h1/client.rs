@@ -357,7 +357,7 @@ impl ClientConn {
         };
         loop {
             let Response::Body(body) = &mut self.response else { return Poll::Ready(Ok(None)) };
-            let step = body.decode(&mut self.read.bytes, limits);
+            let step = body.decode(&mut self.read.bytes, limits, &mut self.scan);
             let until_eof = matches!(body, BodyDecoder::Eof);
             match step {
                 Ok(Step::Data(data)) => return Poll::Ready(Ok(Some(Frame::Data(data)))),

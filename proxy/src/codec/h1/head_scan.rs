@@ -1,4 +1,4 @@
-//! When to parse a head that comes in pieces.
+//! When to parse a head, or the trailers of a body, that comes in pieces.
 
 /// The first bytes are parsed at once; after that, only when the head's end has come or the bytes have
 /// doubled. A peer that sends a byte at a time so costs linear work, not quadratic.
@@ -8,6 +8,8 @@ pub(super) struct HeadScan {
     seen: usize,
     /// Bytes there were at the last parsing.
     parsed: usize,
+    #[cfg(test)]
+    pub(super) parsings: u32,
 }
 
 impl HeadScan {
@@ -29,6 +31,10 @@ impl HeadScan {
         self.seen = bytes.len();
         if parse {
             self.parsed = bytes.len();
+            #[cfg(test)]
+            {
+                self.parsings += 1;
+            }
         }
         parse
     }

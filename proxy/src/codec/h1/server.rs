@@ -297,7 +297,7 @@ impl ServerConn {
         let limits = self.trailer_limits();
         loop {
             let before = self.read.bytes.len();
-            let step = self.body.decode(&mut self.read.bytes, limits);
+            let step = self.body.decode(&mut self.read.bytes, limits, &mut self.scan);
             self.meter.wire_received += (before - self.read.bytes.len()) as u64;
             match step {
                 Ok(Step::Data(data)) => return Poll::Ready(Ok(Some(Frame::Data(data)))),
