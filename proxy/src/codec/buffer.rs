@@ -25,6 +25,8 @@ const SPARE_BUFFERS: usize = 64;
 const SPARE_QUEUE_BYTES: usize = 64 * 1024;
 /// Up to this size, copying costs less than one more element of `writev`.
 const COPY_BYTES: usize = 4 * 1024;
+/// Frames of 16 KiB are slices of the largest buffers, with what their peers may keep off that size for themselves.
+const SLICE_SHARE: usize = 5;
 /// Elements of one `writev`.
 const SLICES: usize = 32;
 
@@ -47,13 +49,16 @@ pub(super) struct ReadBuffer {
     bulk: bool,
     /// Whether `bytes` came from the spare ones (or goes there).
     lent: bool,
+    /// Bytes of the allocation that `bytes` are in.
+    allocated: u32,
     /// What a read beside `poll_fill` has met.
     failed: Option<io::Error>,
 }
 
 impl ReadBuffer {
     pub(super) fn new(bytes: BytesMut) -> Self {
-        Self { bytes, bulk: false, lent: false, failed: None }
+        let allocated = bytes.capacity() as u32;
+        Self { bytes, bulk: false, lent: false, allocated, failed: None }
     }
 
     /// Reads once. A buffer is lent for it and goes back when nothing came.
@@ -94,6 +99,13 @@ impl ReadBuffer {
         } else {
             self.bytes.reserve(size);
         }
+        self.allocated = self.bytes.capacity() as u32;
+    }
+
+    /// A frame of fewer bytes than this is to be copied out if it is to be kept: as a slice it would keep an allocation
+    /// that is many times its size.
+    pub(super) fn slice_bytes(&self) -> usize {
+        self.allocated as usize / SLICE_SHARE
     }
 
     /// What the next `poll_fill` is to say.

@@ -130,6 +130,8 @@ pub(super) struct Connection {
     /// Requests that wait for the peer to admit them.
     pub(super) waiting: VecDeque<Key>,
     pub(super) block: Option<Block>,
+    /// Bodies of frames that are smaller are copied out of the read buffer in hand.
+    pub(super) slice_bytes: usize,
     /// The newest stream: of the peer (server), or of ours (client).
     pub(super) newest: u32,
     /// The newest that was given out.
@@ -174,6 +176,7 @@ impl Connection {
             ready: VecDeque::new(),
             waiting: VecDeque::new(),
             block: None,
+            slice_bytes: 0,
             newest: 0,
             accepted: 0,
             ended_messages: 0,

@@ -10,9 +10,10 @@ use super::frame::{
 };
 use super::stream::{EndedBy, Key, Stream};
 use crate::codec::Fault;
+use crate::codec::buffer::ReadBuffer;
 
-/// Smaller bodies are copied: a slice would keep all of its read buffer.
-const SLICE_BYTES: usize = 4096;
+/// Smaller bodies are copied, whatever their read buffer.
+const MIN_SLICE_BYTES: usize = 4096;
 
 /// As nghttp2 has it; more where the limit of the head wants more.
 const MAX_CONTINUATIONS: usize = 8;
@@ -25,11 +26,12 @@ impl Connection {
     ///
     /// # Errors
     /// The connection has ended: `ended` says why.
-    pub(super) fn receive(&mut self, read: &mut BytesMut) -> Result<Option<Event>, ()> {
+    pub(super) fn receive(&mut self, read: &mut ReadBuffer) -> Result<Option<Event>, ()> {
         if self.ended.is_some() {
             return Err(());
         }
-        match self.frames(read) {
+        self.slice_bytes = read.slice_bytes().max(MIN_SLICE_BYTES);
+        match self.frames(&mut read.bytes) {
             Ok(event) => Ok(event),
             Err(broken) => {
                 let in_request = self
@@ -175,7 +177,7 @@ impl Connection {
             return Ok(());
         };
         let Some(fault) = self.check_data(key, length, body, header.has(flag::END_STREAM))? else {
-            let data = if body < SLICE_BYTES {
+            let data = if body < self.slice_bytes {
                 let data = Bytes::copy_from_slice(&read[front..front + body]);
                 read.advance(length);
                 data
@@ -367,8 +369,8 @@ impl Connection {
         }
     }
 
-    /// A window has opened.
-    fn pump_and_tell(&mut self, key: Key) {
+    /// What held a stream's data back does so no more: who waits for it to be out has to hear.
+    pub(super) fn pump_and_tell(&mut self, key: Key) {
         self.pump(key);
         if let Some(stream) = self.streams.get_mut(key)
             && stream.outgoing.queued == 0

@@ -211,7 +211,7 @@ impl Connection {
             let head = self.streams.get_mut(key).and_then(|stream| stream.head.take());
             if let Some(head) = head {
                 self.open(key, &head.0, head.1);
-                self.pump(key);
+                self.pump_and_tell(key);
             }
         }
     }
@@ -222,10 +222,7 @@ impl Connection {
         if !matches!(stream.outgoing.ending, Ending::Open) {
             return false;
         }
-        if !data.is_empty() {
-            stream.outgoing.queued += data.len();
-            stream.outgoing.queue.push_back(data);
-        }
+        stream.outgoing.push(data);
         if end {
             stream.outgoing.ending = Ending::End;
         }
@@ -239,7 +236,7 @@ impl Connection {
         if !matches!(stream.outgoing.ending, Ending::Open) {
             return false;
         }
-        if stream.outgoing.queue.is_empty() && stream.id != 0 {
+        if stream.outgoing.queued == 0 && stream.id != 0 {
             stream.outgoing.ending = Ending::Ended;
             let id = stream.id;
             self.put_head(id, true, |encoder, out| encode::trailers(encoder, out, trailers));
@@ -297,18 +294,9 @@ impl Connection {
     fn put_data(&mut self, key: Key) -> bool {
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let (id, outgoing) = (stream.id, &mut stream.outgoing);
-        let Some(front) = outgoing.queue.front_mut() else { return false };
         let window = outgoing.window.min(self.send_window).max(0) as usize;
-        let length = front.len().min(window).min(MAX_FRAME_BYTES);
-        if length == 0 {
-            return false;
-        }
-        let piece = if length == front.len() {
-            outgoing.queue.pop_front().unwrap_or_default()
-        } else {
-            front.split_to(length)
-        };
-        outgoing.queued -= length;
+        let Some(piece) = outgoing.take(window.min(MAX_FRAME_BYTES)) else { return false };
+        let length = piece.len();
         outgoing.window -= length as i64;
         self.send_window -= length as i64;
         let more = outgoing.queued > 0;

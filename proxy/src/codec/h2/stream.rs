@@ -115,14 +115,71 @@ impl Incoming {
 /// Body and trailers on their way to the peer.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    pub(super) queue: VecDeque<Bytes>,
-    /// Bytes in it.
+    data: VecDeque<Bytes>,
+    /// Small pieces behind them, joined.
+    small: BytesMut,
+    /// Bytes of both.
     pub(super) queued: usize,
     pub(super) ending: Ending,
     /// What the peer takes; below zero after a change of its settings.
     pub(super) window: i64,
     /// It has its place among those that wait for the connection.
     pub(super) is_ready: bool,
+}
+
+impl Outgoing {
+    /// Puts data behind what waits. A piece that is alone is kept as it is.
+    pub(super) fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let waits = self.queued > 0;
+        self.queued += data.len();
+        let is_small = waits && data.len() < JOINED_BYTES / 4;
+        if is_small && self.small.len() + data.len() <= JOINED_BYTES {
+            self.small.extend_from_slice(&data);
+            return;
+        }
+        self.seal();
+        if is_small {
+            self.small.extend_from_slice(&data);
+        } else {
+            self.data.push_back(data);
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.data.push_back(std::mem::take(&mut self.small).freeze());
+        }
+    }
+
+    /// Takes as much of the first piece as there may be of it.
+    pub(super) fn take(&mut self, most: usize) -> Option<Bytes> {
+        if self.data.is_empty() {
+            self.seal();
+        }
+        let front = self.data.front_mut()?;
+        let length = front.len().min(most);
+        if length == 0 {
+            return None;
+        }
+        self.queued -= length;
+        if length == front.len() { self.data.pop_front() } else { Some(front.split_to(length)) }
+    }
+
+    /// Drops what waits.
+    pub(super) fn clear(&mut self) {
+        (self.data, self.small, self.queued) = (VecDeque::new(), BytesMut::new(), 0);
+    }
+
+    /// Bytes that take up memory here.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.data.iter().map(Bytes::len).sum::<usize>()
+            + self.data.capacity() * size_of::<Bytes>()
+            + self.small.capacity()
+    }
 }
 
 /// One stream. There is one waker for all that its owner waits for: it is polled from one task.
@@ -179,8 +236,7 @@ impl Stream {
 
     /// Drops what was not sent.
     pub(super) fn abandon(&mut self) {
-        self.outgoing.queue.clear();
-        self.outgoing.queued = 0;
+        self.outgoing.clear();
         self.outgoing.ending = Ending::Ended;
     }
 }

@@ -94,7 +94,7 @@ impl Transport {
         }
         let mut reads = 0;
         while !connection.is_stuffed() {
-            match connection.receive(&mut self.read.bytes) {
+            match connection.receive(&mut self.read) {
                 Ok(Some(event)) => {
                     self.events += 1;
                     return Turn::Event(event);

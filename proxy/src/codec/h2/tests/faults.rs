@@ -140,7 +140,13 @@ fn streams_that_the_peer_has_us_reset_are_counted() {
 
 /// Whether a task would run again.
 #[derive(Default)]
-struct Woken(AtomicBool);
+pub(super) struct Woken(AtomicBool);
+
+impl Woken {
+    pub(super) fn is_woken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
@@ -176,7 +182,7 @@ fn a_cancelled_request_is_known_to_be_and_gives_its_window_back() {
         woken.0.store(false, Ordering::Relaxed);
         raw.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]));
         assert_eq!(returned(&raw.frames()) as usize, UNREAD);
-        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(woken.is_woken());
         let cancelled = Fault::Reset { code: 8, remote: true };
         assert!(matches!(stream.poll_known_fault(&mut cx), Poll::Ready(f) if f == cancelled));
         // What came before the reset goes no further.

@@ -15,6 +15,7 @@ use crate::io::Io;
 use super::{Counters, Http2Fault, ServerConn, Settings};
 
 mod faults;
+mod memory;
 mod peers;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
