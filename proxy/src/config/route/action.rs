@@ -132,8 +132,6 @@ pub struct RouteTimeouts {
     pub timeout: Duration,
     /// Overrides the connection manager's `stream_idle_timeout`.
     pub idle: Option<Duration>,
-    /// Overrides the connection manager's `stream_flush_timeout`.
-    pub flush: Option<Duration>,
     /// `max_stream_duration.max_stream_duration`.
     pub max_stream_duration: Option<Duration>,
     /// `max_stream_duration` is there: then the grpc fields below are its own, and `grpc-timeout`
@@ -155,7 +153,6 @@ impl Default for RouteTimeouts {
         Self {
             timeout: Self::DEFAULT_TIMEOUT,
             idle: None,
-            flush: None,
             max_stream_duration: None,
             uses_max_stream_duration: false,
             grpc_timeout_max: None,

@@ -192,7 +192,6 @@ fn compile_timeouts(action: &pb::RouteAction, path: &FieldPath<'_>) -> RouteTime
     let mut timeouts = RouteTimeouts {
         timeout: duration(&action.timeout, "timeout").unwrap_or(RouteTimeouts::DEFAULT_TIMEOUT),
         idle: duration(&action.idle_timeout, "idle_timeout"),
-        flush: duration(&action.flush_timeout, "flush_timeout"),
         max_stream_duration: None,
         uses_max_stream_duration: false,
         grpc_timeout_max: duration(&action.max_grpc_timeout, "max_grpc_timeout"),
