@@ -267,9 +267,8 @@ pub(super) fn response_head(
         out.extend_from_slice(b"\r\n");
         return (BodyEncoder::Eof, true);
     }
-    let no_body = bodiless || cx.to_head || head.status == StatusCode::NOT_MODIFIED;
-    let until_close = !no_body && length.is_none() && !cx.end && cx.http10;
-    let close = cx.close || until_close;
+    // HTTP/1.0 goes on behind a length only, as in Envoy: even a body that cannot be asks for one.
+    let close = cx.close || (cx.http10 && length.is_none());
     if close {
         line(b"connection", b"close");
     } else if cx.http10 {

@@ -132,12 +132,6 @@ fn may_become_line(buf: &[u8]) -> bool {
     line.iter().all(|b| (b' '..=b'~').contains(b))
 }
 
-/// Whether the request line has come and is one: what follows, or does not, belongs to a request.
-pub(super) fn begins_request(buf: &[u8], settings: &ServerSettings) -> bool {
-    let start = buf.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(buf.len());
-    buf[start..].contains(&b'\n') && method_is_known(&buf[start..], settings)
-}
-
 fn method_is_known(buf: &[u8], settings: &ServerSettings) -> bool {
     let method = buf.split(|b| *b == b' ').next().unwrap_or_default();
     settings.allow_custom_methods || KNOWN_METHODS.iter().any(|known| known.as_bytes() == method)

@@ -16,7 +16,7 @@ use super::ServerSettings;
 use super::body::{BodyDecoder, Step, TrailerLimits};
 use super::encode::{self, BodyEncoder, ResponseContext, Sent};
 use super::head_scan::HeadScan;
-use super::request::{begins_request, parse_request};
+use super::request::parse_request;
 
 /// Bytes of later requests that are read while one is served, to see whether the client is still there.
 /// A client that sends more waits.
@@ -191,9 +191,9 @@ impl ServerConn {
         self.refuse(fault)
     }
 
-    /// Whether a request line has come of the head that never did: it counts as a request.
+    /// Whether anything has come of the head that never did: from its first byte on it counts as a request.
     pub fn request_was_begun(&mut self) -> bool {
-        let begun = begins_request(&self.read.bytes, &self.settings);
+        let begun = self.head_started();
         if begun {
             let bytes = self.read.bytes.len() as u64;
             self.meter = ByteMeter { wire_received: bytes, ..ByteMeter::default() };
