@@ -57,11 +57,12 @@ impl HttpConnection {
         let conn = h1::ServerConn::new(io, read, hcm.h1.clone());
         let mut active = ActiveConnection::new(self, hcm, conn);
         async move {
+            let mut begun = None;
             let codec = match (active.hcm.config.codec, &mut active.conn) {
                 // What ALPN says holds, whatever the bytes.
                 (CodecType::Auto, Some(conn)) => {
                     let agreed = active.connection.negotiated();
-                    let seen = active.connection.sniff(conn, &active.hcm).await;
+                    let seen = active.connection.sniff(conn, &active.hcm, &mut begun).await;
                     seen.map(|seen| agreed.unwrap_or(seen))
                 }
                 (explicit, _) => Ok(explicit),
@@ -77,7 +78,9 @@ impl HttpConnection {
                         HttpStat::DownstreamCxHttp1Active,
                     );
                     match &mut active.conn {
-                        Some(conn) => Some(active.connection.serve_h1(conn, &active.hcm).await),
+                        Some(conn) => {
+                            Some(active.connection.serve_h1(conn, &active.hcm, begun).await)
+                        }
                         None => None,
                     }
                 }
@@ -93,8 +96,14 @@ impl HttpConnection {
         Some(if alpn == "h2" { CodecType::Http2 } else { CodecType::Http1 })
     }
 
-    /// Tells HTTP/2 by its preface; or how the connection ended before it said anything.
-    async fn sniff(&self, conn: &mut h1::ServerConn, hcm: &WorkerHcm) -> Result<CodecType, Closed> {
+    /// Tells HTTP/2 by its preface; or how the connection ended before it said anything. `begun` is when a first byte
+    /// came that told neither: what is no more in the time of a head is taken for the beginning of one.
+    async fn sniff(
+        &self,
+        conn: &mut h1::ServerConn,
+        hcm: &WorkerHcm,
+        begun: &mut Option<Instant>,
+    ) -> Result<CodecType, Closed> {
         let mut idle = self.worker.timers.timer();
         if let Some(timeout) = hcm.config.common.idle_timeout {
             idle.arm(Instant::now() + timeout);
@@ -113,7 +122,18 @@ impl HttpConnection {
                 last_call = true;
                 idle.arm(Instant::now() + LAST_CALL);
             }
+            if conn.head_started() && begun.is_none() {
+                let now = Instant::now();
+                *begun = Some(now);
+                match HeadLimit::of(hcm) {
+                    Some((timeout, _)) => idle.arm(now + timeout),
+                    None => idle.disarm(),
+                }
+            }
             if idle.poll(cx).is_ready() {
+                if begun.is_some() {
+                    return Poll::Ready(Ok(CodecType::Http1));
+                }
                 hcm.stats.inc(if last_call {
                     HttpStat::DownstreamCxDrainClose
                 } else {
@@ -131,8 +151,14 @@ impl HttpConnection {
         self.info.cut.set(Some(self.worker.connections.cut_of(self.info.key).unwrap_or_default()));
     }
 
-    async fn serve_h1(&self, conn: &mut h1::ServerConn, first: &Rc<WorkerHcm>) -> Closed {
+    async fn serve_h1(
+        &self,
+        conn: &mut h1::ServerConn,
+        first: &Rc<WorkerHcm>,
+        begun: Option<Instant>,
+    ) -> Closed {
         let mut wait = IdleWait::new(self, first);
+        wait.begun = begun;
         loop {
             let next = poll_fn(|cx| self.poll_next_h1(conn, &mut wait, cx)).await;
             let fate = match self.start_h1(next, conn, &mut wait) {
@@ -186,10 +212,7 @@ impl HttpConnection {
                 Box::pin(reject_unread(StreamSetup { begun, close_after: true, ..setup }, fault))
             }
             Next::HeadTimeout(limit) => {
-                hcm.stats.inc(match limit {
-                    HeadLimit::Head => HttpStat::DownstreamRqHeaderTimeout,
-                    HeadLimit::Request => HttpStat::DownstreamRqTimeout,
-                });
+                hcm.stats.inc(limit.stat());
                 conn.give_up_head();
                 let setup = self.setup(hcm, ServerStream::H1(conn), unread(), false);
                 Box::pin(head_timed_out(StreamSetup { begun, close_after: true, ..setup }, limit))
@@ -332,7 +355,7 @@ pub(super) struct IdleWait {
     pub(super) idle: Timer,
     head: Timer,
     pub(super) age: Timer,
-    /// The shorter of the two limits that hold for a head.
+    /// The shortest of the limits that hold for a head.
     head_timeout: Option<(Duration, HeadLimit)>,
     /// When the first byte of a head came that is not whole yet.
     begun: Option<Instant>,
@@ -364,10 +387,7 @@ impl IdleWait {
     }
 
     pub(super) fn restart(&mut self, hcm: &WorkerHcm, now: Instant) {
-        let head = hcm.config.request_headers_timeout.map(|t| (t, HeadLimit::Head));
-        let request = hcm.config.request_timeout.map(|t| (t, HeadLimit::Request));
-        self.head_timeout =
-            [head, request].into_iter().flatten().min_by_key(|(timeout, _)| *timeout);
+        self.head_timeout = HeadLimit::of(hcm);
         match hcm.config.common.idle_timeout {
             Some(timeout) => self.idle.arm(now + timeout),
             None => self.idle.disarm(),

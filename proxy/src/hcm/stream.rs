@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 
@@ -24,7 +24,8 @@ use crate::http_filters::chain::FilterChain;
 use crate::http_filters::{FilterContext, Flow};
 use crate::router::route_table::RouteFacts;
 use crate::router::{self, RouteState, timeouts};
-use crate::stream_info::{ConnectionInfo, StreamInfo};
+use crate::stats::names::HttpStat;
+use crate::stream_info::{ConnectionInfo, ResponseFlags, StreamInfo};
 use crate::worker::WorkerContext;
 
 /// Why a stream ends before its response is complete.
@@ -228,13 +229,56 @@ pub(super) async fn abandon_unread(setup: StreamSetup<'_>) -> Fate {
     stream.finish(Err(StreamEnd::Downstream(Fault::Eof)))
 }
 
-/// Which time was up while a head was on its way.
+/// Which time was up while a head was on its way. All run from a request's first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeadLimit {
+    /// `stream_idle_timeout`, to which only a whole head is a sign of life.
+    Idle,
+    /// `request_timeout`.
+    Request,
     /// `request_headers_timeout`.
     Head,
-    /// `request_timeout`, which runs from the first byte of a request.
-    Request,
+    /// `max_stream_duration`.
+    Duration,
+}
+
+impl HeadLimit {
+    /// The shortest of the limits that hold for a head.
+    pub(super) fn of(hcm: &WorkerHcm) -> Option<(Duration, Self)> {
+        let config = &hcm.config;
+        [
+            (config.stream_idle_timeout, Self::Idle),
+            (config.request_timeout, Self::Request),
+            (config.request_headers_timeout, Self::Head),
+            (config.common.max_stream_duration, Self::Duration),
+        ]
+        .into_iter()
+        .filter_map(|(timeout, limit)| Some((timeout?, limit)))
+        .min_by_key(|(timeout, _)| *timeout)
+    }
+
+    pub(super) fn stat(self) -> HttpStat {
+        match self {
+            Self::Idle => HttpStat::DownstreamRqIdleTimeout,
+            Self::Request => HttpStat::DownstreamRqTimeout,
+            Self::Head => HttpStat::DownstreamRqHeaderTimeout,
+            Self::Duration => HttpStat::DownstreamRqMaxDurationReached,
+        }
+    }
+
+    fn reply(self) -> LocalReply {
+        let (details, body) = match self {
+            Self::Idle => ("stream_idle_timeout", "stream timeout"),
+            Self::Request => ("request_overall_timeout", "request timeout"),
+            Self::Head => ("request_header_timeout", "request header timeout"),
+            Self::Duration => ("max_duration_timeout", "downstream duration timeout"),
+        };
+        let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, details).body(body);
+        match self {
+            Self::Idle => reply.flag(ResponseFlags::STREAM_IDLE_TIMEOUT),
+            _ => reply,
+        }
+    }
 }
 
 /// Answers a request whose head did not come in time.
@@ -242,12 +286,7 @@ pub(super) async fn head_timed_out(setup: StreamSetup<'_>, limit: HeadLimit) -> 
     let mut stream = ActiveStream::new(setup);
     stream.head_read = false;
     stream.count_request();
-    let (details, body) = match limit {
-        HeadLimit::Head => ("request_header_timeout", "request header timeout"),
-        HeadLimit::Request => ("request_overall_timeout", "request timeout"),
-    };
-    let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, details).body(body);
-    let outcome = stream.local_reply(reply).await;
+    let outcome = stream.local_reply(limit.reply()).await;
     stream.finish(outcome);
     // What follows on the connection is not known to be a request.
     Fate::Cut
