@@ -350,12 +350,13 @@ impl Attempt {
         if self.stream().is_end() && self.request_done {
             self.lease.release(true, Instant::now());
         } else {
+            self.count_reset(&fw.cluster);
             self.stream().reset(reset_code::INTERNAL_ERROR);
             self.lease.close(false);
         }
     }
 
-    /// The response has been delivered, or not.
+    /// All of the response has been taken, or it is given up.
     pub(super) fn finish(mut self, fw: &Forwarding<'_>, s: &mut ActiveStream<'_>, clean: bool) {
         let cluster = &*fw.cluster;
         if !self.request_done && self.failed.is_none() {
@@ -492,6 +493,10 @@ impl Forwarding<'_> {
                 self.early.push(None, ());
             }
             self.start_route_timer(s);
+            if self.retry.is_some() && !self.replay.has_room(self.early.payload()) {
+                self.cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
+                self.retry = None;
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What becomes of an attempt's outcome: the response, another attempt after a wait, or a reply of our own.
 
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -24,7 +25,7 @@ impl Forwarding<'_> {
         s: &mut ActiveStream<'_>,
         head: &ResponseHead,
     ) -> Result<Option<BackOff>, StreamEnd> {
-        if !self.can_retry(s) {
+        if !self.can_retry() {
             return Ok(None);
         }
         let Some(retry) = &mut self.retry else { return Ok(None) };
@@ -55,7 +56,7 @@ impl Forwarding<'_> {
         failure: &Failure,
         sent: bool,
     ) -> Result<BackOff, StreamEnd> {
-        if self.can_retry(s)
+        if self.can_retry()
             && let Some(retry) = &mut self.retry
         {
             match retry.on_reset(failure.reason, sent, s.worker.random()) {
@@ -102,7 +103,7 @@ impl Forwarding<'_> {
             }
         };
         if per_try
-            && self.can_retry(s)
+            && self.can_retry()
             && let Some(retry) = &mut self.retry
         {
             // A try that timed out is a local reset to the policy.
@@ -160,9 +161,9 @@ impl Forwarding<'_> {
         StreamEnd::Reply(Box::new(reply))
     }
 
-    /// A request is tried again only when all of it has come and all of it is still here, as in Envoy.
-    fn can_retry(&self, s: &ActiveStream<'_>) -> bool {
-        s.request_received() && self.replay.is_whole()
+    /// A request is tried again while all that has come of it is still here; the rest may follow.
+    fn can_retry(&self) -> bool {
+        self.replay.is_whole()
     }
 
     fn note_exhausted(&self, s: &mut ActiveStream<'_>) {
@@ -176,8 +177,6 @@ impl Forwarding<'_> {
         match self.cluster.try_retry(self.priority()) {
             Ok(guard) => {
                 self.retry_guard = Some(guard);
-                self.cluster.stats.inc(ClusterStat::UpstreamRqRetry);
-                charge::count(s, RouteStat::UpstreamRqRetry);
                 true
             }
             Err(_) => {
@@ -186,6 +185,41 @@ impl Forwarding<'_> {
                 false
             }
         }
+    }
+
+    /// A retry is one once its wait is over, as in Envoy: a client that leaves before has had none.
+    fn note_retry(&self, s: &ActiveStream<'_>, stat: ClusterStat) {
+        self.cluster.stats.inc(ClusterStat::UpstreamRqRetry);
+        self.cluster.stats.inc(stat);
+        charge::count(s, RouteStat::UpstreamRqRetry);
+    }
+
+    /// While no try is under way, what comes of the request is kept for the next one; a request that outgrows its buffer
+    /// cannot be sent any more.
+    fn take_meanwhile(
+        &mut self,
+        s: &mut ActiveStream<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StreamEnd> {
+        // What the last try left goes before it.
+        while let Some((frame, ())) = self.early.pop() {
+            if let Some(frame) = &frame {
+                self.replay.push(frame);
+            }
+        }
+        while !s.request_is_empty() {
+            let Poll::Ready(frame) = s.poll_request(cx) else { break };
+            let Some(frame) = frame? else { continue };
+            if self.replay.push(&frame) {
+                self.cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
+                let status = StatusCode::INSUFFICIENT_STORAGE;
+                let reply = LocalReply::new(status, "request_payload_exceeded_retry_buffer_limit")
+                    .body("exceeded request buffer limit while retrying upstream");
+                return Err(self.reply(reply));
+            }
+        }
+        self.start_route_timer(s);
+        Ok(())
     }
 
     pub(super) async fn back_off(
@@ -199,8 +233,8 @@ impl Forwarding<'_> {
             BackOff::Exponential(wait) => (ClusterStat::UpstreamRqRetryBackoffExponential, wait),
             BackOff::RateLimited(wait) => (ClusterStat::UpstreamRqRetryBackoffRatelimited, wait),
         };
-        self.cluster.stats.inc(stat);
         if wait < Duration::from_millis(1) {
+            self.note_retry(s, stat);
             return Ok(());
         }
         let mut timer = s.worker.timers.timer();
@@ -209,8 +243,9 @@ impl Forwarding<'_> {
         let expired = std::future::poll_fn(|cx| {
             s.note_turn(&mut first);
             if timer.poll(cx).is_ready() {
-                return std::task::Poll::Ready(Ok(None));
+                return Poll::Ready(Ok(None));
             }
+            self.take_meanwhile(s, cx)?;
             s.poll_event(cx).map(|interrupt| match interrupt {
                 Interrupt::End(end) => Err(end),
                 Interrupt::Try(expired) => Ok(Some(expired)),
@@ -218,7 +253,10 @@ impl Forwarding<'_> {
         })
         .await?;
         match expired {
-            None => Ok(()),
+            None => {
+                self.note_retry(s, stat);
+                Ok(())
+            }
             Some(expired) => match self.judge_timeout(s, expired) {
                 Err(end) => Err(end),
                 Ok(_) => Ok(()),

@@ -30,6 +30,11 @@ impl Replay {
         self.closed
     }
 
+    /// Whether so many bytes more could still be kept.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.frames.payload() + bytes <= self.limit
+    }
+
     /// Nothing is going to be repeated: a body that goes on for days must not pile up here.
     pub fn close(&mut self) {
         self.closed = true;
