@@ -41,6 +41,9 @@ pub trait ResponseSource {
         false
     }
 
+    /// The last frame has gone to the codec: what stood behind the response is free, however slowly the client reads.
+    fn ended(&mut self, _stream: &mut ActiveStream<'_>) {}
+
     /// A timer of the router ran out after the head was sent on.
     fn timed_out(&mut self, stream: &mut ActiveStream<'_>, expired: Expired) -> Option<StreamEnd>;
 }

@@ -126,6 +126,7 @@ impl ActiveStream<'_> {
         end: bool,
         source: &mut dyn ResponseSource,
     ) -> Result<(), StreamEnd> {
+        self.timers.response_began(self.now);
         let mut end = end;
         let mut at = self.chain.len();
         while at > 0 {
@@ -254,13 +255,18 @@ impl ActiveStream<'_> {
 
     /// Moves the body until everything is out; the request goes on meanwhile.
     async fn pump(&mut self, source: &mut dyn ResponseSource, end: bool) -> Result<(), StreamEnd> {
-        let mut ended = end;
+        let (mut ended, mut told) = (end, false);
         let mut first = true;
         poll_fn(|cx| {
             self.note_turn(&mut first);
             source.poll_request(self, cx)?;
             if !ended {
                 ended = self.poll_body(source, cx)?;
+            }
+            if ended && !told {
+                told = true;
+                self.timers.response_ended();
+                source.ended(self);
             }
             let flushed = match self.down.poll_flush(cx) {
                 Poll::Ready(Ok(())) => true,
@@ -336,6 +342,7 @@ impl ActiveStream<'_> {
 
     /// A 1xx head on its way to the client.
     pub fn send_informational(&mut self, head: &ResponseHead) {
+        self.timers.touch(self.now);
         self.count_response(head.status);
         self.down.send_informational(head);
     }

@@ -103,8 +103,20 @@ impl StreamTimers {
         self.last_activity = now;
     }
 
+    /// There is an answer: that the request be whole in time is asked no more.
+    pub fn response_began(&mut self, now: Instant) {
+        self.request = None;
+        self.touch(now);
+    }
+
     pub fn last_activity(&self) -> Instant {
         self.last_activity
+    }
+
+    /// All of the response is on its way: only a client that does not take it can last too long.
+    pub fn response_ended(&mut self) {
+        (self.request, self.max_duration, self.route, self.per_try) = (None, None, None, None);
+        (self.per_try_idle, self.upstream_max) = (None, None);
     }
 
     /// All off: the stream has ended.

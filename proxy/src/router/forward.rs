@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -273,8 +274,7 @@ impl<'r> Forwarding<'r> {
         }
         let timeouts = timeouts::decide(action, &config.router, &mut s.request);
         s.request.headers.remove(&names::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
-        let no_time = std::time::Duration::ZERO;
-        timeouts::set_headers(&timeouts, action, &config.router, no_time, &mut s.request);
+        timeouts::set_headers(&timeouts, action, &config.router, Duration::ZERO, &mut s.request);
         // What the route's header operations see, and may change: the first try sets neither again.
         s.info.upstream.attempts = 1;
         if table.virtual_host(matched).include_request_attempt_count {
@@ -389,6 +389,13 @@ impl<'r> Forwarding<'r> {
 
     /// Which attempt this is.
     pub(super) fn set_attempt_headers(&mut self, s: &mut ActiveStream<'_>) {
+        if self.attempts > 1 {
+            // The upstream has what earlier tries have left of the time, which runs from the end of the request.
+            let received = s.info.timing.last_downstream_rx;
+            let elapsed = received.map_or(Duration::ZERO, |at| s.now.saturating_duration_since(at));
+            let router = &s.hcm.config.router;
+            timeouts::set_headers(&self.timeouts, self.action, router, elapsed, &mut s.request);
+        }
         let virtual_host = self.table.virtual_host(self.matched);
         let (count, timeout) = (
             virtual_host.include_request_attempt_count,
@@ -426,14 +433,14 @@ impl<'r> Forwarding<'r> {
     /// Hands the response over to the filters and the client.
     async fn deliver(&mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         self.prepare_answer(s);
-        let Some(Answer { mut attempt, head, end }) = self.answer.take() else { return Ok(()) };
+        let Some(Answer { attempt, head, end }) = self.answer.take() else { return Ok(()) };
         // No try follows this one; mirrors still want all of the request.
         if self.mirrors.is_empty() {
             self.replay.close();
         }
-        let mut relay = super::relay::Relay::new(self, &mut attempt);
+        let mut relay = super::relay::Relay::new(self, attempt);
         let outcome = s.respond(head, end, &mut relay).await;
-        attempt.finish(self, s, outcome.is_ok());
+        relay.give_up(s);
         outcome
     }
 

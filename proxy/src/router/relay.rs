@@ -14,28 +14,37 @@ use crate::stream_info::ResponseFlags;
 
 pub(super) struct Relay<'f, 'r> {
     fw: &'f mut Forwarding<'r>,
-    attempt: &'f mut Attempt,
+    /// Until the response's end: the client may take its time with what is left, the upstream is free.
+    attempt: Option<Attempt>,
 }
 
 impl<'f, 'r> Relay<'f, 'r> {
-    pub(super) fn new(fw: &'f mut Forwarding<'r>, attempt: &'f mut Attempt) -> Self {
-        Self { fw, attempt }
+    pub(super) fn new(fw: &'f mut Forwarding<'r>, attempt: Attempt) -> Self {
+        Self { fw, attempt: Some(attempt) }
+    }
+
+    /// Ends a try whose response did not come to its end.
+    pub(super) fn give_up(self, stream: &mut ActiveStream<'_>) {
+        if let Some(attempt) = self.attempt {
+            attempt.finish(self.fw, stream, false);
+        }
     }
 }
 
 impl ResponseSource for Relay<'_, '_> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamEnd>> {
-        Poll::Ready(match ready!(self.attempt.lease.poll_frame(cx)) {
+        let Some(attempt) = &mut self.attempt else { return Poll::Ready(Ok(None)) };
+        Poll::Ready(match ready!(attempt.lease.poll_frame(cx)) {
             Ok(frame) => Ok(frame),
             Err(fault) => {
-                self.attempt.failed = Some(fault);
+                attempt.failed = Some(fault);
                 Err(StreamEnd::Reset(reset_code::INTERNAL_ERROR))
             }
         })
     }
 
     fn is_end(&self) -> bool {
-        self.attempt.lease.is_end()
+        self.attempt.as_ref().is_none_or(|attempt| attempt.lease.is_end())
     }
 
     fn poll_request(
@@ -43,10 +52,18 @@ impl ResponseSource for Relay<'_, '_> {
         stream: &mut ActiveStream<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd> {
-        if self.attempt.request_done && self.attempt.lease.buffered() == 0 {
-            return Ok(());
+        match &mut self.attempt {
+            Some(attempt) if !attempt.request_done || attempt.lease.buffered() > 0 => {
+                attempt.pump_request(self.fw, stream, cx)
+            }
+            _ => Ok(()),
         }
-        self.attempt.pump_request(self.fw, stream, cx)
+    }
+
+    fn ended(&mut self, stream: &mut ActiveStream<'_>) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.finish(self.fw, stream, true);
+        }
     }
 
     fn timed_out(&mut self, stream: &mut ActiveStream<'_>, expired: Expired) -> Option<StreamEnd> {
