@@ -44,6 +44,10 @@ impl Mesh {
 
     /// `drain`: in seconds.
     async fn start_with(kind: Kind, drain: u32) -> Self {
+        Self::start_by(kind, &["--drain-time-s", &drain.to_string()]).await
+    }
+
+    async fn start_by(kind: Kind, flags: &[&str]) -> Self {
         let dir = TempDir::with_prefix("outrigger-dynamic-").unwrap();
         let admin = ports::free().unwrap();
         let (main, other) = (ports::free().unwrap(), ports::free().unwrap());
@@ -63,9 +67,7 @@ impl Mesh {
         write(dir.path(), "eds-c.yaml", "1", &[endpoints("c", &[a])]);
         write(dir.path(), "rds-r.yaml", "1", &[routes("r", "/", "c")]);
         write(dir.path(), "lds.yaml", "1", &[listener(dir.path(), "l", main, "r", "")]);
-        let proxy = Proxy::start(kind, &config, admin, &["--drain-time-s", &drain.to_string()])
-            .await
-            .unwrap();
+        let proxy = Proxy::start(kind, &config, admin, flags).await.unwrap();
         Self { dir, proxy, main, other, a, b }
     }
 
@@ -871,5 +873,28 @@ fn unrelated_pushes_leave_the_memory_as_it_is() {
         eprintln!("{before} KiB before, {after} KiB after");
         assert!(after < before + 2048, "{before} KiB before, {after} KiB after");
         mesh.see(mesh.main, "/", "200 a").await;
+    });
+}
+
+#[test]
+fn unknown_fields_of_files_go_by_the_flags() {
+    run(async || {
+        for flags in
+            [&[][..], &["--ignore-unknown-dynamic-fields"], &["--reject-unknown-dynamic-fields"]]
+        {
+            let mut seen = Vec::new();
+            for kind in [Kind::Envoy, Kind::Outrigger] {
+                let mesh = Mesh::start_by(kind, flags).await;
+                mesh.see(mesh.main, "/", "200 a").await;
+                mesh.put("rds-r.yaml", "2", &[routes("r", "/new", "c, no_such_field: 1")]);
+                // Files are looked at in the order in which they change.
+                mesh.put("cds.yaml", "2", &[mesh.cluster("c", "c"), mesh.cluster("d", "c")]);
+                mesh.see_stat("cluster_manager.cds.update_success", 2).await;
+                let rejects = flags.iter().any(|flag| flag.starts_with("--reject"));
+                mesh.see(mesh.main, if rejects { "/" } else { "/new" }, "200 a").await;
+                seen.push(mesh.stat("server.dynamic_unknown_fields").await > 0);
+            }
+            assert_eq!(seen[1], seen[0], "{flags:?}");
+        }
     });
 }

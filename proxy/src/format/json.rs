@@ -209,7 +209,7 @@ fn compile_object(
 fn compile_node(value: &Value, options: Options, path: &FieldPath<'_>) -> Option<Node> {
     match value {
         Value::String(format) => {
-            let mut pieces = path.ok_or_error(parse::parse(format))?;
+            let mut pieces = parse::compile(format, path)?;
             if let [Piece::Operator(_)] = &*pieces
                 && let Some(Piece::Operator(operator)) = pieces.pop()
             {

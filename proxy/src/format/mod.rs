@@ -91,7 +91,7 @@ pub struct Formatter {
 impl Formatter {
     /// Compiles a format string; problems go to `path`.
     pub fn compile(format: &str, options: Options, path: &FieldPath<'_>) -> Option<Self> {
-        let pieces = path.ok_or_error(parse::parse(format))?;
+        let pieces = parse::compile(format, path)?;
         Some(Self::from_pieces(pieces, options))
     }
 

@@ -121,8 +121,8 @@ pub(super) enum Kind {
         format: TimeFormat,
     },
     ClientTransportFailure,
-    /// What needs tracing or QUIC: never there.
-    Never,
+    /// What needs tracing or QUIC, or is not kept: never there. The operator's name.
+    Never(Box<str>),
     Coalesce(Box<[Operator]>),
 }
 
@@ -214,7 +214,7 @@ impl Operator {
                 | Kind::HeadersBytes(_)
                 | Kind::Address { part: AddressPart::Port, .. }
                 | Kind::GrpcStatus(GrpcStatusFormat::Number)
-                | Kind::Never
+                | Kind::Never(_)
         )
     }
 }
@@ -314,7 +314,7 @@ impl Kind {
                 tls::write_time(info, *side, *of, format, out)
             }
             Self::ClientTransportFailure => write_reason(tls::client_failure(info), false, out),
-            Self::Never => Shape::Missing,
+            Self::Never(_) => Shape::Missing,
             Self::Coalesce(operators) => write_first(operators, ctx, out),
         }
     }

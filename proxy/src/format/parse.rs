@@ -10,6 +10,7 @@ use super::operator::{
 use super::table;
 use super::time::TimeFormat;
 use crate::codec::name::HeaderName;
+use crate::config::compile::diagnostic::FieldPath;
 
 /// Part of a text format.
 #[derive(Debug, Clone)]
@@ -170,6 +171,17 @@ impl Syntax {
     }
 }
 
+/// The pieces of a format; problems, and operators that never have a value, go to `path`.
+pub(super) fn compile(format: &str, path: &FieldPath<'_>) -> Option<Vec<Piece>> {
+    let pieces = path.ok_or_error(parse(format))?;
+    for piece in &pieces {
+        if let Piece::Operator(Operator { kind: Kind::Never(name), .. }) = piece {
+            path.ignored(format_args!("%{name}% never has a value here"));
+        }
+    }
+    Some(pieces)
+}
+
 /// One operator from its parts.
 fn operator(
     command: &str,
@@ -178,7 +190,11 @@ fn operator(
 ) -> Result<Operator, FormatError> {
     let (syntax, kind) = table::lookup(command)?;
     syntax.check(command, parameters, max_length)?;
-    Ok(Operator { kind: kind(parameters)?, max_length })
+    let mut kind = kind(parameters)?;
+    if let Kind::Never(name) = &mut kind {
+        *name = command.into();
+    }
+    Ok(Operator { kind, max_length })
 }
 
 pub(super) fn header(part: Part, parameters: &str, query: bool) -> Result<Kind, FormatError> {
@@ -277,7 +293,7 @@ pub(super) fn filter_state(parameters: &str) -> Result<Kind, FormatError> {
     Ok(match (key, field) {
         (GRPC_MESSAGES, None) => Kind::GrpcMessages { plain },
         // No object that there is has fields.
-        (_, Some(_)) => Kind::Never,
+        (_, Some(_)) => Kind::Never(Box::default()),
         (_, None) => Kind::FilterState { key: key.into(), plain },
     })
 }

@@ -60,7 +60,9 @@ fn http(command: &str) -> Option<(Syntax, Build)> {
         "UPSTREAM_METADATA" => (Required, |p| metadata(MetadataOf::Host, p)),
         "METADATA" => (RequiredLength, typed_metadata),
         "FILTER_STATE" => (OptionalLength, filter_state),
-        "UPSTREAM_FILTER_STATE" => (OptionalLength, |p| filter_state(p).map(|_| Kind::Never)),
+        "UPSTREAM_FILTER_STATE" => {
+            (OptionalLength, |p| filter_state(p).map(|_| Kind::Never(Box::default())))
+        }
         "REQUESTED_SERVER_NAME" => (Optional, server_name),
         "RESPONSE_CODE_DETAILS" => {
             (Optional, |p| Ok(Kind::ResponseCodeDetails { whitespace: p == "ALLOW_WHITESPACES" }))
@@ -271,5 +273,5 @@ fn never(command: &str) -> Option<(Syntax, Build)> {
             | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256"
             | "DOWNSTREAM_PEER_ISSUER_SERIAL"
     )
-    .then_some((Syntax::Bare, |_| Ok(Kind::Never)))
+    .then_some((Syntax::Bare, |_| Ok(Kind::Never(Box::default()))))
 }

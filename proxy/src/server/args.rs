@@ -101,10 +101,10 @@ pub struct Options {
     /// Accept unknown fields in the configuration file and in --config-yaml
     #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
-    /// No effect yet: there is no control plane
+    /// Refuse watched files with unknown fields; in what comes over gRPC they are passed over
     #[arg(long)]
     pub reject_unknown_dynamic_fields: bool,
-    /// No effect yet: there is no control plane
+    /// Pass over unknown fields in watched files without a warning, and without counting them
     #[arg(long)]
     pub ignore_unknown_dynamic_fields: bool,
     /// No effect: the use of deprecated fields is not logged

@@ -29,7 +29,7 @@ use crate::telemetry::Log;
 use crate::tls::Secrets;
 use crate::worker::WorkerContext;
 use crate::worker::run::{WorkerSetup, start};
-use crate::xds::files;
+use crate::xds::files::{self, UnknownFields};
 use crate::xds::store::{Setup, Stage, Store, Wants};
 use crate::xds::subscription::Subscriptions;
 
@@ -127,7 +127,7 @@ pub(super) async fn serve(
         access_log.clone(),
         local.clone(),
     );
-    let _subscriptions = start_sources(&store, wants, &bootstrap, control);
+    let _subscriptions = start_sources(&store, wants, &bootstrap, control, options);
     let begin = async {
         store.start();
         store.reached(Stage::Listeners).await;
@@ -177,10 +177,18 @@ fn start_sources(
     wants: Wants,
     bootstrap: &Bootstrap,
     control: Rc<WorkerContext>,
+    options: &Options,
 ) -> Rc<Subscriptions> {
     let fetched = store.clone();
+    let unknown = if options.reject_unknown_dynamic_fields {
+        UnknownFields::Reject
+    } else if options.ignore_unknown_dynamic_fields {
+        UnknownFields::Ignore
+    } else {
+        UnknownFields::Warn(control.registry.scope("server").shared())
+    };
     tokio::task::spawn_local(async move {
-        if let Err(error) = files::fetch(fetched, wants.files).await {
+        if let Err(error) = files::fetch(fetched, unknown, wants.files).await {
             tracing::error!(%error, "files are not watched");
         }
     });

@@ -22,6 +22,8 @@ use crate::config::json;
 use crate::config::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resource};
 use crate::config::pb::google::protobuf::Any;
 use crate::config::source::{PathSource, Source};
+use crate::stats::SharedBlock;
+use crate::stats::names::ServerStat;
 use crate::sys::inotify::Watches;
 
 /// A configuration file is not larger than this.
@@ -44,11 +46,16 @@ struct Watched {
 ///
 /// # Errors
 /// The inotify descriptor cannot be read.
-pub async fn fetch(store: Store, mut wanted: mpsc::UnboundedReceiver<Wanted>) -> io::Result<()> {
+pub async fn fetch(
+    store: Store,
+    unknown: UnknownFields,
+    mut wanted: mpsc::UnboundedReceiver<Wanted>,
+) -> io::Result<()> {
     // Most processes have no such source and need no descriptor.
     let Some(first) = wanted.recv().await else { return Ok(()) };
     let mut files = Files {
         store,
+        unknown,
         watches: watches().await,
         unwatched: Vec::new(),
         retry_at: Instant::now(),
@@ -81,8 +88,19 @@ async fn watches() -> Watches {
     }
 }
 
+/// What becomes of a file with fields that the API does not have.
+pub enum UnknownFields {
+    /// It is passed over with a warning, and counted (`server.dynamic_unknown_fields`).
+    Warn(SharedBlock<ServerStat>),
+    /// `--ignore-unknown-dynamic-fields`: it is passed over.
+    Ignore,
+    /// `--reject-unknown-dynamic-fields`: the file is not taken.
+    Reject,
+}
+
 struct Files {
     store: Store,
+    unknown: UnknownFields,
     watches: Watches,
     /// Watched directories, with the files that a move in them is about.
     directories: FxHashMap<WatchDescriptor, Vec<(Moves, Arc<PathSource>)>>,
@@ -208,7 +226,7 @@ impl Files {
     async fn read(&self, path: &Arc<PathSource>, only: Option<ResourceType>) {
         let Some(watched) = self.watched.get(path) else { return };
         let source = Source::Path(path.clone());
-        let response = load(Path::new(&*path.path));
+        let response = load(Path::new(&*path.path), &self.unknown);
         for kind in watched.wanted.keys().filter(|kind| only.is_none_or(|only| only == **kind)) {
             let update = match &response {
                 Ok(response) => update(&source, *kind, response),
@@ -231,7 +249,7 @@ impl Files {
     }
 }
 
-fn load(path: &Path) -> Result<DiscoveryResponse, String> {
+fn load(path: &Path, unknown_fields: &UnknownFields) -> Result<DiscoveryResponse, String> {
     let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
     if size > MAX_FILE_BYTES {
         return Err(format!("{size} bytes are too many"));
@@ -246,8 +264,18 @@ fn load(path: &Path) -> Result<DiscoveryResponse, String> {
     };
     // JSON is YAML.
     let (response, unknown) = json::from_yaml_leniently(&text).map_err(problems)?;
-    for field in unknown {
-        tracing::warn!("{}: unknown field passed over{field}", path.display());
+    match unknown_fields {
+        UnknownFields::Reject if !unknown.is_empty() => {
+            let fields: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+            return Err(format!("unknown fields: {}", fields.join("; ")));
+        }
+        UnknownFields::Warn(server) if !unknown.is_empty() => {
+            server.inc(ServerStat::DynamicUnknownFields);
+            for field in unknown {
+                tracing::warn!("{}: unknown field passed over{field}", path.display());
+            }
+        }
+        _ => {}
     }
     Ok(response)
 }
