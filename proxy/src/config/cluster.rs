@@ -10,7 +10,7 @@ use crate::config::core::{BindConfig, Metadata, RuntimeDouble, TcpKeepalive};
 use crate::config::endpoint::LoadAssignment;
 use crate::config::protocol_options::UpstreamHttpOptions;
 use crate::config::source::ConfigSource;
-use crate::tls::{ClientContext, SecretSlot};
+use crate::tls::{ClientContext, SecretUse};
 
 /// `core.v3.RoutingPriority`: which circuit breakers a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -226,7 +226,7 @@ impl UpstreamTransport {
     }
 
     /// The slots of all their secrets: what warming waits for.
-    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretUse> {
         self.contexts().flat_map(|context| context.settings().common.slots())
     }
 

@@ -83,6 +83,12 @@ impl ExtensionSlot {
         self.answered.store(true, Ordering::Release);
     }
 
+    /// Nobody asks for it any more. Its filters stay as they are; who names it again waits for a new answer.
+    pub fn forget(&self) {
+        self.set(None);
+        self.answered.store(false, Ordering::Release);
+    }
+
     /// Whether something has come: what warming waits for.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Acquire)

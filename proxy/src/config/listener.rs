@@ -7,7 +7,7 @@ use super::access_log::AccessLogConfigs;
 use super::core::{ConfigAddress, SocketOption, TcpKeepalive};
 use super::filter_chain::FilterChains;
 use crate::stream_info::Address;
-use crate::tls::SecretSlot;
+use crate::tls::SecretUse;
 
 /// A listener as published to the workers.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub struct Listener {
 
 impl Listener {
     /// The slots of all its chains' secrets: what warming waits for.
-    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretUse> {
         let contexts = self.filter_chains.iter().filter_map(|chain| chain.transport.as_ref());
         contexts.flat_map(|context| context.settings().common.slots())
     }

@@ -22,7 +22,7 @@ use rustls::{
 use super::choice::ServerBuilt;
 use super::inventory::TlsContext;
 use super::material::TlsCertificate;
-use super::secrets::{Secret, SecretSlot, SecretUser};
+use super::secrets::{Secret, SecretUse, SecretUser};
 use super::stats::ContextStats;
 use super::suites::TLS13_SUITES;
 use super::validation::ValidationContext;
@@ -38,7 +38,7 @@ pub struct CommonTls {
     pub suites: Vec<Vec<SupportedCipherSuite>>,
     pub groups: Vec<&'static dyn SupportedKxGroup>,
     pub alpn: Vec<Vec<u8>>,
-    pub certificates: Vec<Arc<SecretSlot>>,
+    pub certificates: Vec<SecretUse>,
     pub validation: Validation,
 }
 
@@ -48,7 +48,7 @@ pub struct Validation {
     /// `validation_context`, or `default_validation_context` of a combined one.
     pub fixed: Option<Arc<ValidationContext>>,
     /// What is merged into it.
-    pub secret: Option<Arc<SecretSlot>>,
+    pub secret: Option<SecretUse>,
 }
 
 impl CommonTls {
@@ -69,13 +69,13 @@ impl CommonTls {
     }
 
     /// Every slot that has to be filled.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> + Clone {
+    pub fn slots(&self) -> impl Iterator<Item = &SecretUse> + Clone {
         self.certificates.iter().chain(&self.validation.secret)
     }
 
     /// The certificates; `None` while one is missing.
     pub(super) fn certificates(&self) -> Option<Vec<Arc<TlsCertificate>>> {
-        let value = |slot: &Arc<SecretSlot>| match &*slot.get()? {
+        let value = |slot: &SecretUse| match &*slot.get()? {
             Secret::Certificate(certificate) => Some(certificate.clone()),
             Secret::Validation(_) => None,
         };
@@ -148,7 +148,7 @@ impl TlsContext for ServerContext {
 
 impl ServerContext {
     /// Every secret that it needs.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn slots(&self) -> impl Iterator<Item = &SecretUse> {
         self.settings.common.slots()
     }
 
@@ -253,7 +253,7 @@ pub(super) struct ClientBuilt {
 
 impl ClientContext {
     /// Every secret that it needs.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn slots(&self) -> impl Iterator<Item = &SecretUse> {
         self.settings.common.slots()
     }
 

@@ -31,7 +31,7 @@ mod write;
 pub use certificate::{Certificate, SubjectAltName};
 pub use context::{ClientContext, ServerContext};
 pub use info::{CertificateChain, TlsInfo};
-pub use secrets::{Secret, SecretKind, SecretSlot, SecretSource, Secrets};
+pub use secrets::{Secret, SecretKind, SecretSlot, SecretSource, SecretUse, Secrets};
 pub use stream::TlsStream;
 
 #[cfg(test)]

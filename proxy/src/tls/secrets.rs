@@ -5,6 +5,7 @@
 //! one stays. Envoy: `SdsSecretConfig`, `Secret`.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -80,7 +81,30 @@ pub struct SecretSlot {
     version: AtomicU64,
     updated: Mutex<Option<SystemTime>>,
     users: Mutex<Vec<Weak<dyn SecretUser>>>,
-    initial_fetch_timeout: Mutex<Option<Duration>>,
+}
+
+/// A slot as one transport socket uses it.
+#[derive(Debug, Clone)]
+pub struct SecretUse {
+    pub slot: Arc<SecretSlot>,
+    /// `ConfigSource.initial_fetch_timeout`: who uses it waits so long for the secret; `None` for ever. Another may name
+    /// the same secret with another time.
+    pub initial_fetch_timeout: Option<Duration>,
+}
+
+/// Of a secret that is there.
+impl From<Arc<SecretSlot>> for SecretUse {
+    fn from(slot: Arc<SecretSlot>) -> Self {
+        Self { slot, initial_fetch_timeout: None }
+    }
+}
+
+impl Deref for SecretUse {
+    type Target = Arc<SecretSlot>;
+
+    fn deref(&self) -> &Arc<SecretSlot> {
+        &self.slot
+    }
 }
 
 /// What is made from secrets, and has to be made anew with them.
@@ -105,7 +129,6 @@ impl SecretSlot {
             version: AtomicU64::new(0),
             updated: Mutex::new(None),
             users: Mutex::default(),
-            initial_fetch_timeout: Mutex::default(),
         })
     }
 
@@ -152,15 +175,6 @@ impl SecretSlot {
         *lock(&self.updated)
     }
 
-    /// `ConfigSource.initial_fetch_timeout` of who asked last; `None` for ever.
-    pub fn wait_at_most(&self, timeout: Option<Duration>) {
-        *lock(&self.initial_fetch_timeout) = timeout;
-    }
-
-    pub fn initial_fetch_timeout(&self) -> Option<Duration> {
-        *lock(&self.initial_fetch_timeout)
-    }
-
     /// Tells `user` of every new value, for as long as it lives.
     pub fn subscribe(&self, user: Weak<dyn SecretUser>) {
         let mut users = lock(&self.users);
@@ -195,8 +209,6 @@ impl SecretSlot {
 pub struct WantedSecret {
     pub name: Arc<str>,
     pub source: Source,
-    /// How long whoever uses it waits before it goes on without; `None` for ever.
-    pub initial_fetch_timeout: Option<Duration>,
     /// Everything that uses it has it.
     pub is_filled: bool,
 }
@@ -288,7 +300,6 @@ impl Secrets {
             wanted.push(WantedSecret {
                 name: slot.name.clone(),
                 source: source.clone(),
-                initial_fetch_timeout: slot.initial_fetch_timeout(),
                 is_filled: slot.is_filled(),
             });
         }

@@ -57,6 +57,11 @@ impl RouteSlot {
         self.answered.store(true, Ordering::Release);
     }
 
+    /// Nobody asks for it any more. Its streams keep the table; who names it again waits for a new answer.
+    pub fn forget(&self) {
+        self.answered.store(false, Ordering::Release);
+    }
+
     /// Whether something has come, good or bad: what warming waits for.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Acquire)

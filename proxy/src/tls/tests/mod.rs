@@ -16,7 +16,7 @@ use super::context::{ClientSettings, CommonTls, ServerSettings, Validation};
 use super::failure::{Cause, HandshakeFailure};
 use super::handshake::{ClientRequest, accept, connect};
 use super::material::TlsCertificate;
-use super::secrets::{Secret, SecretKind, SecretSlot, SecretSource, Secrets};
+use super::secrets::{Secret, SecretKind, SecretSource, SecretUse, Secrets};
 use super::stats::Established;
 use super::suites;
 use super::validation::{SanMatcher, SanType, ValidationContext};
@@ -73,10 +73,10 @@ fn trusting(ca: &Ca) -> ValidationContext {
     }
 }
 
-fn filled(secret: Secret) -> Arc<SecretSlot> {
+fn filled(secret: Secret) -> SecretUse {
     let slot = Secrets::default().slot("", &SecretSource::Inline, secret.kind());
     slot.fill(secret).unwrap();
-    slot
+    slot.into()
 }
 
 fn common(certificates: &[Arc<TlsCertificate>], validation: ValidationContext) -> CommonTls {
@@ -347,7 +347,7 @@ async fn a_secret_is_waited_for_replaced_and_kept() {
     assert_eq!(secrets.wanted().len(), 1);
     let first = leaf(&ca, ALICE, |_| {});
     let mut settings = common(&[], trusting(&ca));
-    settings.certificates = vec![slot.clone()];
+    settings.certificates = vec![slot.clone().into()];
     let server = server(settings);
     let client = client(common(std::slice::from_ref(&first), trusting(&ca)), |_| {});
     let (down, _) = shake(&server, &client).await;

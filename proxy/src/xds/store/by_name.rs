@@ -83,11 +83,13 @@ impl<S> ByName<S> {
         }
     }
 
-    /// At the end of a turn: what nobody names goes.
-    pub fn sweep(&mut self) {
+    /// At the end of a turn: what nobody names goes; `forget` is for its slot, which old connections may still hold.
+    pub fn sweep(&mut self, forget: impl Fn(&S)) {
         for key in self.1.drain(..) {
-            if self.0.get(&key).is_some_and(|entry| entry.users == 0) {
-                self.0.remove(&key);
+            if self.0.get(&key).is_some_and(|entry| entry.users == 0)
+                && let Some(entry) = self.0.remove(&key)
+            {
+                forget(&entry.slot);
             }
         }
     }

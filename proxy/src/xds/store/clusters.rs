@@ -13,7 +13,7 @@ use crate::cluster::SharedCluster;
 use crate::cluster::dns::DnsDiscovery;
 use crate::config::cluster::{Cluster, Discovery};
 use crate::config::source::Source;
-use crate::tls::SecretSlot;
+use crate::tls::SecretUse;
 
 /// How long a cluster waits for the first answers of DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -60,7 +60,7 @@ impl ClusterVersion {
     }
 
     /// The secrets of its transport sockets.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn slots(&self) -> impl Iterator<Item = &SecretUse> {
         self.config().transport.contexts().flat_map(|context| context.slots())
     }
 

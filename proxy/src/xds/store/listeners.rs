@@ -14,7 +14,7 @@ use crate::config::route::slot::{RouteSlot, Routes};
 use crate::http_filters::chain::FilterConfig;
 use crate::listener::sockets::BoundAddress;
 use crate::stream_info::Address;
-use crate::tls::SecretSlot;
+use crate::tls::SecretUse;
 
 /// What a listener names and another resource tells.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ impl WarmingListener {
     }
 
     /// The secrets of its filter chains.
-    pub fn slots(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+    pub fn slots(&self) -> impl Iterator<Item = &SecretUse> {
         let contexts = self.config.filter_chains.iter().filter_map(|c| c.transport.as_ref());
         contexts.flat_map(|context| context.slots())
     }

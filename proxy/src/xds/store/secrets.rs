@@ -11,7 +11,7 @@ use super::turn::Turn;
 use super::version::{Problem, Raw, Refused};
 use crate::config::compile::tls::compile_secret_bytes;
 use crate::config::source::Source;
-use crate::tls::{SecretSlot, SecretSource};
+use crate::tls::{SecretSource, SecretUse};
 use crate::xds::resource::ResourceType;
 
 /// Source and name.
@@ -37,12 +37,12 @@ impl SecretEntries {
     /// Whether nobody has to wait for any of these: they are there, or were refused, or have not come within `waited`.
     pub fn are_answered<'a>(
         &self,
-        mut slots: impl Iterator<Item = &'a Arc<SecretSlot>>,
+        mut slots: impl Iterator<Item = &'a SecretUse>,
         waited: Option<Duration>,
     ) -> bool {
         slots.all(|slot| {
             let SecretSource::Discovered(source) = slot.source() else { return true };
-            let timeout = slot.initial_fetch_timeout();
+            let timeout = slot.initial_fetch_timeout;
             slot.is_filled()
                 || timeout.is_some_and(|timeout| waited.is_some_and(|waited| waited >= timeout))
                 || self
@@ -54,12 +54,10 @@ impl SecretEntries {
 }
 
 /// After which times nobody waits for these any longer.
-pub fn timeouts<'a>(
-    slots: impl Iterator<Item = &'a Arc<SecretSlot>>,
-) -> impl Iterator<Item = Duration> {
+pub fn timeouts<'a>(slots: impl Iterator<Item = &'a SecretUse>) -> impl Iterator<Item = Duration> {
     slots
         .filter(|slot| !slot.is_filled() && matches!(slot.source(), SecretSource::Discovered(_)))
-        .filter_map(|slot| slot.initial_fetch_timeout())
+        .filter_map(|slot| slot.initial_fetch_timeout)
 }
 
 impl Turn<'_> {
@@ -150,10 +148,10 @@ impl Turn<'_> {
     }
 
     /// Somebody has waited for these for so long: each is counted once.
-    pub(super) fn secrets_timed_out(&mut self, slots: &[Arc<SecretSlot>], waited: Duration) {
+    pub(super) fn secrets_timed_out(&mut self, slots: &[SecretUse], waited: Duration) {
         for slot in slots {
             let SecretSource::Discovered(source) = slot.source() else { continue };
-            let is_over = slot.initial_fetch_timeout().is_some_and(|timeout| timeout <= waited);
+            let is_over = slot.initial_fetch_timeout.is_some_and(|timeout| timeout <= waited);
             let key = (source.clone(), slot.name().clone());
             if let Some(entry) = self.state.secrets.0.get_mut(&key)
                 && is_over

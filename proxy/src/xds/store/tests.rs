@@ -431,6 +431,55 @@ fn a_secret_that_is_known_fills_a_slot_made_anew() {
     });
 }
 
+/// Two that name one secret wait for it each as long as it says itself.
+#[test]
+fn who_names_a_secret_waits_as_long_as_it_says() {
+    run(async || {
+        let bench = Bench::start();
+        let tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        let cluster = |name: &str, timeout: &str| {
+            format!(
+                "{{name: {name}, transport_socket: {{name: tls, typed_config: {{'@type': t/{tls}, \
+                 common_tls_context: {{validation_context_sds_secret_config: {{name: s, sds_config: \
+                 {{ads: {{}}, initial_fetch_timeout: {timeout}}}}}}}}}}}}}"
+            )
+        };
+        bench
+            .clusters(&[&cluster("patient", "0s"), &cluster("a", "15s"), &cluster("b", "0s")], &[]);
+        let is_there = |name: &str| bench.store.setup().map.get(name).is_some();
+        assert!(!is_there("a") && !is_there("b"));
+        tokio::time::sleep(Duration::from_secs(16)).await;
+        assert!(is_there("a") && !is_there("b") && !is_there("patient"));
+    });
+}
+
+/// A slot that an old connection holds has a table still; that is no answer to who names it anew.
+#[test]
+fn routes_that_are_named_again_are_waited_for_again() {
+    run(async || {
+        let bench = Bench::start();
+        bench.clusters(&[], &[]);
+        let routes = |name: &str| {
+            let yaml = format!("{{name: {name}, virtual_hosts: []}}");
+            bench.apply::<RouteConfiguration>(ResourceType::Routes, &[&yaml], &[]);
+        };
+        let updates = || stat(&bench, ListenerManagerStat::ListenerInPlaceUpdated);
+        put_listener(&bench, &listener("l", "r"));
+        routes("r");
+        let held = bench.store.setup().slots.known_routes("r", &Source::Ads).unwrap();
+        assert!(held.is_answered());
+        put_listener(&bench, &listener("l", "s"));
+        assert_eq!(updates(), 0);
+        routes("s");
+        assert_eq!(updates(), 1);
+        put_listener(&bench, &listener("l", "r"));
+        assert_eq!(updates(), 1, "in force before its routes have come");
+        routes("r");
+        assert_eq!(updates(), 2);
+        assert!(held.is_answered());
+    });
+}
+
 /// Where nobody else listens: a port that is free elsewhere is free here.
 const HOST: &str = "127.77.0.1";
 

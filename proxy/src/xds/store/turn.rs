@@ -14,6 +14,8 @@ use std::time::Duration;
 use super::endpoints::EndpointsKey;
 use super::{Stage, State, Store};
 use crate::config::compile::diagnostic::{Diagnostic, Severity};
+use crate::config::extension::ExtensionSlot;
+use crate::config::route::slot::RouteSlot;
 use crate::xds::resource::{ResourceType, Told};
 
 /// Who waits for something, with the serial number of its version.
@@ -98,8 +100,8 @@ impl<'s> Turn<'s> {
         if self.listeners_changed {
             self.store.show_listeners(&self.state.listeners);
         }
-        self.state.routes.sweep();
-        self.state.extensions.sweep();
+        self.state.routes.sweep(RouteSlot::forget);
+        self.state.extensions.sweep(ExtensionSlot::forget);
         // Whoever had it when it was put aside may have let go of it.
         self.state.retired.retain(|one| Arc::strong_count(one) > 1);
         if !self.state.retired.is_empty() {

@@ -22,7 +22,7 @@ use crate::config::pb::google::protobuf::Any;
 use crate::tls::context::{ClientSettings, CommonTls, ServerSettings, Validation};
 use crate::tls::secrets::Secret;
 use crate::tls::suites::{self, Named};
-use crate::tls::{ClientContext, SecretKind, SecretSlot, SecretSource, ServerContext};
+use crate::tls::{ClientContext, SecretKind, SecretSource, SecretUse, ServerContext};
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -318,7 +318,7 @@ fn compile_certificates(
     pb: &pb::CommonTlsContext,
     cx: &CompileContext<'_>,
     path: &FieldPath<'_>,
-) -> Option<Vec<Arc<SecretSlot>>> {
+) -> Option<Vec<SecretUse>> {
     let mut slots = Vec::new();
     let mut complete = true;
     for (i, certificate) in pb.tls_certificates.iter().enumerate() {
@@ -330,7 +330,7 @@ fn compile_certificates(
             Some(slot)
         });
         complete &= filled.is_some();
-        slots.extend(filled);
+        slots.extend(filled.map(SecretUse::from));
     }
     if !slots.is_empty() && !pb.tls_certificate_sds_secret_configs.is_empty() {
         // As in Envoy, those written out count.
@@ -351,7 +351,7 @@ fn compile_slot(
     kind: SecretKind,
     cx: &CompileContext<'_>,
     path: &FieldPath<'_>,
-) -> Option<Arc<SecretSlot>> {
+) -> Option<SecretUse> {
     if pb.name.is_empty() {
         path.field("name").error("value length must be at least 1 characters");
         return None;
@@ -359,7 +359,7 @@ fn compile_slot(
     let Some(config) = &pb.sds_config else {
         let slot = cx.secrets.slot(&pb.name, &SecretSource::Static, kind);
         if slot.is_filled() {
-            return Some(slot);
+            return Some(slot.into());
         }
         let what = match kind {
             SecretKind::Certificate => "static secret",
@@ -370,8 +370,7 @@ fn compile_slot(
     };
     let source = compile_config_source(config, &path.field("sds_config"))?;
     let slot = cx.secrets.slot(&pb.name, &SecretSource::Discovered(source.source), kind);
-    slot.wait_at_most(source.initial_fetch_timeout);
-    Some(slot)
+    Some(SecretUse { slot, initial_fetch_timeout: source.initial_fetch_timeout })
 }
 
 fn compile_validation(
