@@ -3,9 +3,8 @@
 //! limit or not, since one may come later.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
-use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
 
 use crate::config::listener::Listener;
@@ -20,9 +19,9 @@ pub fn all() -> u64 {
     ALL.load(Relaxed)
 }
 
-/// Those of each listener by its name, so that its versions count together.
-static LISTENERS: LazyLock<ArcSwap<FxHashMap<Box<str>, Arc<AtomicU64>>>> =
-    LazyLock::new(ArcSwap::default);
+/// Those of each listener by its name, so that its versions count together. Asked when a listener is made.
+static LISTENERS: LazyLock<Mutex<FxHashMap<Box<str>, Weak<AtomicU64>>>> =
+    LazyLock::new(Mutex::default);
 
 /// The open connections of one listener.
 #[derive(Debug)]
@@ -35,19 +34,17 @@ pub struct Open(Arc<AtomicU64>);
 impl OpenConnections {
     /// Of the listener of this name.
     pub fn of(name: &str) -> Self {
-        let known = |all: &FxHashMap<Box<str>, Arc<AtomicU64>>| all.get(name).cloned();
-        LISTENERS.rcu(|all| {
-            if all.contains_key(name) {
-                return Arc::clone(all);
-            }
-            // Who else holds a count serves the listener, or has a connection of it.
-            let used = all.iter().filter(|(_, count)| Arc::strong_count(count) > 1);
-            let mut all: FxHashMap<_, _> =
-                used.map(|(name, count)| (name.clone(), count.clone())).collect();
-            all.insert(name.into(), Arc::default());
-            Arc::new(all)
-        });
-        Self(known(&LISTENERS.load()).unwrap_or_default())
+        let mut all = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(name).and_then(Weak::upgrade) {
+            return Self(known);
+        }
+        // Before it grows, those go that nobody serves and that have no connection.
+        if all.len() == all.capacity() {
+            all.retain(|_, count| count.strong_count() > 0);
+        }
+        let new = Arc::default();
+        all.insert(name.into(), Arc::downgrade(&new));
+        Self(new)
     }
 
     /// The counter of the limit that one more connection would pass, where there is one.
