@@ -172,7 +172,7 @@ impl Attempt {
         self.request_done = true;
         s.info.timing.last_upstream_tx = Some(s.now);
         s.timers.set_per_try(s.now, fw.timeouts.per_try, fw.timeouts.per_try_idle);
-        fw.mirrors.start(s, &mut fw.replay);
+        fw.mirrors.finish();
     }
 
     /// Counts a try that has ended. The bytes of a request are those of all its attempts.
@@ -283,8 +283,9 @@ impl Attempt {
             while !self.request_done && !self.write_failed && self.stream().buffered() < limit {
                 let frame = match fw.early.pop() {
                     Some((frame, ())) => frame,
+                    None if !fw.mirrors.poll_room(cx) => break,
                     None => match s.poll_request(cx) {
-                        Poll::Ready(frame) => frame?,
+                        Poll::Ready(frame) => fw.mirrors.pass(frame?),
                         Poll::Pending => break,
                     },
                 };
@@ -452,7 +453,10 @@ impl Forwarding<'_> {
             }
         };
         let mut wait = match acquired {
-            Ok(Acquire::Ready(lease)) => return Ok(Ok(lease)),
+            Ok(Acquire::Ready(lease)) => {
+                self.mirrors.start(s);
+                return Ok(Ok(lease));
+            }
             Ok(Acquire::Wait(wait)) => wait,
             // Without a pool there is no upstream to speak of.
             Err(failure) if failure.is_of_pools() => return Err(self.no_healthy_upstream(s)),
@@ -464,6 +468,8 @@ impl Forwarding<'_> {
             if let Poll::Ready(lease) = wait.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Ok(lease)));
             }
+            // A connection is on its way; what fails at once has no mirrors.
+            self.mirrors.start(s);
             self.take_early(s, cx)?;
             s.poll_event(cx).map(|interrupt| match interrupt {
                 Interrupt::End(end) => Err(end),
@@ -486,10 +492,11 @@ impl Forwarding<'_> {
         cx: &mut Context<'_>,
     ) -> Result<(), StreamEnd> {
         let limit = s.limit.min(self.cluster.config.per_connection_buffer_limit);
-        while !s.request_is_empty() && self.early.held() < limit {
+        while !s.request_is_empty() && self.early.held() < limit && self.mirrors.poll_room(cx) {
             let Poll::Ready(frame) = s.poll_request(cx) else { break };
-            self.early.push(frame?, ());
+            self.early.push(self.mirrors.pass(frame?), ());
             if s.take_end() {
+                self.mirrors.finish();
                 self.early.push(None, ());
             }
             self.start_route_timer(s);
@@ -522,9 +529,9 @@ impl Forwarding<'_> {
         }
     }
 
-    /// Whether the body is to be kept: for retries, mirrors, or because the connection may be stale.
+    /// Whether the body is to be kept: for retries, or because the connection may be stale.
     fn wants_replay(&self, reused: bool) -> bool {
-        self.retry.is_some() || reused || !self.mirrors.is_empty()
+        self.retry.is_some() || reused
     }
 }
 

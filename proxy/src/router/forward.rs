@@ -289,7 +289,7 @@ impl<'r> Forwarding<'r> {
             .map_or(s.limit, |l| l as usize);
         let mirrors = shadow::Mirrors::choose(s, action);
         // Where nothing but a stale connection could ask for a repetition, not more is kept than may wait for one.
-        let limit = match retry.is_none() && mirrors.is_empty() {
+        let limit = match retry.is_none() {
             true => limit.min(cluster.config.per_connection_buffer_limit),
             false => limit,
         };
@@ -434,10 +434,8 @@ impl<'r> Forwarding<'r> {
     async fn deliver(&mut self, s: &mut ActiveStream<'_>) -> Result<(), StreamEnd> {
         self.prepare_answer(s);
         let Some(Answer { attempt, head, end }) = self.answer.take() else { return Ok(()) };
-        // No try follows this one; mirrors still want all of the request.
-        if self.mirrors.is_empty() {
-            self.replay.close();
-        }
+        // No try follows this one.
+        self.replay.close();
         let mut relay = super::relay::Relay::new(self, attempt);
         let outcome = s.respond(head, end, &mut relay).await;
         relay.give_up(s);

@@ -207,9 +207,9 @@ impl Forwarding<'_> {
                 self.replay.push(frame);
             }
         }
-        while !s.request_is_empty() {
+        while !s.request_is_empty() && self.mirrors.poll_room(cx) {
             let Poll::Ready(frame) = s.poll_request(cx) else { break };
-            let Some(frame) = frame? else { continue };
+            let Some(frame) = self.mirrors.pass(frame?) else { continue };
             if self.replay.push(&frame) {
                 self.cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
                 let status = StatusCode::INSUFFICIENT_STORAGE;
@@ -217,6 +217,9 @@ impl Forwarding<'_> {
                     .body("exceeded request buffer limit while retrying upstream");
                 return Err(self.reply(reply));
             }
+        }
+        if s.request_is_empty() {
+            self.mirrors.finish();
         }
         self.start_route_timer(s);
         Ok(())

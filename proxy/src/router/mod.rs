@@ -3,6 +3,7 @@
 mod attempt;
 mod charge;
 pub mod failure;
+mod feed;
 pub mod forward;
 mod judge;
 mod relay;

@@ -1,4 +1,4 @@
-//! The bounded copy of a request's body that retries and mirrors are made from. Large frames are shared, not copied.
+//! The bounded copy of a request's body that retries are made from. Large frames are shared, not copied.
 
 use crate::codec::Frame;
 use crate::codec::queue::FrameQueue;

@@ -1,18 +1,23 @@
-//! Mirrors: copies of requests whose responses nobody waits for.
+//! Mirrors: copies of requests, sent as the requests come, whose responses nobody waits for.
+//!
+//! A mirror starts when there is a connection for its request, or one on its way; what became of that one is nothing to
+//! it. It ends with a request that does not come to its end. As Envoy since its shadows stream.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 use smallvec::SmallVec;
 
-use super::replay::Replay;
+use super::feed::Feed;
 use crate::cluster::WorkerCluster;
 use crate::cluster::original_dst::Asking;
-use crate::codec::Frame;
 use crate::codec::head::RequestHead;
+use crate::codec::{ClientStream, Frame};
 use crate::config::route::action::{ClusterName, RouteAction};
 use crate::config::runtime;
 use crate::hcm::request_headers::mark_as_ours;
@@ -21,9 +26,17 @@ use crate::load_balancer::PickContext;
 use crate::stats::names::{ClusterStat, RouterStat};
 use crate::worker::WorkerContext;
 
+/// So long a request waits for a mirror that takes nothing of it. Envoy has no limit.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The mirrors of one request that are on.
 #[derive(Default)]
-pub(super) struct Mirrors(SmallVec<[Mirror; 0]>);
+pub(super) struct Mirrors {
+    /// Not started yet.
+    chosen: SmallVec<[Mirror; 0]>,
+    /// Of those that have to hear of the rest of the request.
+    feeds: SmallVec<[Rc<Feed>; 0]>,
+}
 
 struct Mirror {
     cluster: Rc<WorkerCluster>,
@@ -34,7 +47,10 @@ struct Mirror {
 impl Mirrors {
     /// The mirrors that the route wants for this request; unknown clusters are passed over, as in Envoy.
     pub(super) fn choose(s: &ActiveStream<'_>, action: &RouteAction) -> Self {
-        let mut mirrors = SmallVec::new();
+        let mut chosen = SmallVec::new();
+        if s.request.method == Method::CONNECT && s.request.upgrade_str().is_none() {
+            return Self::default();
+        }
         for policy in action.mirrors.iter() {
             if !policy.fraction.is_hit(s.worker.random()) {
                 continue;
@@ -56,27 +72,56 @@ impl Mirrors {
             }
             mark_as_ours(&mut head);
             let timeout = Some(action.timeouts.timeout).filter(|t| !t.is_zero());
-            mirrors.push(Mirror { cluster, head, timeout });
+            chosen.push(Mirror { cluster, head, timeout });
         }
-        Self(mirrors)
+        Self { chosen, feeds: SmallVec::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Sends the copies, once the request is complete; those of a request that did not fit into the replay
-    /// buffer are given up.
-    pub(super) fn start(&mut self, s: &ActiveStream<'_>, replay: &mut Replay) {
-        for mirror in self.0.drain(..) {
-            if !replay.is_whole() {
-                mirror.cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
-                continue;
+    /// Begins to send the copies, with nothing of the body yet.
+    pub(super) fn start(&mut self, s: &ActiveStream<'_>) {
+        for mirror in self.chosen.drain(..) {
+            let limit = s.limit.min(mirror.cluster.config.per_connection_buffer_limit);
+            let feed = Feed::new(limit.max(1));
+            if s.request_is_empty() {
+                feed.push(None);
+            } else {
+                self.feeds.push(feed.clone());
             }
-            let frames = replay.frames().cloned().collect();
             let worker = s.worker.clone();
-            tokio::task::spawn_local(async move { mirror.run(worker, frames).await });
+            tokio::task::spawn_local(async move {
+                mirror.run(worker, &feed).await;
+                feed.close();
+            });
         }
+    }
+
+    /// The next frame of the request on its way; `None` is its end.
+    pub(super) fn pass(&mut self, frame: Option<Frame>) -> Option<Frame> {
+        if let Some(frame) = &frame {
+            self.feeds.iter().for_each(|feed| feed.push(Some(frame.clone())));
+        }
+        if !matches!(frame, Some(Frame::Data(_))) {
+            self.finish();
+        }
+        frame
+    }
+
+    /// All of the request has been said.
+    pub(super) fn finish(&mut self) {
+        for feed in self.feeds.drain(..) {
+            feed.push(None);
+        }
+    }
+
+    /// Whether all of them take more of the request.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> bool {
+        self.feeds.iter().all(|feed| feed.poll_room(cx))
+    }
+}
+
+impl Drop for Mirrors {
+    fn drop(&mut self) {
+        self.feeds.iter().for_each(|feed| feed.cancel());
     }
 }
 
@@ -87,18 +132,38 @@ fn shadow_host(host: &[u8]) -> Vec<u8> {
 }
 
 impl Mirror {
-    async fn run(self, worker: Rc<WorkerContext>, frames: Vec<Frame>) {
-        let mut timer = worker.timers.timer();
-        if let Some(timeout) = self.timeout {
-            timer.arm(Instant::now() + timeout);
-        }
+    async fn run(self, worker: Rc<WorkerContext>, feed: &Feed) {
+        let (mut timer, mut patience) = (worker.timers.timer(), worker.timers.timer());
         worker.async_client.inc(RouterStat::RqTotal);
-        let cluster = self.cluster.clone();
-        let begin = Instant::now();
-        let mut request = Box::pin(self.request(&worker, frames));
+        let cluster = &self.cluster;
+        // An answer counts from its head, whatever becomes of the rest.
+        let charged = Cell::new(false);
+        // From the request's end run its timeout and the time that it takes.
+        let mut completed = None;
+        let mut request = Box::pin(self.request(&worker, feed, &charged));
         let done = poll_fn(|cx| {
+            feed.listen(cx);
+            if completed.is_none() && feed.is_complete() {
+                let now = Instant::now();
+                completed = Some(now);
+                if let Some(timeout) = self.timeout {
+                    timer.arm(now + timeout);
+                }
+            }
             if let Poll::Ready(status) = request.as_mut().poll(cx) {
                 return Poll::Ready(status);
+            }
+            if feed.is_cancelled() {
+                return Poll::Ready(None);
+            }
+            if !feed.holds_back() {
+                patience.disarm();
+            } else if !patience.is_armed() {
+                patience.arm(Instant::now() + PATIENCE);
+            }
+            if patience.poll(cx).is_ready() {
+                cluster.stats.inc(ClusterStat::RetryOrShadowAbandoned);
+                return Poll::Ready(None);
             }
             timer.poll(cx).map(|()| {
                 cluster.stats.inc(ClusterStat::UpstreamRqTimeout);
@@ -107,21 +172,29 @@ impl Mirror {
         })
         .await;
         if let Some((status, whole)) = done {
-            cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
-            cluster.codes.charge(status.as_u16(), true, false);
-            if whole {
-                let took = begin.elapsed().as_millis() as u64;
+            self.charge(status, &charged);
+            if whole && let Some(completed) = completed {
+                let took = completed.elapsed().as_millis() as u64;
                 cluster.stats.record(ClusterStat::UpstreamRqTime, took);
                 cluster.codes.time(true, false, took);
             }
         }
     }
 
+    /// Counts the answer, once.
+    fn charge(&self, status: StatusCode, charged: &Cell<bool>) {
+        if !charged.replace(true) {
+            self.cluster.stats.inc(ClusterStat::UpstreamRqCompleted);
+            self.cluster.codes.charge(status.as_u16(), true, false);
+        }
+    }
+
     /// The status of the response and whether it came to its end; `None` where there was no host.
     async fn request(
-        self,
+        &self,
         worker: &WorkerContext,
-        frames: Vec<Frame>,
+        feed: &Feed,
+        charged: &Cell<bool>,
     ) -> Option<(StatusCode, bool)> {
         if runtime::is_in_maintenance(&self.cluster.config.name, || worker.random()) {
             self.cluster.stats.inc(ClusterStat::UpstreamRqMaintenanceMode);
@@ -134,28 +207,21 @@ impl Mirror {
             return Some((StatusCode::SERVICE_UNAVAILABLE, false));
         };
         let stream = &mut *lease;
-        stream.send_head(&self.head, frames.is_empty());
-        let last = frames.len().saturating_sub(1);
-        for (i, frame) in frames.into_iter().enumerate() {
-            match frame {
-                Frame::Data(data) => stream.send_data(data, i == last),
-                Frame::Trailers(trailers) => stream.send_trailers(&trailers),
-            }
-        }
+        let mut sent = feed.take_end();
+        stream.send_head(&self.head, sent);
         let mut status = None;
         let outcome = poll_fn(|cx| {
             loop {
-                // A write that fails shows on the reading side too.
-                let flushed = stream.poll_flush(cx);
+                let whole = poll_forward(feed, stream, cx, &mut sent).is_ready() && sent;
                 let Some(_) = status else {
                     match stream.poll_head(cx) {
                         Poll::Ready(Ok((head, _))) if head.is_informational() => continue,
-                        Poll::Ready(Ok((head, true))) => {
+                        Poll::Ready(Ok((head, end))) => {
                             status = Some(head.status);
-                            return Poll::Ready(Ok(flushed.is_ready()));
-                        }
-                        Poll::Ready(Ok((head, false))) => {
-                            status = Some(head.status);
+                            self.charge(head.status, charged);
+                            if end {
+                                return Poll::Ready(Ok(whole));
+                            }
                             continue;
                         }
                         Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
@@ -164,7 +230,7 @@ impl Mirror {
                 };
                 match stream.poll_frame(cx) {
                     Poll::Ready(Ok(Some(_))) => {}
-                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(flushed.is_ready())),
+                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(whole)),
                     Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
                     Poll::Pending => return Poll::Pending,
                 }
@@ -178,5 +244,40 @@ impl Mirror {
             Err(fault) => lease.close(fault.is_remote()),
         }
         Some((status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), whole))
+    }
+}
+
+/// Moves the request on, as far as there is some and the stream has room; ready when the stream has written all of it.
+fn poll_forward(
+    feed: &Feed,
+    stream: &mut ClientStream,
+    cx: &mut Context<'_>,
+    sent: &mut bool,
+) -> Poll<()> {
+    loop {
+        while stream.buffered() < feed.limit()
+            && let Some(frame) = feed.pop()
+        {
+            match frame {
+                Some(Frame::Data(data)) => {
+                    *sent = feed.take_end();
+                    stream.send_data(data, *sent);
+                }
+                Some(Frame::Trailers(trailers)) => {
+                    *sent = feed.take_end();
+                    stream.send_trailers(&trailers);
+                }
+                None => {
+                    *sent = true;
+                    stream.send_data(Bytes::new(), true);
+                }
+            }
+        }
+        let full = stream.buffered() >= feed.limit();
+        match stream.poll_flush(cx) {
+            Poll::Ready(Ok(())) if full => {}
+            // A write that fails shows on the reading side too.
+            flushed => return flushed.map(|_| ()),
+        }
     }
 }
