@@ -18,6 +18,8 @@ pub mod request_headers;
 pub mod request_id;
 mod respond;
 pub mod response_headers;
+#[cfg(test)]
+mod slow_client_tests;
 pub mod stream;
 pub mod stream_timers;
 

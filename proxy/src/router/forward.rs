@@ -389,13 +389,6 @@ impl<'r> Forwarding<'r> {
 
     /// Which attempt this is.
     pub(super) fn set_attempt_headers(&mut self, s: &mut ActiveStream<'_>) {
-        if self.attempts > 1 {
-            // The upstream has what earlier tries have left of the time, which runs from the end of the request.
-            let received = s.info.timing.last_downstream_rx;
-            let elapsed = received.map_or(Duration::ZERO, |at| s.now.saturating_duration_since(at));
-            let router = &s.hcm.config.router;
-            timeouts::set_headers(&self.timeouts, self.action, router, elapsed, &mut s.request);
-        }
         let virtual_host = self.table.virtual_host(self.matched);
         let (count, timeout) = (
             virtual_host.include_request_attempt_count,
