@@ -353,12 +353,12 @@ enum Next {
 /// The timers of a connection between requests.
 pub(super) struct IdleWait {
     pub(super) idle: Timer,
-    head: Timer,
+    pub(super) head: Timer,
     pub(super) age: Timer,
     /// The shortest of the limits that hold for a head.
-    head_timeout: Option<(Duration, HeadLimit)>,
+    pub(super) head_timeout: Option<(Duration, HeadLimit)>,
     /// When the first byte of a head came that is not whole yet.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
     too_old: bool,
     /// Requests so far.
     pub(super) served: u32,

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -13,9 +14,11 @@ use super::connection::{Closed, HttpConnection, IdleWait};
 use super::live::WorkerHcm;
 use super::premature::PrematureResets;
 use super::respond::count_cut;
-use super::stream::{ActiveStream, Fate, handle_stream, refuse};
+use super::stream::{
+    ActiveStream, Fate, HeadLimit, StreamSetup, handle_stream, head_timed_out, refuse,
+};
 use crate::codec::h2::{self, Http2Fault};
-use crate::codec::head::RequestHead;
+use crate::codec::head::{Protocol, RequestHead};
 use crate::codec::{Fault, ServerStream};
 use crate::io::Io;
 use crate::stats::names::HttpStat;
@@ -34,6 +37,7 @@ impl HttpConnection {
         let mut guard = CutShort { hcm: first, streams: Rc::default(), ended: false };
         let streams = guard.streams.clone();
         let mut refused = false;
+        let mut slow_head = 0;
         let closed = poll_fn(|cx| {
             if streams.last.take() {
                 conn.drain();
@@ -72,6 +76,7 @@ impl HttpConnection {
                 conn.abort(ENHANCE_YOUR_CALM);
                 return Poll::Ready(Ok(Closed::Local));
             }
+            self.poll_h2_head(&mut conn, &mut wait, &mut slow_head, &streams, cx);
             self.poll_h2_limits(&mut conn, &mut wait, &mut drain, streams.active.get(), first, cx)
                 .map(Ok)
         })
@@ -165,10 +170,56 @@ impl HttpConnection {
         streams: &Rc<Streams>,
         cx: &Context<'_>,
     ) {
-        streams.active.set(streams.active.get() + 1);
         let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), head, end);
         // Boxed here: its kilobytes are not copied at every step into the task.
         let stream = Box::pin(handle_stream(Box::new(ActiveStream::new(setup))));
+        Self::run_h2(stream, streams, cx);
+    }
+
+    /// A head that comes in pieces has its time, as in HTTP/1: no other stream can say anything meanwhile. `slow` is the
+    /// one that was seen last.
+    fn poll_h2_head(
+        &self,
+        conn: &mut h2::ServerConn,
+        wait: &mut IdleWait,
+        slow: &mut u32,
+        streams: &Rc<Streams>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(id) = conn.begun_head() else {
+            if wait.begun.take().is_some() {
+                wait.head.disarm();
+            }
+            return;
+        };
+        let hcm = self.slot.current(&self.worker);
+        if wait.begun.is_none() || std::mem::replace(slow, id) != id {
+            *slow = id;
+            let now = self.worker.clock.now();
+            (wait.begun, wait.head_timeout) = (Some(now), HeadLimit::of(&hcm));
+            match wait.head_timeout {
+                Some((timeout, _)) => wait.head.arm(now + timeout),
+                None => wait.head.disarm(),
+            }
+        }
+        if let Some((_, limit)) = wait.head_timeout
+            && wait.head.poll(cx).is_ready()
+            && let Some(stream) = conn.give_up_head()
+        {
+            hcm.stats.inc(limit.stat());
+            let unread = super::request_head::unread(Protocol::Http2);
+            let setup = self.setup(hcm, ServerStream::H2(Box::new(stream)), unread, false);
+            let setup = StreamSetup { begun: wait.begun.take(), ..setup };
+            Self::run_h2(Box::pin(head_timed_out(setup, limit)), streams, cx);
+        }
+    }
+
+    fn run_h2(
+        stream: Pin<Box<impl Future<Output = Fate> + 'static>>,
+        streams: &Rc<Streams>,
+        cx: &Context<'_>,
+    ) {
+        streams.active.set(streams.active.get() + 1);
         let open = OpenStream { streams: streams.clone(), connection: cx.waker().clone() };
         tokio::task::spawn_local(async move {
             let fate = stream.await;

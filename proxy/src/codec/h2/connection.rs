@@ -77,6 +77,8 @@ pub(super) struct Block {
     pub(super) frames: u32,
     /// Its stream depends on itself (RFC 7540 §5.3.1).
     pub(super) bad_priority: bool,
+    /// Its request was answered without it: it is read for the sake of the table alone.
+    pub(super) given_up: bool,
 }
 
 /// What the peer's SETTINGS say.

@@ -46,8 +46,31 @@ impl Connection {
         Ok(None)
     }
 
+    /// The stream of a request whose head has begun and is not whole.
+    pub(super) fn begun_head(&self) -> Option<u32> {
+        let block = self.block.as_ref().filter(|block| self.is_server && !block.given_up)?;
+        Some(block.header.stream).filter(|stream| *stream > self.newest)
+    }
+
+    /// The rest of that head is not waited for: the stream is there without it, unless it would be refused.
+    pub(super) fn give_up_head(&mut self) -> Option<Key> {
+        let id = self.begun_head()?;
+        if let Some(block) = &mut self.block {
+            block.given_up = true;
+        }
+        self.newest = id;
+        let is_full = self.streams.open() >= self.settings.options.max_concurrent_streams as usize;
+        if self.going == Going::Final || is_full {
+            self.recent.note(id, EndedBy::Us);
+            return None;
+        }
+        self.budget.opened += 1;
+        self.accepted = id;
+        Some(self.add_stream(id))
+    }
+
     /// Decodes for the table's sake alone.
-    fn skip(&mut self, block: &[u8]) -> Result<(), Broken> {
+    pub(super) fn skip(&mut self, block: &[u8]) -> Result<(), Broken> {
         let decoded = self.decoder.decode(block, &mut |_: Name<'_>, _: &[u8], _: bool| {});
         decoded.map_err(|_| Broken::told(code::COMPRESSION_ERROR))
     }

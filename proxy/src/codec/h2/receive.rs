@@ -280,7 +280,8 @@ impl Connection {
         if header.has(flag::END_HEADERS) {
             return self.block(header, block, bad_priority);
         }
-        self.block = Some(Block { header, bytes: block.to_vec(), frames: 0, bad_priority });
+        let bytes = block.to_vec();
+        self.block = Some(Block { header, bytes, frames: 0, bad_priority, given_up: false });
         Ok(None)
     }
 
@@ -299,6 +300,9 @@ impl Connection {
             return Ok(None);
         }
         let Some(block) = self.block.take() else { return Ok(None) };
+        if block.given_up {
+            return self.skip(&block.bytes).map(|()| None);
+        }
         self.block(block.header, &block.bytes, block.bad_priority)
     }
 

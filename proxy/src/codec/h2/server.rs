@@ -158,6 +158,18 @@ impl ServerConn {
         }
     }
 
+    /// The number of a request whose head has begun and is not whole.
+    pub fn begun_head(&self) -> Option<u32> {
+        self.shared.borrow().begun_head()
+    }
+
+    /// The stream of that request, to be answered without its head; `None` where it would have been refused.
+    pub fn give_up_head(&mut self) -> Option<ServerStream> {
+        let key = self.shared.borrow_mut().give_up_head()?;
+        let meter = ByteMeter::default();
+        Some(ServerStream::new(key, &self.shared, meter, Asked::Exchange, false))
+    }
+
     /// Sends what is left to say and a FIN, and waits for the peer's. Only after `poll_accept` has ended.
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.poll_close(&mut self.shared.borrow_mut(), cx)

@@ -191,3 +191,25 @@ fn a_cancelled_request_is_known_to_be_and_gives_its_window_back() {
         assert!(stream.meter().wire_received as usize > UNREAD + 4 * 9);
     });
 }
+
+/// Its rest still belongs to the compression's table, and to no request.
+#[test]
+fn a_head_that_was_given_up_leaves_the_connection_whole() {
+    local(async || {
+        let mut raw = Raw::new(Settings::default());
+        let block = hpack(&GOOD);
+        let (first, rest) = block.split_at(20);
+        raw.send(&frame(HEADERS, END_STREAM, 1, first));
+        assert!(raw.accept().is_pending());
+        assert_eq!(raw.conn.begun_head(), Some(1));
+        let stream_of_it = raw.conn.give_up_head().unwrap();
+        assert_eq!(raw.conn.begun_head(), None);
+        assert!(raw.conn.give_up_head().is_none());
+        raw.send(&frame(CONTINUATION, END_HEADERS, 1, rest));
+        assert!(raw.accept().is_pending());
+        drop(stream_of_it);
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &block));
+        assert_eq!(stream(&mut raw).rejected(), None);
+        assert_eq!(resets(&mut raw), [1, 3]);
+    });
+}
