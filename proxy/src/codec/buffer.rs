@@ -105,7 +105,7 @@ impl ReadBuffer {
     /// A frame of fewer bytes than this is to be copied out if it is to be kept: as a slice it would keep an allocation
     /// that is many times its size.
     pub(super) fn slice_bytes(&self) -> usize {
-        self.allocated as usize / SLICE_SHARE
+        (self.allocated as usize).min(BULK_READ_BYTES) / SLICE_SHARE
     }
 
     /// What the next `poll_fill` is to say.

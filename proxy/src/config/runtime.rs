@@ -142,7 +142,8 @@ struct Layer {
 impl Layer {
     fn report_ignored(&self, path: &FieldPath<'_>) {
         for key in self.values.keys() {
-            if Own::of(key).is_none() && ENVOYS.iter().any(|begin| key.starts_with(begin)) {
+            let is_asked = Own::of(key).is_some() || key.starts_with("overload.premature_reset_");
+            if !is_asked && ENVOYS.iter().any(|begin| key.starts_with(begin)) {
                 path.field(key).ignored("nothing asks for this runtime key");
             }
         }

@@ -385,6 +385,9 @@ impl ActiveStream<'_> {
             // What has failed is not asked for more.
             self.life = Life::Finished;
             self.hcm.stats.gauge_dec(HttpStat::DownstreamRqActive);
+            if self.upgraded {
+                self.hcm.stats.gauge_dec(HttpStat::DownstreamCxUpgradesActive);
+            }
             return;
         }
         let connection = &self.info.connection;

@@ -203,6 +203,7 @@ pub(super) async fn reject_unread(setup: StreamSetup<'_>, fault: Fault) -> Fate 
     let mut stream = ActiveStream::new(setup);
     stream.head_read = false;
     stream.count_request();
+    stream.limit_answer();
     let end = stream.downstream_fault(fault);
     let outcome = match end {
         StreamEnd::Reply(reply) => stream.local_reply(*reply).await,
@@ -286,6 +287,7 @@ pub(super) async fn head_timed_out(setup: StreamSetup<'_>, limit: HeadLimit) -> 
     let mut stream = ActiveStream::new(setup);
     stream.head_read = false;
     stream.count_request();
+    stream.limit_answer();
     let outcome = stream.local_reply(limit.reply()).await;
     stream.finish(outcome);
     // What follows on the connection is not known to be a request.
@@ -357,6 +359,11 @@ impl<'a> ActiveStream<'a> {
         }
         self.request_filters().await?;
         router::forward::forward(self).await
+    }
+
+    /// An answer to no request waits for its client for as long as the stream may be idle.
+    fn limit_answer(&mut self) {
+        self.timers.set_idle(self.hcm.config.stream_idle_timeout);
     }
 
     /// The limits of the whole run from the head's first byte, as in Envoy.

@@ -60,8 +60,15 @@ impl Connection {
         }
         self.newest = id;
         let is_full = self.streams.open() >= self.settings.options.max_concurrent_streams as usize;
-        if self.going == Going::Final || is_full {
+        if self.going == Going::Final {
             self.recent.note(id, EndedBy::Us);
+            return None;
+        }
+        if is_full {
+            self.recent.note(id, EndedBy::Us);
+            self.counters.codec.inc(Http2Stat::StreamRefusedErrors);
+            self.put_reset(id, code::REFUSED_STREAM);
+            self.wake();
             return None;
         }
         self.budget.opened += 1;

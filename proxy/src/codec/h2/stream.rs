@@ -97,6 +97,8 @@ impl Incoming {
 
     /// Drops what nobody has taken, and says how many bytes of data that was.
     pub(super) fn discard(&mut self) -> u32 {
+        // What lacks a part never comes to its end.
+        self.ended = self.is_taken();
         let unread = self.unread() as u32;
         self.dropped += unread;
         self.dropped_frames += self.data.len() as u32 + std::mem::take(&mut self.small_frames);
@@ -371,5 +373,21 @@ impl Recent {
         let found = self.ring.iter().rev().find(|(recent, _)| *recent == id).map(|(_, by)| *by);
         // Of what is forgotten, only harm could be assumed.
         found.or((id <= self.forgotten).then_some(EndedBy::Us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_lost_a_part_has_no_end() {
+        let mut cut = Incoming { ended: true, ..Incoming::default() };
+        cut.add(Bytes::from_static(b"the rest"));
+        assert_eq!(cut.discard(), 8);
+        assert!(!cut.is_taken());
+        let mut whole = Incoming { ended: true, ..Incoming::default() };
+        assert_eq!(whole.discard(), 0);
+        assert!(whole.is_taken());
     }
 }

@@ -300,13 +300,17 @@ fn compile_suites(list: &[String], path: &FieldPath<'_>) -> Vec<Vec<rustls::Supp
     out
 }
 
-/// What is taken out of a list: of those that are not built there is nothing to take. Of BoringSSL's classes only `ALL`
-/// is known; with another one more would be offered than is wanted.
+/// BoringSSL's classes of suites that are never offered.
+const NEVER_OFFERED: &[&str] = &["3DES", "SHA", "SHA1", "kRSA", "PSK", "kPSK", "aPSK"];
+
+/// What is taken out of a list: of those that are not built there is nothing to take. Of BoringSSL's other classes only
+/// `ALL` is known; with another one more would be offered than is wanted.
 fn named_suites(name: &str, at: &FieldPath<'_>) -> Vec<rustls::SupportedCipherSuite> {
     match suites::tls12_suite(name) {
         _ if name == "ALL" => suites::default_tls12_suites().into_iter().flatten().collect(),
         Named::Built(suite) => vec![suite],
         Named::NotBuilt => Vec::new(),
+        Named::Unknown if NEVER_OFFERED.contains(&name) => Vec::new(),
         Named::Unknown => {
             at.error(format_args!("failed to initialize cipher suites {name}"));
             Vec::new()
